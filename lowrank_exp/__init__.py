@@ -1,0 +1,52 @@
+"""Low-rank decomposition, SVD training and structured pruning of convolutional networks.
+
+For those who have their own network and no wish for Hydra:
+
+    from lowrank_exp import profile, allocate, factorize_, measure, save, load
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lowrank_exp.artifact import load, save
+    from lowrank_exp.cost import Measurement, measure
+    from lowrank_exp.rank import LayerProfile, Plan, allocate, profile
+    from lowrank_exp.surgery import factorize_
+
+__all__ = [
+    "LayerProfile",
+    "Measurement",
+    "Plan",
+    "allocate",
+    "factorize_",
+    "load",
+    "measure",
+    "profile",
+    "save",
+]
+
+# Imported on first use, so that `lowrank-exp --help` need not wait for torch.
+_HOMES = {
+    "LayerProfile": "lowrank_exp.rank",
+    "Measurement": "lowrank_exp.cost",
+    "Plan": "lowrank_exp.rank",
+    "allocate": "lowrank_exp.rank",
+    "factorize_": "lowrank_exp.surgery",
+    "load": "lowrank_exp.artifact",
+    "measure": "lowrank_exp.cost",
+    "profile": "lowrank_exp.rank",
+    "save": "lowrank_exp.artifact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lowrank_exp' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

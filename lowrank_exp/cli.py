@@ -1,0 +1,112 @@
+"""`lowrank-exp`: one job, or a sweep with -m. This file and run.py are the only readers of a DictConfig.
+
+Neither torch nor Lightning is imported here: `--help` and `--cfg job` need not wait for them.
+"""
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from lowrank_exp.config_path import CONF
+from lowrank_exp.results import fingerprint
+
+
+def main() -> None:
+    """The console script. Exit status 0: every job ended well; 1: a mistake, or a job that failed."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in full and without a traceback
+    decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    try:
+        decorate(job)()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last finished epoch")
+    except Exception as error:
+        if any(argument in ("debug=true", "debug=True") for argument in sys.argv[1:]):
+            raise
+        sys.exit(f"\nerror: {explained(error)}\n(debug=true shows the traceback)")
+
+
+def job(cfg: DictConfig) -> None:
+    """One job, in Hydra's output folder."""
+    hydra_cfg = HydraConfig.get()
+    use_threads(cfg.threads, jobs_side_by_side(hydra_cfg))
+    if jobs_side_by_side(hydra_cfg) > 1:
+        cfg.progress = False
+
+    from lowrank_exp.run import run
+
+    run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+
+
+def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
+    """The names of the method, the experiment and the row that were chosen."""
+    choices = {name: hydra_cfg.runtime.choices.get(name) for name in ("method", "experiment", "row")}
+    return {
+        name: None if choice in (None, "null") else str(choice).rpartition("/")[2] for name, choice in choices.items()
+    }
+
+
+def jobs_side_by_side(hydra_cfg: DictConfig) -> int:
+    """How many jobs the launcher runs at a time."""
+    jobs = hydra_cfg.launcher.get("n_jobs", 1) if str(hydra_cfg.mode) == "RunMode.MULTIRUN" else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if jobs is not None and jobs < 0 else max(1, jobs or 1)
+
+
+def use_threads(threads: int | None, side_by_side: int) -> None:
+    """Give torch its threads: those asked for, or this job's share of the cores."""
+    import torch
+
+    from lowrank_exp.environment import cores
+
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads={threads!r} is not a number of threads: null (all cores) or an integer from 1")
+    torch.set_num_threads(threads or max(1, cores() // side_by_side))
+
+
+def job_folder(*, _root_: DictConfig) -> str:
+    """`<experiment or runs>/<fingerprint>`: where a job's files lie, whatever the order of its overrides."""
+    names = labels(_root_.hydra)
+    root = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    config = OmegaConf.to_container(root, resolve=True)
+    config |= {"experiment": names["experiment"], "row": names["row"]}
+    return f"{names['experiment'] or 'runs'}/{fingerprint(config)}"
+
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def explained(error: BaseException) -> str:
+    """What was got, what is allowed and what to do, of an error of ours or of Hydra's."""
+    messages = [str(error).strip()]
+    cause: Any = error
+    while (cause := cause.__cause__) is not None:
+        if isinstance(cause, ConfigKeyError | OmegaConfBaseException):
+            messages.append(allowed_keys(cause))
+        elif isinstance(error, HydraException) and not isinstance(error, MissingConfigException):
+            messages.append(str(cause).strip())
+    unique = dict.fromkeys(message for message in messages if message)
+    return "\n".join(unique) or type(error).__name__
+
+
+def allowed_keys(error: OmegaConfBaseException) -> str:
+    """The keys beside a misspelt one, the nearest first."""
+    parent, key = error.parent_node, str(error.key)
+    if not isinstance(parent, DictConfig):
+        return str(error).partition("\n")[0]
+    keys = [str(k) for k in parent if k != "hydra"]
+    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
+    where = error.full_key.rpartition(".")[0] if error.full_key else ""
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}The keys {f'of {where}' if where else 'at the top'} are: {', '.join(keys)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Loaders whose items are whole batches: the sampler says which images, the data set gathers them at once.
+
+The order of an epoch is a function of (seed, epoch), the augmentation of an image of (seed, epoch, image).
+Neither depends on the batch size, on a global random state or on what was drawn before, so a resumed run
+sees the batches that an unbroken one would have seen.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from lowrank_exp.data.augment import crop_and_flip, draw_augmentation, normalise
+
+Batch = tuple[Tensor, Tensor]
+
+
+class EpochBatches(Sampler):
+    """Yields `(epoch, positions)` for every batch of one epoch; positions is int64 `(B,)`.
+
+    Lightning calls `set_epoch` before every epoch; a loop of your own calls
+    `loader.sampler.set_epoch(epoch)`, otherwise every pass is epoch 0.
+
+    Args:
+        count: number of images.
+        batch_size: at least 1.
+        seed: with the epoch decides the order; at least 0. Not used unless `shuffle`.
+        shuffle: a new order every epoch. The last, incomplete batch is kept; but when shuffling (training)
+            it is dropped where it would hold a single image and `batch_size` is larger: batch norm cannot
+            train on one.
+
+    Raises:
+        ValueError: batch size or seed out of range, or a shuffled epoch without any batch.
+
+    >>> [positions.tolist() for _, positions in EpochBatches(5, batch_size=2)]
+    [[0, 1], [2, 3], [4]]
+    >>> len(EpochBatches(5, batch_size=2, shuffle=True))
+    2
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int = 0, shuffle: bool = False) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: at least 1 is needed")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: a whole number of at least 0 is needed")
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        single = count % batch_size == 1 and batch_size > 1
+        self._used = count - 1 if shuffle and single else count
+        if shuffle and self._used < 1:
+            raise ValueError(f"{count} training images make no batch of {batch_size}: add images or set batch_size=1")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, that the next pass is of."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self._used // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        epoch = self.epoch
+        order = np.arange(self.count)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, epoch, 0)).permutation(self.count)
+        for positions_B in torch.from_numpy(order[: self._used]).split(self.batch_size):
+            if len(positions_B):
+                yield epoch, positions_B
+
+
+class ImageBatches(Dataset):
+    """Batches of chosen rows of a uint8 tensor, augmented and normalised.
+
+    Args:
+        images: uint8 `(N, C, H, W)`.
+        labels: int64 `(N,)`.
+        rows: int64 `(n,)`: the rows of `images` that belong to this split; positions count in it.
+        mean, std: float32 `(C, 1, 1)`, in the scale 0..1.
+        crop_padding: see `crop_and_flip`; 0 = no crop.
+        flip: mirror with probability one half.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        crop_padding: int = 0,
+        flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.rows = rows
+        self.mean = mean
+        self.std = std
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.seed = seed
+        self._drawn: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Number of images (not of batches: the sampler knows those)."""
+        return len(self.rows)
+
+    def offsets(self, epoch: int) -> Tensor:
+        """The table `(n, 3)` of dy, dx, flip of one epoch; the last one drawn is kept."""
+        if self._drawn is None or self._drawn[0] != epoch:
+            self._drawn = (
+                epoch,
+                draw_augmentation(len(self.rows), self.seed, epoch, self.crop_padding, self.flip),
+            )
+        return self._drawn[1]
+
+    def __getitem__(self, item: tuple[int, Tensor]) -> Batch:
+        """Images float32 `(B, C, H, W)` and labels int64 `(B,)` of `(epoch, positions)`."""
+        epoch, positions_B = item
+        rows_B = self.rows[positions_B]
+        images_BCHW = self.images[rows_B]
+        if self.crop_padding or self.flip:
+            images_BCHW = crop_and_flip(images_BCHW, self.offsets(epoch)[positions_B], self.crop_padding)
+        return normalise(images_BCHW, self.mean, self.std), self.labels[rows_B]
+
+
+def batch_loader(batches: ImageBatches, sampler: EpochBatches) -> DataLoader:
+    """A DataLoader that hands the batches through as they are, in this process.
+
+    It has a generator of its own: DataLoader draws a number at the start of every pass, by default from
+    torch's global generator, which would shift every other draw of the run.
+    """
+    return DataLoader(
+        batches,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=0,
+        collate_fn=_as_it_is,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

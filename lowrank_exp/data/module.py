@@ -1,0 +1,265 @@
+"""`ImageData`: what every data set has in common, from decoded images to normalised batches."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lowrank_exp.data.adapt import Shape, adapt_images, image_size_pair, target_shape
+from lowrank_exp.data.batches import EpochBatches, ImageBatches, batch_loader
+from lowrank_exp.data.images import GIB, LabelledImages, check_memory
+from lowrank_exp.data.split import check_fraction, stratified_split
+
+# Raised by hand when the order, the augmentation or the normalisation changes: results stored under an older
+# digest are then not taken for results of this code.
+DIGEST_VERSION = 1
+
+
+class ImageData(LightningDataModule, ABC):
+    """A data set held in memory as uint8 tensors, cut into training, validation and test images.
+
+    The constructor reads nothing. `setup` decodes and splits; `adapt` brings the images to a network's input
+    shape, before or after `setup`; the loaders give `(images float32 (B, C, H, W), labels int64 (B,))`. For
+    one device: the sampler is not made to be shared among processes.
+
+    A data set is a final class that gives `_load`. Batches, their order and their augmentation: see
+    `batches.py`.
+
+    Args:
+        num_classes: how many outputs the network has; checked against the data. None = not checked.
+        validation: fraction of every class's training images kept for validation, 0 or more and below 1;
+            with 0 the validation loader is empty. The test images are for reporting only.
+        split_seed: of the validation split; apart from the experiment's seed, so that all seeds share one
+            split.
+        crop_padding: zero pixels put around a training image before a random crop back to its size; 0 = no
+            crop. Counted in pixels of the network's input, after any resizing.
+        flip: mirror a training image left to right with probability one half.
+        mean: subtracted from pixels in 0..1; one value, or one per channel.
+        std: divides after that; as many values as `mean`.
+        image_size: H = W, or (H, W), for a network that declares no input shape, and for folders whose images
+            differ in size. None = as the data are.
+        channels: 1 or 3, for a network that declares no input shape. None = as the data are.
+        cache_dir: folder for decoded images; None = decode at every start. Unused where nothing is decoded.
+        memory_limit: bytes that the decoded or resized images may take.
+        progress: show a progress bar while decoding.
+        batch_size: of the loaders that Lightning asks for (`train_dataloader` ...).
+        seed: of the training loader that Lightning asks for.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int | None = None,
+        validation: float = 0.1,
+        split_seed: int = 0,
+        crop_padding: int = 0,
+        flip: bool = False,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+        image_size: int | Sequence[int] | None = None,
+        channels: int | None = None,
+        cache_dir: str | None = "outputs/cache/data",
+        memory_limit: int = 8 * GIB,
+        progress: bool = False,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_fraction(validation, "validation")
+        for name, number, least in (
+            ("split_seed", split_seed, 0),
+            ("crop_padding", crop_padding, 0),
+            ("memory_limit", memory_limit, 1),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+        ):
+            if not isinstance(number, int) or isinstance(number, bool) or number < least:
+                raise ValueError(f"data.{name}={number!r}: a whole number of at least {least} is needed")
+        if not isinstance(flip, bool):
+            raise ValueError(f"data.flip={flip!r}: true or false is needed")
+        if channels not in (None, 1, 3):
+            raise ValueError(f"data.channels={channels!r}: 1 (grey), 3 (RGB) or null is needed")
+        self._mean = tuple(float(value) for value in mean)
+        self._std = tuple(float(value) for value in std)
+        if len(self._mean) != len(self._std) or len(self._mean) not in (1, 3) or min(self._std) <= 0:
+            raise ValueError(
+                f"data.mean={list(self._mean)} and data.std={list(self._std)}: as many values in "
+                "each, one or three, and std above 0, are needed"
+            )
+        self._declared_classes = num_classes
+        self.validation = validation
+        self.split_seed = split_seed
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.image_size = image_size_pair(image_size)
+        self.channels = channels
+        self.cache_dir = cache_dir
+        self.memory_limit = memory_limit
+        self.progress = progress
+        self.batch_size = batch_size
+        self.seed = seed
+        self._network_shape: Shape | None = None
+        self._source: LabelledImages | None = None
+
+    @abstractmethod
+    def _load(self) -> LabelledImages:
+        """Read the data set; raise ValueError saying what is missing where."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode and split everything; a second call does nothing. `stage` is Lightning's and is not used.
+
+        Raises:
+            ValueError: the data are missing, damaged, too large, or do not fit `num_classes`, `image_size`,
+                `channels` or the network's shape.
+        """
+        if self._source is not None:
+            return
+        source = self._load()
+        found = len(source.classes)
+        if self._declared_classes is not None and self._declared_classes != found:
+            raise ValueError(
+                f"data has {found} classes, data.num_classes is {self._declared_classes}: set data.num_classes={found}"
+            )
+        train_rows, val_rows = stratified_split(source.train_labels, self.validation, self.split_seed, source.classes)
+        self._fit(source, self._network_shape)
+        self._source, self._train_rows, self._val_rows = source, train_rows, val_rows
+
+    def adapt(self, input_shape: tuple[int, int, int] | None) -> None:
+        """Bring the images to a network's input shape (C, H, W), before or after `setup`; callable again.
+
+        Images are resized to H x W (bilinear, antialiased; once, not per batch) and grey is repeated to 3
+        channels. None, for a network that declares no shape, leaves it to `image_size` and `channels`.
+
+        Raises:
+            ValueError: colour images and a network of 1 channel, a contradiction to `image_size` or
+                `channels`, or too large for `memory_limit`. Before `setup` nothing can be checked: `setup`
+                raises then.
+        """
+        if self._source is not None:
+            self._fit(self._source, input_shape)
+        self._network_shape = input_shape
+
+    def _fit(self, source: LabelledImages, network_shape: Shape | None) -> None:
+        shape = target_shape(source.image_shape, network_shape, self.image_size, self.channels)
+        count = len(source.train_images) + len(source.test_images)
+        check_memory(count, (source.image_shape[0], *shape[1:]), self.memory_limit)
+        self._train_images = adapt_images(source.train_images, shape)
+        self._test_images = adapt_images(source.test_images, shape)
+        self._shape = shape
+
+    def _ready(self) -> LabelledImages:
+        if self._source is None:
+            raise ValueError(f"{type(self).__name__} holds no data yet: call setup() first")
+        return self._source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels (after setup)."""
+        return self._ready().classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the data have (after setup)."""
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> Shape:
+        """(C, H, W) of the images in a batch (after setup)."""
+        self._ready()
+        return self._shape
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of images in `train`, `val` and `test` (after setup)."""
+        source = self._ready()
+        return {"train": len(self._train_rows), "val": len(self._val_rows), "test": len(source.test_labels)}
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits of SHA-256 over all that decides the numbers a training sees (after setup).
+
+        Pixels, labels, class names, split, input shape, normalisation and augmentation; not paths, cache or
+        progress, nor batch size and seed, which belong to the training.
+        """
+        content = self._ready().digest
+        mean, std = self._normalisation()
+        decisive = {
+            "version": DIGEST_VERSION,
+            "content": content,
+            "input_shape": self._shape,
+            "mean": mean.flatten().tolist(),
+            "std": std.flatten().tolist(),
+            "crop_padding": self.crop_padding,
+            "flip": self.flip,
+        }
+        sha = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
+        for rows in (self._train_rows, self._val_rows):
+            sha.update(f"{len(rows)} rows".encode())
+            sha.update(rows.numpy())
+        return sha.hexdigest()[:32]
+
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        channels = self._shape[0]
+        if len(self._mean) not in (1, channels):
+            raise ValueError(
+                f"data.mean has {len(self._mean)} values and the images have {channels} channel: give "
+                "data.mean and data.std one value each, as in data.mean=[0.5]"
+            )
+        mean, std = torch.tensor(self._mean), torch.tensor(self._std)
+        return mean.expand(channels).view(-1, 1, 1), std.expand(channels).view(-1, 1, 1)
+
+    def train_loader(self, batch_size: int, seed: int, augment: bool = True) -> DataLoader:
+        """Shuffled training batches; order and augmentation follow from `seed` and the epoch alone.
+
+        The last, incomplete batch is kept, unless it would hold a single image (see `EpochBatches`).
+
+        Args:
+            batch_size: images per batch.
+            seed: of order and augmentation, at least 0.
+            augment: False leaves out crop and flip (calibration, say); the order stays the same.
+        """
+        source = self._ready()
+        batches = ImageBatches(
+            self._train_images,
+            source.train_labels,
+            self._train_rows,
+            *self._normalisation(),
+            crop_padding=self.crop_padding if augment else 0,
+            flip=self.flip and augment,
+            seed=seed,
+        )
+        return batch_loader(batches, EpochBatches(len(batches), batch_size, seed, shuffle=True))
+
+    def val_loader(self, batch_size: int) -> DataLoader:
+        """Validation batches in a fixed order, without augmentation; no image is left out."""
+        source = self._ready()
+        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows, batch_size)
+
+    def test_loader(self, batch_size: int) -> DataLoader:
+        """Test batches in a fixed order, without augmentation; no image is left out. For reporting only."""
+        labels = self._ready().test_labels
+        return self._fixed_loader(self._test_images, labels, torch.arange(len(labels)), batch_size)
+
+    def _fixed_loader(self, images: Tensor, labels: Tensor, rows: Tensor, batch_size: int) -> DataLoader:
+        batches = ImageBatches(images, labels, rows, *self._normalisation())
+        return batch_loader(batches, EpochBatches(len(batches), batch_size))
+
+    def train_dataloader(self) -> DataLoader:
+        """Lightning's hook: `train_loader` with the constructor's batch size and seed."""
+        return self.train_loader(self.batch_size, self.seed)
+
+    def val_dataloader(self) -> DataLoader:
+        """Lightning's hook: `val_loader` with the constructor's batch size."""
+        return self.val_loader(self.batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        """Lightning's hook: `test_loader` with the constructor's batch size."""
+        return self.test_loader(self.batch_size)

@@ -1,0 +1,48 @@
+"""What cannot be replaced safely in a network, whatever the decomposition."""
+
+from collections import defaultdict
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from lowrank_exp.cost import LAYERS
+
+
+def refusals(model: nn.Module) -> dict[str, str]:
+    """Reasons, by layer name, why convolutions and linear layers of `model` must be left alone.
+
+    Refused are: layers that share their weight or bias with another place of the network, parametrized weights (weight
+    norm, spectral norm, pruning masks), the output projection of multi-head attention (its forward is never called),
+    subclasses with a forward of their own, and lazy layers before their first call.
+
+    Raises:
+        ValueError: `model` is itself a bare layer, which has no parent to be replaced in.
+    """
+    if isinstance(model, LAYERS):
+        raise ValueError(
+            f"the model is a bare {type(model).__name__}: there is nothing to replace it in. "
+            "Wrap it: torch.nn.Sequential(layer)"
+        )
+    places: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        for key, parameter in module.named_parameters(recurse=False):
+            places[id(parameter)].append(f"{name}.{key}" if name else key)
+    projections = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+
+    reasons = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, LAYERS):
+            continue
+        shared = [place for p in layer.parameters(recurse=False) for place in places[id(p)] if len(places[id(p)]) > 1]
+        if id(layer) in projections:
+            reasons[name] = "output projection of nn.MultiheadAttention, which reads its weight without calling it"
+        elif is_parametrized(layer) or "weight" not in layer._parameters:
+            reasons[name] = "its weight is parametrized; remove the parametrization first"
+        elif any(is_lazy(p) for p in layer.parameters(recurse=False)):
+            reasons[name] = "a lazy layer without shape; run the network once first"
+        elif shared:
+            reasons[name] = f"its parameters are tied: {', '.join(sorted(set(shared)))}"
+        elif type(layer).__module__.partition(".")[0] != "torch":
+            reasons[name] = f"{type(layer).__name__} is a subclass whose forward may differ"
+    return reasons

@@ -1,0 +1,55 @@
+"""One SVD per layer, kept on disk: it serves every rank of a sweep and every process of it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lowrank_exp.decomposition.svd import SVD, SVDDecomposition
+from lowrank_exp.files import written_whole
+
+
+class SVDStore:
+    """SVDs by the content of the weight and the decomposition; computed once, then read from `folder`.
+
+    Without a folder nothing is kept. A file is written whole or not at all, and one that cannot be read is computed
+    again.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def __call__(self, decomposition: SVDDecomposition, layer: nn.Module) -> SVD:
+        """`decomposition.svd(layer)`, from the store where it lies there."""
+        if self.folder is None or layer.weight.is_meta:
+            return decomposition.svd(layer)
+        path = self.folder / f"{_key(decomposition, layer)}.pt"
+        if path.exists():
+            try:
+                return SVD(*(t.to(layer.weight.device) for t in torch.load(path, weights_only=True)))
+            except (RuntimeError, EOFError, ValueError):
+                path.unlink(missing_ok=True)
+        svd = decomposition.svd(layer)
+        with written_whole(path) as temporary:
+            torch.save([t.cpu().contiguous() for t in svd], temporary)
+        return svd
+
+
+def _key(decomposition: SVDDecomposition, layer: nn.Module) -> str:
+    weight = layer.weight.detach().cpu().contiguous()
+    setting = [
+        decomposition.name,
+        decomposition.options(),
+        list(weight.shape),
+        str(weight.dtype),
+        _geometry(layer),
+    ]
+    content = hashlib.sha256(json.dumps(setting, sort_keys=True).encode())
+    content.update(weight.view(torch.uint8).numpy().tobytes() if weight.numel() else b"")
+    return content.hexdigest()[:32]
+
+
+def _geometry(layer: nn.Module) -> list:
+    return [type(layer).__name__, getattr(layer, "groups", 1)]

@@ -1,0 +1,74 @@
+"""Where numbers were made: versions, device, threads, commit, machine; and the content of files that decide them."""
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("lowrank_exp", "torch", "torchvision", "pytorch_lightning", "hydra-core", "numpy", "scikit-learn")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions, device, threads, commit, machine and date of a result."""
+    return {
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "date": datetime.date.today().isoformat(),
+        "commit": commit(),
+    } | latency_conditions(device)
+
+
+def latency_conditions(device: str) -> dict[str, Any]:
+    """What a time depends on beside the network: machine, device, threads."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return {
+        "machine": machine(),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+@functools.cache
+def machine() -> str:
+    """Processor and number of cores."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        processor = names[0] if names else processor
+    return f"{processor}, {cores()} cores"
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of a checkout that the package runs from, with `+` where files differ from it; None in a wheel."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True, timeout=10)
+        head = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}+" if changed else head
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

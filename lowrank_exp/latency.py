@@ -1,0 +1,27 @@
+"""Measured time of one forward pass."""
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.cost import evaluating
+
+# The timer can build C++ snippets, which we have none of; on import it complains where a compiler looks half-installed.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+from torch.utils.benchmark import Timer  # noqa: E402
+
+
+def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2) -> float:
+    """Median milliseconds of one forward pass of `model` on `example_input` `(N, ...)`, after a warm-up.
+
+    In evaluation mode, with the number of threads torch has now, where the model's parameters lie. Repeats for about
+    `seconds`; accelerators are synchronised by the timer.
+    """
+    parameter = next(model.parameters(), None)
+    x = example_input if parameter is None else example_input.to(parameter.device)
+    with evaluating(model):
+        timer = Timer("model(x)", globals={"model": model, "x": x}, num_threads=torch.get_num_threads())
+        timer.timeit(1)
+        return timer.blocked_autorange(min_run_time=seconds).median * 1e3

@@ -1,0 +1,119 @@
+"""Where curves and figures go: wandb (offline by default, no login), CSV, TensorBoard, or nowhere.
+
+Each function opens one run for one job; Hydra names them in `conf/logger/`. What a killed run of the same job left
+behind in its folder is replaced.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from lowrank_exp.results import LayerResult, PhaseResult
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose run it is: the job's folder, fingerprint, name, group, tags and resolved configuration."""
+
+    folder: Path
+    fingerprint: str
+    name: str
+    group: str | None
+    tags: Sequence[str]
+    config: Mapping[str, Any]
+
+
+def wandb(identity: Identity, project: str, mode: str = "offline", entity: str | None = None) -> Logger:
+    """One wandb run, its id the job's fingerprint.
+
+    Args:
+        identity: of the job.
+        project: the wandb project.
+        mode: `offline` (no login; `wandb sync` sends it later), `online` or `disabled`.
+        entity: user or team; None is wandb's default.
+    """
+    import wandb as client
+
+    if mode not in ("offline", "online", "disabled"):
+        raise ValueError(f"logger.mode={mode!r} is not known: offline, online or disabled")
+    for left_over in (identity.folder / "wandb").glob(f"*run-*-{identity.fingerprint}"):
+        shutil.rmtree(left_over)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    run = client.init(
+        project=project,
+        entity=entity,
+        mode=mode,
+        id=identity.fingerprint,
+        name=identity.name,
+        group=identity.group,
+        tags=list(identity.tags),
+        config=dict(identity.config),
+        dir=str(identity.folder),
+        reinit="finish_previous",
+        resume="allow" if mode == "online" else None,
+        settings=client.Settings(silent=True, console="off", x_disable_stats=True, save_code=False),
+    )
+    return WandbLogger(experiment=run)
+
+
+def csv(identity: Identity) -> Logger:
+    """`metrics.csv` in the job's folder."""
+    return _fresh(CSVLogger, identity, "csv")
+
+
+def tensorboard(identity: Identity) -> Logger:
+    """TensorBoard events in the job's folder."""
+    return _fresh(TensorBoardLogger, identity, "tensorboard")
+
+
+def _fresh(kind: type[Logger], identity: Identity, name: str) -> Logger:
+    shutil.rmtree(identity.folder / name, ignore_errors=True)
+    logger = kind(save_dir=identity.folder, name="", version=name)
+    logger.log_hyperparams(dict(identity.config))
+    return logger
+
+
+class Log:
+    """One job's log over any of the loggers, or none; steps count epochs over all phases."""
+
+    def __init__(self, logger: Logger | None) -> None:
+        self.logger = logger
+        self.step = 0
+
+    def epoch(self, phase: str, metrics: Mapping[str, float]) -> None:
+        """One epoch's metrics, under the phase's name."""
+        self.step += 1
+        if self.logger is not None:
+            values = {f"{phase}/{key}": value for key, value in metrics.items() if value is not None}
+            self.logger.log_metrics(values, step=self.step)
+
+    def phase(self, result: PhaseResult) -> None:
+        """One phase's figures: in wandb the summary, elsewhere one more record."""
+        if self.logger is None:
+            return
+        values = {f"{result.name}.{k}": v for k, v in asdict(result).items() if isinstance(v, int | float)}
+        if isinstance(self.logger, WandbLogger):
+            self.logger.experiment.summary.update(values)
+        else:
+            self.logger.log_metrics(values, step=self.step)
+
+    def layers(self, layers: Sequence[LayerResult]) -> None:
+        """The table of layers, where the logger has tables."""
+        if isinstance(self.logger, WandbLogger) and layers:
+            import wandb as client
+
+            rows = [[str(v) if isinstance(v, list) else v for v in asdict(layer).values()] for layer in layers]
+            self.logger.experiment.log({"layers": client.Table(columns=list(asdict(layers[0])), data=rows)})
+
+    def finish(self, failed: bool) -> None:
+        """Close the run, in every outcome."""
+        if self.logger is None:
+            return
+        self.logger.finalize("failed" if failed else "success")
+        if isinstance(self.logger, WandbLogger):
+            self.logger.experiment.finish(exit_code=int(failed))

@@ -1,0 +1,73 @@
+"""LeNet-5 (LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998)."""
+
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+from lowrank_exp.models.constructor import network
+
+SMALLEST_INPUT = 16  # 16 -> conv1 12 -> pool 6 -> conv2 2 -> pool 1
+
+
+class LeNet5(nn.Module):
+    """conv1 - pool - conv2 - pool - fc1 - fc2 - fc3; build it by `lenet5`."""
+
+    def __init__(self, num_classes: int, in_channels: int, input_size: int) -> None:
+        super().__init__()
+        side = pooled_side(pooled_side(input_size))
+        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.fc1 = nn.Linear(16 * side * side, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = max_pool2d(relu(self.conv1(x)), 2)
+        x = max_pool2d(relu(self.conv2(x)), 2)
+        x = x.flatten(1)
+        x = relu(self.fc1(x))
+        x = relu(self.fc2(x))
+        return self.fc3(x)
+
+
+@network
+def lenet5(num_classes: int = 10, in_channels: int = 1, input_size: int = 32, weights: str | None = None) -> LeNet5:
+    """LeNet-5: two 5x5 convolutions of 6 and 16 channels, three linear layers of 120, 84 and `num_classes`.
+
+    Input (N, in_channels, input_size, input_size), output logits (N, num_classes). With the defaults:
+    416,520 MACs, 61,470 weights, 61,706 parameters. PyTorch's default initialisation.
+
+    Args:
+        num_classes: outputs of fc3.
+        in_channels: 1 for grey images.
+        input_size: side of the square image in pixels, 16 or more; decides the inputs of fc1 (400 at 32).
+        weights: path of a checkpoint to load, see `load_weights_`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or `weights` does not fit.
+
+    Differs from the paper:
+        1. Max pooling without parameters, where the paper averages 2x2 pixels, scales and shifts them by
+           trained coefficients and applies a sigmoid.
+        2. ReLU instead of the scaled tanh.
+        3. Every channel of conv2 reads all six maps; the paper connects some only (its Table I).
+        4. fc3 gives logits for a softmax; the paper's output units are radial basis functions.
+        5. fc1 is linear over the flattened maps; at 32 x 32 that equals the paper's convolution C5.
+
+    >>> lenet5(input_size=28).fc1
+    Linear(in_features=256, out_features=120, bias=True)
+    """
+    if input_size < SMALLEST_INPUT:
+        raise ValueError(
+            f"input_size={input_size}, but lenet5 needs {SMALLEST_INPUT} or more: nothing is left of a "
+            "smaller image after two 5x5 convolutions and two poolings"
+        )
+    return LeNet5(num_classes, in_channels, input_size)
+
+
+def pooled_side(side: int) -> int:
+    """Side of the map after an unpadded 5x5 convolution and 2x2 pooling.
+
+    >>> pooled_side(32)
+    14
+    """
+    return (side - 4) // 2

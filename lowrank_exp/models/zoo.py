@@ -1,0 +1,37 @@
+"""Rebuild a network from the name and arguments that it recorded, never from a `_target_` in a file."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from lowrank_exp.models.cifar_resnet import cifar_resnet
+from lowrank_exp.models.lenet import lenet5
+
+# A new network goes here and into the package's __init__.
+CONSTRUCTORS = {constructor.__name__: constructor for constructor in (lenet5, cifar_resnet)}
+
+
+def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Build a network of ours, freshly initialised, as its `zoo` record says.
+
+    Args:
+        name: one of the constructors of this package, for example `"cifar_resnet"`.
+        arguments: its arguments; what is left out has the constructor's default. `weights` is not among
+            them: a record names no file.
+
+    Raises:
+        ValueError: for a name that is not ours, for arguments the constructor does not have, and for
+            values that it refuses.
+
+    >>> build("lenet5", {"num_classes": 7}).fc3.out_features
+    7
+    """
+    if name not in CONSTRUCTORS:
+        raise ValueError(f"no network is called {name!r}: there are {', '.join(sorted(CONSTRUCTORS))}")
+    known = [argument for argument in inspect.signature(CONSTRUCTORS[name]).parameters if argument != "weights"]
+    unknown = [str(argument) for argument in arguments if argument not in known]
+    if unknown:
+        raise ValueError(f"{name} has no argument {', '.join(unknown)}: it takes {', '.join(known)}")
+    return CONSTRUCTORS[name](**arguments)

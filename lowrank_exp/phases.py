@@ -1,0 +1,171 @@
+"""What a method is made of. Each phase is short: it calls the rooms below."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from lowrank_exp.data import ImageData
+from lowrank_exp.decomposition import Decompositions
+from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.rank import LayerProfile, Plan, profile
+from lowrank_exp.surgery import factorize_, replay_to_plan_
+from lowrank_exp.training import fit_, recalibrate_
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a phase may use: the data, its own seed, where it runs, and a folder for what it must not lose."""
+
+    name: str
+    data: ImageData
+    seed: int
+    device: str
+    progress: bool
+    folder: Path
+    svds: SVDStore
+    on_epoch: Callable[[Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a phase did: its curve, the plan it carried out, and whether there was anything for it to do."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    plan: Plan | None = None
+    applied: bool = True
+
+
+class Phase(ABC):
+    """One step of a method. `version` is raised by hand whenever the same configuration gives other numbers."""
+
+    version: ClassVar[int] = 1
+
+    @abstractmethod
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        """Do to a network on the meta device what `run_` will do to its shapes; raise ValueError for a mistake."""
+
+    @abstractmethod
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        """Change `network` in place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Phase):
+    """Train all weights: the dense network, or fine-tuning of a small one.
+
+    Args:
+        epochs: passes over the training images; 0 trains nothing.
+        batch_size: images per step.
+        optimizer: called with the parameters.
+        schedule: from progress in [0, 1) to a factor on the learning rate; None keeps it constant.
+        augment: whether the data's augmentation is on.
+        label_smoothing: in [0, 1).
+        channels_last: memory format of the training; the numbers differ in the last bits.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: Callable[[Iterable[Parameter]], Optimizer]
+    schedule: Callable[[float], float] | None = None
+    augment: bool = True
+    label_smoothing: float = 0.0
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("epochs", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing!r}")
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        self.optimizer(network.parameters())
+        if self.schedule is not None:
+            self.schedule(0.0)
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        history = fit_(
+            network,
+            setting.data.train_loader(self.batch_size, setting.seed, self.augment),
+            setting.data.val_loader(self.batch_size) if setting.data.sizes["val"] else None,
+            epochs=self.epochs,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            seed=setting.seed,
+            checkpoint=setting.folder / "last.ckpt",
+            device=setting.device,
+            label_smoothing=self.label_smoothing,
+            channels_last=self.channels_last,
+            on_epoch=setting.on_epoch,
+            progress=setting.progress,
+            label=setting.name,
+        )
+        return Done(history)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorize(Phase):
+    """Choose ranks and replace layers by their factors.
+
+    Args:
+        decomposition: `conv` and `linear`, as `lowrank_exp.profile` takes them.
+        rank: called with the profiles, gives the plan: `lowrank_exp.allocate` with its policy and budget.
+    """
+
+    decomposition: Mapping[str, Any]
+    rank: Callable[[Mapping[str, LayerProfile]], Plan]
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        plan = self.rank(profile(network, example, Decompositions.of(self.decomposition)))
+        replay_to_plan_(network, plan)
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        example = torch.zeros(1, *setting.data.input_shape)
+        layers = profile(network, example, Decompositions.of(self.decomposition), store=setting.svds)
+        with warnings.catch_warnings():  # said once, by the walk
+            warnings.simplefilter("ignore")
+            plan = self.rank(layers)
+        factorize_(network, plan, store=setting.svds)
+        return Done(plan=plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recalibrate(Phase):
+    """Estimate batch-norm statistics again on training images; nothing to do where there is no batch norm.
+
+    Args:
+        max_images: so many training images, or all where there are fewer; without augmentation.
+        batch_size: images per forward pass.
+    """
+
+    max_images: int
+    batch_size: int
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        if self.max_images < 2:
+            raise ValueError(f"recalibration needs at least 2 images, got max_images={self.max_images}")
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)
+        images = min(self.max_images, setting.data.sizes["train"])
+        return Done(applied=recalibrate_(network, loader, images, setting.device) > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Phase):
+    """Change nothing: a row of figures for the network as it is."""
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        return
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        return Done()

@@ -1,0 +1,18 @@
+"""Rank policies: which rank for which layer. Functions from profiles and a budget to a plan."""
+
+from lowrank_exp.rank.allocate import allocate
+from lowrank_exp.rank.budget import Budget, Candidate, Problem, meet
+from lowrank_exp.rank.plan import Plan, PlannedLayer
+from lowrank_exp.rank.profile import LayerProfile, profile
+
+__all__ = [
+    "Budget",
+    "Candidate",
+    "LayerProfile",
+    "Plan",
+    "PlannedLayer",
+    "Problem",
+    "allocate",
+    "meet",
+    "profile",
+]

@@ -1,0 +1,202 @@
+"""Profiles and a budget in, a plan out: the one door to every rank policy."""
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lowrank_exp.rank.budget import Budget, Candidate, Problem
+from lowrank_exp.rank.energy import energy
+from lowrank_exp.rank.fixed import fixed
+from lowrank_exp.rank.names import by_layer
+from lowrank_exp.rank.plan import Plan, PlannedLayer
+from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.uniform import uniform
+
+_POLICIES = {policy.__name__: policy for policy in (fixed, uniform, energy)}
+Policy = Callable[..., dict[str, int | None]]
+
+
+def allocate(
+    layers: Mapping[str, LayerProfile],
+    policy: str | Policy = "uniform",
+    *,
+    macs: float | None = None,
+    weights: float | None = None,
+    ranks: Mapping[str, int | None] | str | os.PathLike | None = None,
+    rules: Mapping[str, Any] | None = None,
+    over: str = "all",
+    **options: Any,
+) -> Plan:
+    """Choose a rank for every layer.
+
+    Args:
+        layers: profiles by name, in network order.
+        policy: `fixed`, `uniform`, `energy`, or a function of a `Problem` that returns ranks by name.
+        macs: fraction of the dense MACs that may remain, in (0, 1].
+        weights: fraction of the dense weights that may remain, in (0, 1]. Given both, both hold.
+        ranks: ranks set by hand, by name or `re:` pattern (None: leave alone), or the path of a plan file. They are
+            obeyed, with a warning where dense would be cheaper; the policy decides on the other layers.
+        rules: by name or `re:` pattern: None leaves it alone, an int sets its rank, `{min: 8, max: 32}` bounds it.
+        over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
+        options: the policy's own (`share` of energy).
+
+    Raises:
+        ValueError: names that do not exist, ranks out of range, a budget that is not in (0, 1] or cannot be met within
+            1 %, contradicting arguments. The message says what was got, what is allowed and what to do.
+    """
+    if over not in ("all", "conv"):
+        raise ValueError(f"over={over!r} is not known: all (the whole network) or conv (its convolutions)")
+    if not layers:
+        raise ValueError("there are no convolutions or linear layers to choose ranks for")
+    chosen, name, options = _policy(policy, options)
+    budget = Budget(macs, weights)
+    set_ranks = _ranks(ranks, layers)
+    if chosen is fixed and ranks is None:
+        raise ValueError(
+            "the fixed policy needs `ranks`: a mapping such as {conv1: 4, 're:fc.*': 8}, or the path of a plan file. "
+            f"The layers are: {', '.join(layers)}"
+        )
+    bounds = by_layer(rules or {}, layers, "rules")
+
+    candidates: list[Candidate] = []
+    planned: dict[str, PlannedLayer] = {}
+    for layer in layers.values():
+        if layer.name in set_ranks and set_ranks[layer.name] is not None:
+            planned[layer.name] = _obeyed(layer, set_ranks[layer.name], "set by hand")
+        elif isinstance(bounds.get(layer.name), int):
+            planned[layer.name] = _obeyed(layer, bounds[layer.name], "set by a rule")
+        elif reason := _alone(layer, set_ranks, bounds, over):
+            planned[layer.name] = _dense(layer, reason)
+        else:
+            cheaper = _cheaper(layer, bounds.get(layer.name), budget)
+            if isinstance(cheaper, str):
+                planned[layer.name] = _dense(layer, cheaper)
+            else:
+                candidates.append(Candidate(layer, cheaper))
+
+    counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
+    problem = Problem(
+        tuple(candidates),
+        {
+            w: sum(getattr(planned[p.name], f"{w}_after") for p in counted if p.name in planned)
+            for w in ("macs", "weights")
+        },
+        {w: sum(getattr(p, w) for p in counted) for w in ("macs", "weights")},
+        budget,
+    )
+    for layer_name, rank in chosen(problem, **options).items():
+        reason = f"chosen by {name}" if rank else _why_dense(name)
+        planned[layer_name] = (
+            _dense(layers[layer_name], reason) if rank is None else _ranked(layers[layer_name], rank, reason)
+        )
+    return Plan({layer: planned[layer] for layer in layers}, name, over)
+
+
+def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
+    if isinstance(policy, str):
+        if policy not in _POLICIES:
+            raise ValueError(f"unknown rank policy {policy!r}; known: {', '.join(sorted(_POLICIES))}")
+        policy = _POLICIES[policy]
+    name = getattr(policy, "__name__", type(policy).__name__)
+    allowed = list(inspect.signature(policy).parameters)[1:]
+    if unknown := set(options) - set(allowed):
+        raise ValueError(f"the {name} policy has no option {sorted(unknown)}; it takes {allowed or 'none'}")
+    return policy, name, options
+
+
+def _ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, int | None]:
+    if ranks is None:
+        return {}
+    if isinstance(ranks, Mapping) and not isinstance(ranks, Plan):
+        return by_layer(ranks, layers, "ranks")
+    plan = ranks if isinstance(ranks, Plan) else Plan.read(ranks)
+    for name, entry in plan.layers.items():
+        made_with, here = entry.decomposition, layers[name].decomposition if name in layers else None
+        if made_with and here and made_with != here:
+            raise ValueError(
+                f"the plan decomposes {name} by {made_with}, here it is {here}: set the same decomposition"
+            )
+    return by_layer(plan.ranks, layers, "the plan")
+
+
+def _alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, Any], over: str) -> str | None:
+    if layer.refusal:
+        return layer.refusal
+    if layer.name in ranks:
+        return "left alone by hand"
+    if layer.name in bounds and bounds[layer.name] is None:
+        return "left alone by a rule"
+    if over == "conv" and layer.kind == "linear":
+        return "the budget is over the convolutions"
+    return None
+
+
+def _cheaper(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int | None, ...] | str:
+    """The options of a layer: cheaper ranks within the bounds, then dense; or why there are none."""
+    low, high = _low_high(layer, bound)
+    costs = list(budget.bounds) or ["macs"]
+    ranks = [
+        rank
+        for rank in range(low, high + 1)
+        if all(getattr(layer, f"rank_{what}")[rank - 1] < getattr(layer, what) for what in costs)
+    ]
+    if not ranks:
+        rank_cost = ", ".join(f"{getattr(layer, f'rank_{w}')[low - 1]:,} of {getattr(layer, w):,} {w}" for w in costs)
+        return f"no rank is cheaper than dense: rank {low} has {rank_cost}"
+    dense_allowed = not isinstance(bound, Mapping) or bound.get("max") is None
+    return (*ranks, None) if dense_allowed else tuple(ranks)
+
+
+def _low_high(layer: LayerProfile, bound: Any) -> tuple[int, int]:
+    if bound is None:
+        return 1, layer.full_rank
+    if not isinstance(bound, Mapping) or set(bound) - {"min", "max"}:
+        raise ValueError(
+            f"the rule for {layer.name} is null (leave it alone), an integer or {{min: ..., max: ...}}, got {bound!r}"
+        )
+    low, high = bound.get("min") or 1, bound.get("max") or layer.full_rank
+    if not all(isinstance(b, int) and not isinstance(b, bool) for b in (low, high)) or not 1 <= low <= high:
+        raise ValueError(f"the rule for {layer.name} needs integers with 1 <= min <= max, got {dict(bound)}")
+    if low > layer.full_rank:
+        raise ValueError(f"the rule for {layer.name} asks for at least {low}, above its full rank {layer.full_rank}")
+    return low, min(high, layer.full_rank)
+
+
+def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
+    if layer.refusal:
+        raise ValueError(f"{layer.name} has rank {rank} {reason}, but it cannot be decomposed: {layer.refusal}")
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= layer.full_rank:
+        raise ValueError(
+            f"{layer.name}: rank {rank!r} {reason} is not an integer from 1 to its full rank {layer.full_rank} "
+            f"({layer.decomposition})"
+        )
+    planned = _ranked(layer, rank, reason)
+    if planned.macs_after > layer.macs:
+        warnings.warn(
+            f"{layer.name}: rank {rank} costs {planned.macs_after:,} MACs, the dense layer {layer.macs:,}",
+            stacklevel=3,
+        )
+    return planned
+
+
+def _ranked(layer: LayerProfile, rank: int, reason: str) -> PlannedLayer:
+    return PlannedLayer(
+        rank,
+        layer.decomposition,
+        reason,
+        layer.macs,
+        int(layer.rank_macs[rank - 1]),
+        layer.weights,
+        int(layer.rank_weights[rank - 1]),
+        layer.options,
+    )
+
+
+def _dense(layer: LayerProfile, reason: str) -> PlannedLayer:
+    return PlannedLayer(None, None, reason, layer.macs, layer.macs, layer.weights, layer.weights)
+
+
+def _why_dense(policy: str) -> str:
+    return "not named in ranks" if policy == "fixed" else f"the rank that {policy} wished is not cheaper than dense"

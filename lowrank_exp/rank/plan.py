@@ -1,0 +1,98 @@
+"""A plan: the chosen rank of every layer, and why each layer left alone was left alone."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lowrank_exp.files import written_whole
+
+
+@dataclass(frozen=True)
+class PlannedLayer:
+    """One layer of a plan; rank and decomposition are None where it stays dense."""
+
+    rank: int | None
+    decomposition: str | None
+    reason: str
+    macs_before: int = 0
+    macs_after: int = 0
+    weights_before: int = 0
+    weights_after: int = 0
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan(Mapping[str, int | None]):
+    """Maps layer names, in network order, to ranks; `layers` has the whole story of each.
+
+    `base` names the layers that the budget counts (all, or the convolutions).
+    """
+
+    layers: dict[str, PlannedLayer]
+    policy: str = "fixed"
+    over: str = "all"
+
+    def __getitem__(self, name: str) -> int | None:
+        return self.layers[name].rank
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def ranks(self) -> dict[str, int | None]:
+        """Rank by layer name, in network order; None where the layer stays dense."""
+        return {name: layer.rank for name, layer in self.layers.items()}
+
+    def remaining(self, what: str) -> float:
+        """Fraction of the dense MACs or weights (`what`) of all layers that remains."""
+        before = sum(getattr(layer, f"{what}_before") for layer in self.layers.values())
+        after = sum(getattr(layer, f"{what}_after") for layer in self.layers.values())
+        return after / before if before else 1.0
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write the plan as YAML, to be read, edited by hand and replayed."""
+        content = {
+            "policy": self.policy,
+            "over": self.over,
+            "layers": {n: asdict(l) for n, l in self.layers.items()},
+        }
+        with written_whole(path) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "Plan":
+        """The plan in a YAML file; of each layer only `rank` and `decomposition` must be there.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is not a plan.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"the plan file {path} does not exist (looked for {path.absolute()})")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a YAML file: {error}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("layers"), dict):
+            raise ValueError(f"{path} is not a plan: it has no mapping `layers`")
+        layers = {str(name): _planned(path, name, entry) for name, entry in content["layers"].items()}
+        return cls(layers, str(content.get("policy", "fixed")), str(content.get("over", "all")))
+
+
+def _planned(path: Path, name: Any, entry: Any) -> PlannedLayer:
+    known = PlannedLayer.__dataclass_fields__
+    if not isinstance(entry, dict) or "rank" not in entry:
+        raise ValueError(f"{path}: the layer {name} needs `rank` (an integer, or null) and `decomposition`")
+    if unknown := set(entry) - set(known):
+        raise ValueError(f"{path}: the layer {name} has unknown keys {sorted(unknown)}; known: {', '.join(known)}")
+    if entry["rank"] is not None and not entry.get("decomposition"):
+        raise ValueError(f"{path}: the layer {name} has rank {entry['rank']} but no decomposition")
+    return PlannedLayer(**{"decomposition": None, "reason": "from a plan file", **entry})

@@ -1,0 +1,152 @@
+"""`lowrank-report`: results below some folders -> tables and figures, beside what papers published."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from lowrank_exp.config_path import CONF
+from lowrank_exp.report import figure, render
+from lowrank_exp.report.configuration import Configuration, configurations
+from lowrank_exp.report.expected import grid, unclear, with_missing
+from lowrank_exp.report.paper import Paper, compared, find_paper, papers_of
+from lowrank_exp.report.table import notes, table, with_differing
+from lowrank_exp.results import gather, write_whole
+
+COMPLETE, INCOMPLETE, UNUSABLE = 0, 1, 2
+
+
+def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
+    """Report what lies below the folders: 0 if complete, 1 if a row failed or is missing, 2 if unusable.
+
+    `argv` as on the command line (`lowrank-report --help`); `conf` is where experiments and papers are
+    looked up.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return _report(arguments, conf)
+    except ValueError as error:
+        print(f"lowrank-report: {error}", file=sys.stderr)
+        return UNUSABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lowrank-report",
+        description="Gather every result.json below the folders into one table: a row per configuration, "
+        "mean and standard deviation over its seeds, beside what conf/paper publishes for it. Exit status: 0 "
+        "if all rows are there, 1 if one failed or is missing, 2 if there is nothing to report.",
+    )
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="where jobs lie, such as outputs")
+    add("--paper", metavar="NAME|FILE", help="compare with this paper only, even without a result")
+    add("--out", type=Path, metavar="DIR", help="where files go (default: report in the first folder)")
+    add("--phase", metavar="NAME", help="the phase to report (default: each method's last one)")
+    add("--sort", metavar="COLUMN", help="sort rows by this column of the CSV, smallest first")
+    return parser
+
+
+def _report(arguments: argparse.Namespace, conf: Path) -> int:
+    results = gather(arguments.folders)
+    if not results:
+        where = ", ".join(map(str, arguments.folders))
+        raise ValueError(f"no result.json below {where}; run lowrank-exp first")
+    rows, remarks = configurations(results), {}
+    names = list(dict.fromkeys(result.experiment for result in results))
+    papers = [find_paper(arguments.paper, conf)] if arguments.paper else papers_of(names, conf)
+    for name in [name for name in names if name]:
+        expected = grid(name, conf)
+        if expected:
+            remarks[name] = [*expected.notes, *unclear(rows, expected, conf)]
+            rows = with_missing(rows, expected, conf)
+    for paper in papers:
+        rows += paper.missing(rows)
+    names = list(dict.fromkeys(row.experiment for row in rows))
+    rows.sort(key=lambda row: names.index(row.experiment))
+    printed = [column.quantity for paper in papers for column in paper.columns.values()]
+    frame = with_differing(table(rows, arguments.phase, printed), rows)
+    frame = _sorted(_with_published(frame, papers), arguments.sort)
+    sections = [_section(name, rows, frame, papers, remarks.get(name, [])) for name in names]
+    render.terminal(sections, Console(width=_width()))
+    for path in _written(sections, frame, papers, arguments.out or arguments.folders[0] / "report"):
+        print(path)
+    return COMPLETE if all(row.status == "ok" for row in rows) else INCOMPLETE
+
+
+def _section(
+    name: str | None,
+    rows: Sequence[Configuration],
+    frame: pd.DataFrame,
+    papers: Sequence[Paper],
+    remarks: list[str],
+) -> render.Section:
+    mine = [row for row in rows if row.experiment == name]
+    part = frame[frame["experiment"].isna()] if name is None else frame[frame["experiment"] == name]
+    ours = [paper for paper in papers if paper.experiment == name]
+    jobs = [job for row in mine for job in row.finished]
+    setups = [job.environment.get("latency", job.config.get("latency")) for job in jobs]
+    source = [line for paper in ours for line in _source(paper)]
+    return render.Section(
+        title=name or "no experiment",
+        frame=part,
+        comparison=pd.concat([compared(paper, part) for paper in ours]) if ours else None,
+        source=source,
+        conditions=render.latency_conditions(setups, part),
+        notes=[*notes(mine), *remarks],
+    )
+
+
+def _source(paper: Paper) -> list[str]:
+    """Where the published values come from and how they count, a line each."""
+    head = ", ".join(text for text in (paper.paper, paper.title, paper.table, paper.url) if text)
+    columns = [f"{name}: {column.convention}" for name, column in paper.columns.items() if column.convention]
+    return [f"Published: {head}", *columns, *paper.notes, *(f"Erratum: {line}" for line in paper.errata)]
+
+
+def _with_published(frame: pd.DataFrame, papers: Sequence[Paper]) -> pd.DataFrame:
+    """`frame` with `paper.COLUMN`, and `.ours` and `.difference` of each, in the paper's units."""
+    frame = frame.copy()
+    for paper in papers:
+        for line in compared(paper, frame).itertuples():
+            rows = (frame["experiment"] == paper.experiment) & (frame["configuration"] == line.configuration)
+            for ending, value in (("", line.paper), (".ours", line.ours), (".difference", line.difference)):
+                frame.loc[rows, f"paper.{line.column}{ending}"] = value
+    return frame
+
+
+def _sorted(frame: pd.DataFrame, column: str | None) -> pd.DataFrame:
+    if column is None:
+        return frame
+    name = column if column in frame else f"{column}_mean"
+    if name not in frame:
+        raise ValueError(f"there is no column {column!r} to sort by; there are {', '.join(frame.columns)}")
+    mixed = frame[name].dtype == object
+    return frame.sort_values(name, kind="stable", key=(lambda values: values.astype(str)) if mixed else None)
+
+
+def _written(
+    sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequence[Paper], folder: Path
+) -> list[Path]:
+    """Write the CSV, Markdown and LaTeX of everything and a figure per experiment; the paths written."""
+    files = {
+        "results.csv": frame.to_csv(index=False).encode(),
+        "results.md": render.markdown(sections).encode(),
+        "results.tex": render.latex(sections).encode(),
+    }
+    for section in sections:
+        paper = next((paper for paper in papers if paper.experiment == section.title), None)
+        drawing = figure.tradeoff(section.frame, paper, section.title)
+        ending = "" if len(sections) == 1 else "-" + section.title.replace("/", "-").replace(" ", "_")
+        if drawing is not None:
+            files |= {f"tradeoff{ending}.{kind}": figure.drawn(drawing, kind) for kind in ("png", "pdf")}
+    for name, data in files.items():
+        write_whole(folder / name, data)
+    return [folder / name for name in files]
+
+
+def _width() -> int:
+    """Columns of the terminal, at least 110: narrower tables would break inside their numbers."""
+    return max(110, Console().width)

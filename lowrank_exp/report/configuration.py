@@ -1,0 +1,170 @@
+"""Results which differ only in their seed are one configuration: one row of a table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lowrank_exp.results import Result, deciding, digest
+
+PARTS = 3  # differing keys that a label names before it falls back to the hash
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One row of a table: a configuration with its finished, failed and missing seeds.
+
+    `hash` is the digest of the configuration without its seeds (16 hex characters), empty where nothing has
+    run; `missing` holds the seeds that the experiment lists and no result covers ("any" where it lists none).
+    """
+
+    label: str
+    experiment: str | None
+    row: str | None
+    hash: str = ""
+    config: Mapping | None = None
+    finished: tuple[Result, ...] = ()
+    failed: tuple[Result, ...] = ()
+    missing: tuple[int | str, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """`failed` if any seed failed, else `missing` if any is missing, else `ok`."""
+        return "failed" if self.failed else "missing" if self.missing else "ok"
+
+    @property
+    def series(self) -> str:
+        """Method, decomposition and rank policy: the curve of the figure that this row lies on."""
+        if not self.config:
+            return ""
+        method = (self.finished or self.failed)[0].method
+        parts = [method, *(choice(self.config.get(group)) for group in ("decomposition", "rank"))]
+        return ", ".join(dict.fromkeys(part for part in parts if part))
+
+
+def configurations(results: Sequence[Result]) -> list[Configuration]:
+    """Group results by experiment, row and configuration without seeds; labels as `labelled` gives them.
+
+    The same job found twice (equal fingerprint, experiment and row) counts once, the finished one first.
+    """
+    groups: dict[tuple, dict[str, Result]] = {}
+    for result in results:
+        config = seedless(deciding(result.config))
+        group = groups.setdefault((result.experiment, result.row, digest(config)[:16]), {})
+        known = group.get(result.fingerprint)
+        if known is None or (known.status, result.status) == ("failed", "ok"):
+            group[result.fingerprint] = result
+    rows = []
+    for (experiment, row, key), group in groups.items():
+        jobs = sorted(group.values(), key=lambda job: job.seed)
+        finished = tuple(job for job in jobs if job.status == "ok")
+        failed = tuple(job for job in jobs if job.status == "failed")
+        config = seedless(deciding(jobs[0].config))
+        rows.append(Configuration("", experiment, row, key, config, finished, failed))
+    return labelled(rows)
+
+
+def labelled(rows: Sequence[Configuration]) -> list[Configuration]:
+    """Give every row its label: its name, and the keys that tell it from others of the same name.
+
+    Without a row name the differing keys alone are the label; a configuration that is alone has its method's
+    name.
+    """
+    named = []
+    for row in rows:
+        peers = [other for other in rows if (other.experiment, other.row) == (row.experiment, row.row)]
+        differing = differences([_with_method(peer) for peer in peers])
+        parts = [f"{key}={show(leaf)}" for key, leaf in _parts(_with_method(row), differing)]
+        if len(parts) > PARTS or (len(peers) > 1 and not parts):
+            parts = [*parts[:PARTS], f"#{row.hash[:6]}"]
+        name = row.row or ("" if parts else (row.finished or row.failed)[0].method)
+        named.append(replace(row, label=" ".join([name, *parts]).strip()))
+    labels = [(row.experiment, row.label) for row in named]
+    return [
+        replace(row, label=f"{row.label} #{row.hash[:6]}") if labels.count(key) > 1 else row
+        for row, key in zip(named, labels, strict=True)
+    ]
+
+
+def seedless(config: Mapping) -> dict:
+    """`config` without its seed and without every nested key named `seed`.
+
+    >>> seedless({"seed": 1, "data": {"seed": 1, "size": 32}})
+    {'data': {'size': 32}}
+    """
+    return {
+        key: seedless(value) if isinstance(value, Mapping) else value for key, value in config.items() if key != "seed"
+    }
+
+
+def leaves(config: Mapping, prefix: str = "") -> dict[str, object]:
+    """The values of a nested mapping by their dotted keys; lists are values.
+
+    >>> leaves({"rank": {"macs": 0.5, "rules": {}}, "scale": 1})
+    {'rank.macs': 0.5, 'rank.rules': {}, 'scale': 1}
+    """
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= leaves(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(configs: Iterable[Mapping]) -> list[str]:
+    """The dotted keys whose values are not the same in all configurations, in order of first appearance.
+
+    Where a group is repeated deeper down (`method.phases.factorize.rank.macs` beside `rank.macs`), the short
+    key is enough.
+
+    >>> differences([{"a": 1, "rank": {"macs": 0.5}}, {"a": 1, "rank": {"macs": 0.3}}])
+    ['rank.macs']
+    """
+    flat = [leaves(config) for config in configs]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    missing = object()
+    found = [key for key in keys if any(_other(flat[0], config, key, missing) for config in flat[1:])]
+    return [key for key in found if not any(key.endswith(f".{other}") for other in found)]
+
+
+def choice(group: object) -> str:
+    """What a group was set to: its `name`, else the last part of its `_target_`, else itself.
+
+    >>> choice({"_target_": "lowrank_exp.rank.uniform.uniform", "macs": 0.5}), choice("svd"), choice(None)
+    ('uniform', 'svd', '')
+    """
+    if isinstance(group, Mapping):
+        return str(group.get("name") or str(group.get("_target_") or "").rsplit(".", 1)[-1])
+    return "" if group is None else str(group)
+
+
+def show(value: object) -> str:
+    """A value of the configuration as a label shows it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _other(first: Mapping, second: Mapping, key: str, missing: object) -> bool:
+    a, b = first.get(key, missing), second.get(key, missing)
+    return a is not b and (type(a) is not type(b) or a != b)
+
+
+def _with_method(row: Configuration) -> dict:
+    """The configuration with the method's name in it, which a method's own page need not repeat."""
+    config = dict(row.config or {})
+    if isinstance(config.get("method"), Mapping):
+        config["method"] = {"name": (row.finished or row.failed)[0].method, **config["method"]}
+    return config
+
+
+def _parts(config: Mapping, differing: Sequence[str]) -> list[tuple[str, object]]:
+    """Differing keys and values; a group whose `_target_` or `name` differs is one part, `rank=uniform`."""
+    flat = leaves(config)
+    swapped = {
+        key.rsplit(".", 1)[0] for key in differing if key.count(".") == 1 and key.endswith(("._target_", ".name"))
+    }
+    parts: list[tuple[str, object]] = [(group, choice(config.get(group))) for group in sorted(swapped)]
+    inside = tuple(f"{group}." for group in swapped)
+    parts += [(key, flat.get(key, "unset")) for key in differing if not inside or not key.startswith(inside)]
+    # A budget is what such a sweep is about: it stays visible beside the name of its policy.
+    budgets = [f"{group}.{name}" for group in sorted(swapped) for name in ("macs", "weights")]
+    parts += [(key, flat[key]) for key in budgets if key in differing and flat.get(key) is not None]
+    return parts

@@ -1,0 +1,195 @@
+"""Tables as text: the terminal (rich), Markdown, LaTeX (booktabs); CSV is the raw frame."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from lowrank_exp.report.quantities import SHOWN, Quantity
+
+CONVENTION = (
+    "Accuracy in percent, mean ± standard deviation (ddof 1) over n seeds; change against the dense network "
+    "in points. MACs: 1 multiply-accumulate = 1, convolutions and linear layers only, one image. Weights: "
+    "entries of convolution and linear weights. Parameters: everything trainable. Ratios: what remains of "
+    "the dense network."
+)
+TERMINAL = (
+    *("accuracy_dense", "accuracy", "accuracy_change"),
+    *("macs", "macs_ratio", "weights_ratio", "latency_ms"),
+)
+SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
+ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads")
+LATEX = {
+    **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{character: f"\\{character}" for character in "&%$#_"},
+    **{"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$"},
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment: its rows of `table`, its comparison with papers (or None), and the lines below."""
+
+    title: str
+    frame: pd.DataFrame
+    comparison: pd.DataFrame | None
+    source: Sequence[str]
+    conditions: str
+    notes: Sequence[str]
+
+    @property
+    def convention(self) -> str:
+        """The convention of every number in the section, with the conditions of its latency."""
+        return f"{CONVENTION} {self.conditions}"
+
+
+def formatted(frame: pd.DataFrame, names: Sequence[str] = tuple(SHOWN)) -> pd.DataFrame:
+    """Rows of `table` as text: configuration, n, the quantities `names` in their shown units, status."""
+    columns = {"configuration": frame["configuration"].astype(str), "n": frame["n"].astype(str)}
+    for name in names:
+        if f"{name}_mean" in frame:
+            pairs = zip(frame[f"{name}_mean"], frame[f"{name}_std"], strict=True)
+            columns[SHOWN[name].header] = [_cell(mean, std, SHOWN[name], name) for mean, std in pairs]
+    return pd.DataFrame(columns | {"status": frame["status"]})
+
+
+def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Lines of `compared` as text, the paper's value, ours and the difference side by side."""
+    lines = [
+        {
+            "configuration": line.configuration,
+            "column": line.column,
+            "unit": line.unit,
+            "paper": f"{line.paper:g}",
+            "ours": _cell(line.ours, line.std, Quantity("", 1, ".2f"), "accuracy") or "missing",
+            "difference": "" if math.isnan(line.difference) else f"{line.difference:+.2f}",
+        }
+        for line in comparison.itertuples()
+    ]
+    return pd.DataFrame(lines)
+
+
+def origin(frame: pd.DataFrame) -> pd.DataFrame:
+    """Where each row was measured: hash, seeds, commit, date, machine, device and threads, as text."""
+    shown = frame.loc[frame["hash"] != "", ["configuration", *ORIGIN]].copy()
+    shown["commit"] = [" ".join(dict.fromkeys(c[:8] for c in str(cell).split())) for cell in shown["commit"]]
+    shown["date"] = [_dates(str(cell)) for cell in shown["date"]]
+    return shown.astype(str)
+
+
+def terminal(sections: Sequence[Section], console: Console) -> None:
+    """Print the main columns of every section, its comparison and its lines."""
+    for section in sections:
+        _print(console, formatted(section.frame, TERMINAL), section.title)
+        console.print(section.convention, style="dim", highlight=False, markup=False)
+        if section.comparison is not None and len(section.comparison):
+            _print(console, comparison_text(section.comparison), "beside the published values")
+            console.print("\n".join(section.source), style="dim", highlight=False, markup=False)
+        if len(origin(section.frame)):
+            _print(console, origin(section.frame), "where it was measured")
+        for note in section.notes:
+            console.print(note, style=_colour(note), highlight=False, markup=False)
+
+
+def markdown(sections: Sequence[Section]) -> str:
+    """All sections as GitHub Markdown."""
+    parts = []
+    for section in sections:
+        parts += [f"## {section.title}", _pipes(formatted(section.frame)), section.convention]
+        if section.comparison is not None and len(section.comparison):
+            parts += [f"### {section.title}: beside the published values"]
+            parts += [_pipes(comparison_text(section.comparison))]
+            parts += ["\n".join(f"- {line}" for line in section.source)]
+        if len(origin(section.frame)):
+            parts += [f"### {section.title}: where it was measured", _pipes(origin(section.frame))]
+        if section.notes:
+            parts.append("\n".join(f"- {note}" for note in section.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def latex(sections: Sequence[Section]) -> str:
+    """All sections as LaTeX tables; needs the package booktabs."""
+    parts = ["% \\usepackage{booktabs}"]
+    for section in sections:
+        parts.append(_tabular(formatted(section.frame), f"{section.title}. {section.convention}"))
+        if section.comparison is not None and len(section.comparison):
+            caption = f"{section.title}, beside the published values. {'; '.join(section.source)}."
+            parts.append(_tabular(comparison_text(section.comparison), caption))
+        if len(origin(section.frame)):
+            parts.append(_tabular(origin(section.frame), f"{section.title}, where it was measured."))
+        parts += [f"% {line}" for note in section.notes for line in note.splitlines()]
+    return "\n".join(parts) + "\n"
+
+
+def latex_escaped(text: str) -> str:
+    r"""`text` with the characters that LaTeX reads as commands made visible.
+
+    >>> print(latex_escaped("svd_energy 50 % ± 1 -2"))
+    svd\_energy 50 \% $\pm$ 1 $-$2
+    """
+    signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)
+    return "".join(LATEX.get(character, character) for character in signed)
+
+
+def latency_conditions(setups: Sequence[object], frame: pd.DataFrame) -> str:
+    """The sentence on latency: the settings that jobs recorded; device and threads if rows share them."""
+    plain = [setup for setup in setups if isinstance(setup, Mapping)]
+    texts = {", ".join(f"{key} {value}" for key, value in setup.items()) for setup in plain}
+    settings = texts.pop() if len(texts) == 1 else "settings differ" if texts else "batch size not recorded"
+    places = {tuple(pair) for pair in frame.loc[frame["n"] > 0, ["device", "threads"]].to_numpy()}
+    where = "device and threads as listed by row"
+    if len(places) == 1:
+        device, threads = places.pop()
+        where = f"device {device or 'not recorded'}, threads {threads or 'not recorded'}"
+    return f"Latency: median ms of one forward pass; {settings}; {where}."
+
+
+def _cell(mean: float, std: float, shown: Quantity, name: str) -> str:
+    if math.isnan(mean):
+        return ""
+    text = f"{mean * shown.factor:{shown.form}}"
+    spread = "" if math.isnan(std) else f"{std * shown.factor:{shown.form.lstrip('+')}}"
+    return f"{text} ± {spread}" if spread and (name in SPREAD or float(spread) > 0) else text
+
+
+def _dates(cell: str) -> str:
+    days = sorted(date[:10] for date in cell.split() if date[:1].isdigit() and "-" in date)
+    return cell if not days else days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+
+
+def _print(console: Console, text: pd.DataFrame, title: str) -> None:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for number, name in enumerate(text.columns):
+        words = number == 0 or name in ("column", "unit", "status", *ORIGIN)
+        header = name.replace(" ", "\n")
+        table.add_column(header, justify="left" if words else "right", overflow="fold", no_wrap=number > 0)
+    for row in text.itertuples(index=False):
+        table.add_row(*map(str, row), style=_colour(getattr(row, "status", "")))
+    console.print()
+    console.print(table)
+
+
+def _colour(text: str) -> str:
+    return "red" if text.startswith("failed") else "yellow" if text.startswith("missing") else ""
+
+
+def _pipes(text: pd.DataFrame) -> str:
+    escaped = text.map(lambda cell: str(cell).replace("|", "\\|"))
+    return escaped.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+
+
+def _tabular(text: pd.DataFrame, caption: str) -> str:
+    escaped = text.map(lambda cell: latex_escaped(str(cell))).rename(columns=latex_escaped)
+    layout = "l" + "r" * (len(text.columns) - 2) + "l"
+    return escaped.style.hide(axis="index").to_latex(
+        hrules=True,
+        caption=latex_escaped(caption),
+        position="t",
+        position_float="centering",
+        column_format=layout,
+    )

@@ -1,0 +1,219 @@
+"""What a job leaves behind: `result.json` and the fingerprint that names its folder. Standard library only.
+
+Accuracies are fractions, MACs are multiply-accumulates of one image (convolutions and linear layers), weights
+are the entries of convolution and linear weights, latencies are milliseconds.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+RESULT = "result.json"
+
+# What does not decide a number: top-level keys first, then dotted ones.
+EXCLUDED = (
+    "hydra",
+    "logger",
+    "paths",
+    "progress",
+    "debug",
+    "device",
+    "threads",
+    "latency",
+    "dry_run",
+    "tags",
+    "notes",
+    "name",
+    "data.cache_dir",
+    "data.progress",
+    "data.download",
+    "data.workers",
+    "data.num_workers",
+    "data.pin_memory",
+    "data.persistent_workers",
+    "data.prefetch_factor",
+)
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """The network after one phase. None: not measured; `key`: the hash under which the outcome is stored."""
+
+    name: str
+    accuracy: float | None = None
+    val_accuracy: float | None = None
+    loss: float | None = None
+    top5: float | None = None
+    macs: float | None = None
+    weights: float | None = None
+    parameters: float | None = None
+    latency_ms: float | None = None
+    seconds: float | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One layer before and after. No `decomposition` and `rank`: it was left alone, and `reason` says why."""
+
+    name: str
+    decomposition: str | None = None
+    rank: int | list[int] | None = None
+    macs_before: float | None = None
+    macs_after: float | None = None
+    weights_before: float | None = None
+    weights_after: float | None = None
+    channels_before: int | None = None
+    channels_after: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished or failed job. `environment` holds versions, device, threads, commit, machine and date."""
+
+    status: str
+    fingerprint: str
+    experiment: str | None
+    row: str | None
+    seed: int
+    method: str
+    config: dict
+    phases: list[PhaseResult] = field(default_factory=list)
+    layers: list[LayerResult] = field(default_factory=list)
+    environment: dict = field(default_factory=dict)
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in ("ok", "failed"):
+            raise ValueError(f"the status of a result is 'ok' or 'failed', got {self.status!r}")
+
+    def write(self, path: str | Path) -> None:
+        """Write the whole file or nothing. Numbers that JSON lacks (NaN, infinities) are written as null.
+
+        Raises ValueError if the configuration or environment holds something that is not plain data.
+        """
+        path = Path(path)
+        text = json.dumps(_plain(asdict(self), str(path)), indent=1, ensure_ascii=False, allow_nan=False)
+        write_whole(path, (text + "\n").encode("utf-8"))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Result":
+        """Read what `write` wrote. Raises ValueError naming the file: no JSON, a field missing or unknown."""
+        path = Path(path)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error}); delete it and run its job again") from error
+        _check(cls, record, path, "the result")
+        nested = {"phases": PhaseResult, "layers": LayerResult}
+        for name, kind in nested.items():
+            if not isinstance(record[name], list):
+                raise ValueError(f"{path}: {name} must be a list, got {type(record[name]).__name__}")
+            for number, item in enumerate(record[name]):
+                _check(kind, item, path, f"{name}[{number}]")
+            record[name] = [kind(**item) for item in record[name]]
+        for name in ("config", "environment"):
+            if not isinstance(record[name], dict):
+                raise ValueError(f"{path}: {name} must be a mapping, got {type(record[name]).__name__}")
+        try:
+            return cls(**record)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def digest(obj: object) -> str:
+    """SHA-256, 64 hex characters, of the canonical JSON of `obj`: keys sorted, no spaces, ASCII.
+
+    Raises ValueError for anything that is not a mapping, list, tuple, string, number, bool or None.
+
+    >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    True
+    """
+    try:
+        text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    except TypeError as error:
+        raise ValueError(
+            f"only plain data has a digest (mappings with keys of one type, lists, strings, numbers): {error}"
+        ) from error
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def fingerprint(config: Mapping) -> str:
+    """The first 16 hex characters of the digest of a resolved configuration without the keys in `EXCLUDED`.
+
+    >>> fingerprint({"seed": 1, "device": "cpu"}) == fingerprint({"device": "cuda", "seed": 1})
+    True
+    """
+    return digest(deciding(config))[:16]
+
+
+def deciding(config: Mapping) -> dict:
+    """A copy of `config` without what does not decide numbers, see `EXCLUDED`.
+
+    >>> deciding({"seed": 1, "device": "cpu", "data": {"size": 32, "progress": True}})
+    {'seed': 1, 'data': {'size': 32}}
+    """
+    return {
+        key: _without(value, [name.split(".", 1)[1] for name in EXCLUDED if name.startswith(f"{key}.")])
+        for key, value in config.items()
+        if key not in EXCLUDED
+    }
+
+
+def gather(folders: Sequence[str | Path]) -> list[Result]:
+    """Every `result.json` below the folders, each file once, sorted by path.
+
+    Raises ValueError for a folder that does not exist and for a file that cannot be read.
+    """
+    found = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder; give one that holds jobs, such as outputs")
+        found |= {path.resolve(): path for path in folder.rglob(RESULT)}
+    return [Result.read(path) for path in sorted(found.values())]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, or leave what was there: a temporary name in the same folder, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _without(value: object, names: list[str]) -> object:
+    if not names or not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if key not in names}
+
+
+def _plain(value: object, where: str) -> object:
+    """`value` with NaN and infinities as None and tuples as lists; `where` names the place in an error."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"{where}: only plain data can be written as JSON, got {type(value).__name__}")
+
+
+def _check(kind: type, record: object, path: Path, where: str) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: {where} must be a mapping, got {type(record).__name__}")
+    names = {item.name for item in fields(kind)}
+    lacking = sorted(names - record.keys())
+    unknown = sorted(record.keys() - names)
+    if lacking or unknown:
+        problem = f"lacks {', '.join(lacking)}" if lacking else f"has unknown fields {', '.join(unknown)}"
+        raise ValueError(f"{path}: {where} {problem}; it was written by another version, run its job again")

@@ -1,0 +1,343 @@
+"""One job, top to bottom: configuration -> data, network -> phases -> result.json."""
+
+import functools
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from lowrank_exp import artifact
+from lowrank_exp.console import Console
+from lowrank_exp.cost import layer_costs, measure
+from lowrank_exp.data import ImageData
+from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.environment import environment, file_digest, latency_conditions
+from lowrank_exp.files import copy_whole, held
+from lowrank_exp.latency import latency_ms
+from lowrank_exp.loggers import Identity, Log
+from lowrank_exp.models import load_weights_
+from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
+from lowrank_exp.phases import Phase, Setting
+from lowrank_exp.rank import Plan
+from lowrank_exp.results import RESULT, LayerResult, PhaseResult, Result, digest, fingerprint
+from lowrank_exp.surgery import edits_of, meta_copy
+from lowrank_exp.training import evaluate, resolve_device
+from lowrank_exp.training.generators import seed_all
+
+STORED = ("accuracy", "val_accuracy", "loss", "top5")
+
+
+def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result:
+    """Run one job in `folder`, or read its result where it has finished with the same outcome keys.
+
+    Args:
+        cfg: the composed configuration, without Hydra's own node.
+        folder: the job's folder; `result.json`, `model.pt` and `plan.yaml` end there.
+        labels: the chosen `method`, `experiment` and `row`.
+
+    Raises:
+        Whatever goes wrong, after a `result.json` with status `failed` and the traceback has been written.
+    """
+    config = OmegaConf.to_container(cfg, resolve=True)
+    config |= {"experiment": labels["experiment"], "row": labels["row"]}
+    identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config} | dict(labels)
+    console = Console(cfg.progress)
+    variables = dict(os.environ)
+    with held(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}")):
+        try:
+            result = _Job(cfg, config, folder, labels, console).run(identity)
+        except Exception:
+            failed = Result("failed", **identity, environment=environment(cfg.device), error=traceback.format_exc())
+            failed.write(folder / RESULT)
+            raise
+        finally:
+            os.environ.clear()
+            os.environ.update(variables)
+    console.result(result, folder / RESULT)
+    return result
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    phase: Phase
+    key: str
+
+
+class _Job:
+    """The parts of one job; nothing is trained before all of them are there and the method has been walked."""
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        config: dict[str, Any],
+        folder: Path,
+        labels: Mapping[str, str | None],
+        console: Console,
+    ) -> None:
+        self.cfg, self.config, self.folder, self.labels, self.console = cfg, config, folder, labels, console
+        self.device = str(resolve_device(cfg.device))
+        self.store = OutcomeStore(Path(cfg.paths.store))
+        self.data: ImageData = instantiate(cfg.data)
+        self.initial = self.initial_network()
+        self.data.adapt(self.initial.__dict__.get("input_shape"))
+        self.data.setup()
+        self.example = torch.zeros(1, *self.data.input_shape)
+        self.phases = self.method()
+        self.walk()
+        self.steps = self.keyed()
+        self.files: Path | None = None  # of the network after the last finished phase
+
+    # -- what the configuration names -------------------------------------------------------------------------------
+
+    def dense_network(self) -> nn.Module:
+        """The network as its constructor makes it, without weights from a file; seeded by the job's seed."""
+        seed_all(self.cfg.seed)
+        network = instantiate({key: value for key, value in self.config["model"].items() if key != "weights"})
+        if not isinstance(network, nn.Module):
+            raise ValueError(
+                f"model._target_={self.cfg.model.get('_target_')} makes a {type(network).__name__}, no nn.Module"
+            )
+        return network
+
+    def initial_network(self) -> nn.Module:
+        """The network that the first phase gets: with the weights of `model.weights`, dense or compressed."""
+        network, weights = self.dense_network(), self.cfg.model.get("weights")
+        if weights is None:
+            return network
+        if artifact.is_artifact(weights):
+            return artifact.load_into_(network, weights)
+        load_weights_(network, weights)
+        return network
+
+    def method(self) -> dict[str, Phase]:
+        """The phases in order."""
+        method = self.cfg.method
+        for name in method.order:
+            if name not in method.phases:
+                raise ValueError(
+                    f"method.order names the phase {name!r}; method.phases has: {', '.join(method.phases)}"
+                )
+        if not method.order or len(set(method.order)) != len(method.order):
+            raise ValueError(f"method.order must name at least one phase, each once, got {list(method.order)}")
+        phases = {name: instantiate(method.phases[name], _convert_="all") for name in method.order}
+        for name, phase in phases.items():
+            if not isinstance(phase, Phase):
+                raise ValueError(f"method.phases.{name} is no phase of lowrank_exp.phases but a {type(phase).__name__}")
+        return phases
+
+    def walk(self) -> None:
+        """Take the whole method over the network's shapes: names, ranks and budgets that cannot be end here."""
+        network = meta_copy(self.initial)
+        layer_costs(network, self.example)
+        for name, phase in self.phases.items():
+            try:
+                phase.walk_(network, self.example)
+            except (ValueError, TypeError, FileNotFoundError) as error:
+                raise type(error)(f"phase {name}: {error}") from error
+
+    def keyed(self) -> list[_Step]:
+        """The phases with the keys of their outcomes: each chains to the one before."""
+        weights = self.config["model"].get("weights")
+        model = {name: value for name, value in self.config["model"].items() if name != "weights"}
+        key = digest([model, file_digest(weights) if weights else None, self.data.digest, self.cfg.seed])
+        steps = []
+        for name, phase in self.phases.items():
+            key = digest([key, phase.version, _by_content(self.config["method"]["phases"][name])])
+            steps.append(_Step(name, phase, key))
+        return steps
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self, identity: Mapping[str, Any]) -> Result:
+        """Phases, figures, files."""
+        if (finished := self.finished(identity["fingerprint"])) is not None:
+            self.console.say("finished already; nothing is run again")
+            return finished
+        log = Log(self.open_logger(identity))
+        failed = True
+        try:
+            phases, plan, network = self.run_phases(log)
+            layers = self.layer_results(plan, network)
+            log.layers(layers)
+            failed = False
+        finally:
+            log.finish(failed)
+        if self.files is not None:
+            copy_whole(self.files, self.folder / "model.pt")
+        if plan is not None:
+            plan.write(self.folder / "plan.yaml")
+        result = Result("ok", **identity, phases=phases, layers=layers, environment=environment(self.device))
+        result.write(self.folder / RESULT)
+        return result
+
+    def finished(self, expected: str) -> Result | None:
+        """The job's result, if it ended well, and with what decides the numbers now."""
+        if not (self.folder / RESULT).is_file():
+            return None
+        try:
+            result = Result.read(self.folder / RESULT)
+        except ValueError as error:
+            self.console.say(f"running again: {error}")
+            return None
+        keys = [step.key for step in self.steps]
+        if result.status != "ok" or result.fingerprint != expected or not result.phases:
+            return None
+        return result if result.phases[-1].key in keys and (self.folder / "model.pt").is_file() else None
+
+    def open_logger(self, identity: Mapping[str, Any]) -> Any:
+        """The logger of the configuration, opened for this job; None for `logger=none`."""
+        if not self.cfg.logger.get("_target_"):
+            return None
+        group, row = self.labels["experiment"], self.labels["row"]
+        name = f"{row or self.labels['method']}-s{self.cfg.seed}"
+        tags = [str(tag) for tag in (*self.cfg.tags, self.labels["method"]) if tag]
+        return instantiate(self.cfg.logger)(
+            Identity(self.folder, identity["fingerprint"], name, group, tags, self.config)
+        )
+
+    def run_phases(self, log: Log) -> tuple[list[PhaseResult], Plan | None, nn.Module]:
+        """Every phase in order, from the store where its outcome lies there."""
+        results: list[PhaseResult] = []
+        plan: Plan | None = None
+        for number, step in enumerate(self.steps, start=1):
+            outcome = self.store.read(step.name, step.key)
+            if outcome is not None:
+                for metrics in outcome.history:
+                    log.epoch(step.name, metrics)
+                outcome = self.with_latency_here(outcome)
+            else:
+                self.console.phase(number, len(self.steps), step.name)
+                outcome = self.compute(step, functools.partial(log.epoch, step.name))
+            plan = self.store.plan(step.name, step.key) or plan
+            self.files = self.store.network(step.name, step.key)
+            if outcome.applied:
+                results.append(_phase_result(outcome))
+                log.phase(results[-1])
+                self.console.row(results[-1])
+            else:
+                self.console.say(f"{step.name}: nothing to do in this network")
+        return results, plan, self.stored_network()
+
+    def compute(self, step: _Step, on_epoch: Callable[[Mapping[str, float]], None]) -> Outcome:
+        """Run one phase, store its network, and measure the network read back from the file."""
+        with self.store.writing(step.name, step.key, self.console.say) as folder:
+            if (outcome := self.store.read(step.name, step.key)) is not None:  # another process was faster
+                for metrics in outcome.history:
+                    on_epoch(metrics)
+                return self.with_latency_here(outcome)
+            network = self.stored_network().to(self.device)
+            seed = int(step.key[:8], 16)
+            seed_all(seed)
+            svds = SVDStore(Path(self.cfg.paths.store) / "svd")
+            setting = Setting(step.name, self.data, seed, self.device, self.cfg.progress, folder, svds, on_epoch)
+            seconds = stopwatch()
+            done = step.phase.run_(network, setting)
+            seconds = seconds()
+            artifact.save(network, self.store.network(step.name, step.key))
+            if done.plan is not None:
+                done.plan.write(folder / "plan.yaml")
+            outcome = self.measured(step, done.applied, seconds, done.history)
+            self.store.write(outcome)
+        return outcome
+
+    def stored_network(self) -> nn.Module:
+        """The network after the last finished phase, as its file gives it."""
+        return self.initial if self.files is None else artifact.load_into_(self.dense_network(), self.files).eval()
+
+    def measured(self, step: _Step, applied: bool, seconds: float, history: list[dict]) -> Outcome:
+        """The figures of the network that lies in the phase's file."""
+        network = artifact.load_into_(self.dense_network(), self.store.network(step.name, step.key)).to(self.device)
+        test = evaluate(network, self.data.test_loader(self.cfg.evaluation.batch_size), self.device)
+        val = None
+        if self.data.sizes["val"]:
+            val = evaluate(network, self.data.val_loader(self.cfg.evaluation.batch_size), self.device).accuracy
+        cost = measure(network, self.example, seconds=0)
+        scores = dict(zip(STORED, (test.accuracy, val, test.loss, test.top5), strict=True))
+        return Outcome(
+            step.name,
+            step.key,
+            applied,
+            scores,
+            cost.macs,
+            cost.weights,
+            cost.parameters,
+            self.latency(network),
+            self.latency_at(),
+            seconds,
+            history,
+        )
+
+    def latency(self, network: nn.Module) -> float | None:
+        """Milliseconds of one forward pass under the conditions of `latency`; None where it is turned off."""
+        if not self.cfg.latency.seconds:
+            return None
+        images = torch.zeros(self.cfg.latency.batch_size, *self.data.input_shape)
+        return latency_ms(network, images, seconds=self.cfg.latency.seconds)
+
+    def latency_at(self) -> dict[str, Any]:
+        """What a latency depends on beside the network."""
+        return latency_conditions(self.device) | {"batch_size": self.cfg.latency.batch_size}
+
+    def with_latency_here(self, outcome: Outcome) -> Outcome:
+        """A stored outcome; its latency measured again where it was taken under other conditions."""
+        if outcome.latency_at == self.latency_at() and (outcome.latency_ms is None) == (not self.cfg.latency.seconds):
+            return outcome
+        network = artifact.load_into_(self.dense_network(), self.store.network(outcome.name, outcome.key))
+        fresh = {"latency_ms": self.latency(network.to(self.device)), "latency_at": self.latency_at()}
+        return Outcome(**(asdict(outcome) | fresh))
+
+    def layer_results(self, plan: Plan | None, network: nn.Module) -> list[LayerResult]:
+        """Every layer of the dense network: what became of it, and why."""
+        before = layer_costs(meta_copy(self.dense_network()), self.example)
+        after = layer_costs(meta_copy(network), self.example)
+        edits = {edit.layer: edit for edit in edits_of(network)}
+        rows = []
+        for name, dense in before.items():
+            parts = [cost for part, cost in after.items() if part == name or part.startswith(f"{name}.")]
+            edit = edits.get(name)
+            planned = plan.layers.get(name) if plan is not None else None
+            reason = planned.reason if planned else ("as in the weights file" if edit else "no phase decomposes it")
+            rows.append(
+                LayerResult(
+                    name,
+                    edit.decomposition if edit else None,
+                    edit.rank if edit else None,
+                    dense.macs,
+                    sum(part.macs for part in parts),
+                    dense.weights,
+                    sum(part.weights for part in parts),
+                    dense.channels,
+                    parts[-1].channels,
+                    reason,
+                )
+            )
+        return rows
+
+
+def _by_content(phase: dict[str, Any]) -> dict[str, Any]:
+    """A phase's configuration with the content of its plan file in the place of the path."""
+    rank = phase.get("rank")
+    if isinstance(rank, dict) and isinstance(rank.get("ranks"), str):
+        return phase | {"rank": rank | {"ranks": file_digest(rank["ranks"])}}
+    return phase
+
+
+def _phase_result(outcome: Outcome) -> PhaseResult:
+    return PhaseResult(
+        name=outcome.name,
+        **outcome.scores,
+        macs=outcome.macs,
+        weights=outcome.weights,
+        parameters=outcome.parameters,
+        latency_ms=outcome.latency_ms,
+        seconds=outcome.seconds,
+        key=outcome.key,
+    )

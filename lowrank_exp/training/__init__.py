@@ -1,0 +1,9 @@
+"""Training, evaluation and batch-norm recalibration of a classifier, on one device."""
+
+from lowrank_exp.training.device import resolve as resolve_device
+from lowrank_exp.training.evaluate import Scores, evaluate
+from lowrank_exp.training.fit import fit_
+from lowrank_exp.training.module import Classifier
+from lowrank_exp.training.recalibrate import recalibrate_
+
+__all__ = ["Classifier", "Scores", "evaluate", "fit_", "recalibrate_", "resolve_device"]

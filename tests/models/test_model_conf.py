@@ -1,0 +1,34 @@
+import inspect
+from collections.abc import Callable
+
+import pytest
+import torch
+import yaml
+
+from lowrank_exp import models
+from lowrank_exp.config_path import CONF
+
+FILES = sorted((CONF / "model").glob("*.yaml"))
+
+
+def test_there_is_a_file_for_each_network_of_the_tables():
+    names = {"lenet5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"}
+    assert names <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_argument_is_written_out_and_builds(path):
+    config = yaml.safe_load(path.read_text())
+    module, _, name = config.pop("_target_").rpartition(".")
+    assert module == "lowrank_exp.models"
+    constructor: Callable = getattr(models, name)
+    assert list(config) == list(inspect.signature(constructor).parameters)
+    assert config["weights"] is None
+    assert config["num_classes"] == "${data.num_classes}"
+    config["num_classes"] = 7
+    with torch.device("meta"):
+        network = constructor(**config)
+        assert network(torch.zeros(2, *network.input_shape)).shape == (2, 7)
+    if name == "cifar_resnet":
+        assert path.stem == f"resnet{config['depth']}"
+    assert network.input_shape == (config["in_channels"], config["input_size"], config["input_size"])

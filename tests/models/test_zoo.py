@@ -1,0 +1,90 @@
+import inspect
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from lowrank_exp.models import build, cifar_resnet, lenet5, network
+from lowrank_exp.models.zoo import CONSTRUCTORS
+
+EVERY = [
+    (lenet5, {}),
+    (lenet5, {"num_classes": 3, "in_channels": 3, "input_size": 20}),
+    (cifar_resnet, {}),
+    (cifar_resnet, {"depth": 8, "shortcut": "b", "num_classes": 100, "in_channels": 1, "input_size": 16}),
+    (cifar_resnet, {"depth": 11, "block": "bottleneck"}),
+    (cifar_resnet, {"depth": None, "blocks_per_stage": 2, "block": "bottleneck", "shortcut": "b"}),
+]
+
+
+@pytest.mark.parametrize(("constructor", "arguments"), EVERY)
+def test_the_record_rebuilds_the_network(constructor, arguments):
+    first = constructor(**arguments)
+    record = json.loads(json.dumps(first.zoo))
+    assert record == first.zoo
+    second = build(**record)
+    assert second.zoo == first.zoo
+    assert second.input_shape == first.input_shape
+    shapes = {name: value.shape for name, value in first.state_dict().items()}
+    assert {name: value.shape for name, value in second.state_dict().items()} == shapes
+    second.load_state_dict(first.state_dict())
+    x = torch.randn(2, *first.input_shape)
+    assert torch.equal(second.eval()(x), first.eval()(x))
+
+
+def test_every_constructor_is_rebuilt_above():
+    assert {constructor.__name__ for constructor, _ in EVERY} == set(CONSTRUCTORS)
+
+
+def test_the_record_holds_all_arguments_but_weights(tmp_path):
+    torch.save(lenet5(7).state_dict(), tmp_path / "weights.pt")
+    module = lenet5(7, weights=str(tmp_path / "weights.pt"))
+    assert module.zoo == {
+        "name": "lenet5",
+        "arguments": {"num_classes": 7, "in_channels": 1, "input_size": 32},
+    }
+    assert module.input_shape == (1, 32, 32)
+
+
+def test_given_weights_are_loaded(tmp_path):
+    donor = lenet5()
+    torch.save(donor.state_dict(), tmp_path / "weights.pt")
+    loaded = lenet5(weights=tmp_path / "weights.pt").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in donor.state_dict().items())
+
+
+def test_signature_and_docstring_stay():
+    assert list(inspect.signature(lenet5).parameters) == [
+        "num_classes",
+        "in_channels",
+        "input_size",
+        "weights",
+    ]
+    assert lenet5.__name__ == "lenet5"
+    assert lenet5.__module__ == "lowrank_exp.models.lenet"
+    assert "Differs from the paper" in lenet5.__doc__
+
+
+def test_refuses_unknown_names_and_arguments():
+    with pytest.raises(ValueError, match="no network is called 'vgg': there are cifar_resnet, lenet5"):
+        build("vgg", {})
+    with pytest.raises(ValueError, match="lenet5 has no argument depth, width: it takes num_classes, in_channels, "):
+        build("lenet5", {"depth": 3, "width": 4, "num_classes": 2})
+    with pytest.raises(ValueError, match="lenet5 has no argument weights"):
+        build("lenet5", {"weights": "elsewhere.pt"})
+    with pytest.raises(ValueError, match="depth=21"):
+        build("cifar_resnet", {"depth": 21})
+
+
+def test_a_wrong_keyword_is_a_type_error_that_names_the_arguments():
+    with pytest.raises(TypeError, match="lenet5: got an unexpected keyword argument 'classes'; its arguments are num_"):
+        lenet5(classes=3)
+
+
+def test_a_constructor_without_the_shared_arguments_is_refused():
+    def tiny(num_classes: int, weights: str | None = None) -> nn.Module:
+        return nn.Linear(1, num_classes)
+
+    with pytest.raises(TypeError, match="tiny cannot be a network of the zoo: it must also take in_channels, input_s"):
+        network(tiny)

@@ -1,0 +1,87 @@
+"""A factory of synthetic jobs: result.json files with numbers that a test can compute with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lowrank_exp.results import PhaseResult, Result, fingerprint
+
+PLACE = {
+    "commit": "0123456789abcdef",
+    "date": "2026-11-20T10:00:00",
+    "machine": "box",
+    "device": "cpu",
+    "threads": 2,
+    "versions": {"torch": "2.15.0"},
+}
+
+
+def make_job(
+    *,
+    seed: int = 0,
+    row: str | None = None,
+    experiment: str | None = None,
+    dense: float = 0.9,
+    accuracy: float | None = 0.875,
+    ratio: float = 0.5,
+    policy: str = "uniform",
+    status: str = "ok",
+    error: str | None = None,
+    environment: dict | None = None,
+    **config: object,
+) -> Result:
+    """One job on a network of 1e6 MACs, 2e5 weights and 2.5e5 parameters; `config` adds top-level keys."""
+    page = {
+        "seed": seed,
+        "decomposition": {"_target_": "lowrank_exp.decomposition.channel_svd.ChannelSVD"},
+        "rank": {"_target_": f"lowrank_exp.rank.{policy}.{policy}", "macs": ratio, "weights": None},
+        "latency": {"batch_size": 1},
+        **config,
+    }
+    first = PhaseResult("dense", dense, dense - 0.01, 0.3, None, 1e6, 2e5, 2.5e5, 4.0, 10.0, "a")
+    last = PhaseResult("finetune", accuracy, None, 0.4, None, 1e6 * ratio, 2e5 * ratio, 2.5e5 * ratio, 3.0, 5.0, "b")
+    phases = [first, last] if status == "ok" else []
+    place = PLACE | (environment or {})
+    key = fingerprint(page)
+    return Result(status, key, experiment, row, seed, "decompose", page, phases, [], place, error)
+
+
+@pytest.fixture
+def job() -> Callable[..., Result]:
+    """The factory itself."""
+    return make_job
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Callable[..., Path]:
+    """Write jobs as a run would, each into a folder of its own; the folder above them."""
+
+    def write(*jobs: Result) -> Path:
+        for number, job in enumerate(jobs):
+            job.write(tmp_path / "runs" / f"{number:02d}-{job.fingerprint}" / "result.json")
+        return tmp_path / "runs"
+
+    return write
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A configuration folder with one experiment of two rows and two seeds, and one paper for it."""
+    folder = tmp_path / "conf"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "paper").mkdir()
+    (folder / "experiment" / "table1.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      +row: svd,svd_energy\n"
+        "      seed: 0,1\n"
+    )
+    (folder / "paper" / "table1_paper.yaml").write_text(
+        "paper: A. Author 2021\nexperiment: table1\ncolumns:\n"
+        "  base: {quantity: accuracy_dense, unit: '%'}\n"
+        "  delta: {quantity: accuracy_change, unit: points}\n"
+        "  CR-F: {quantity: macs_reduction, unit: '%', convention: FLOPs removed}\n"
+        "  MFLOPs: {quantity: macs, unit: million, flops_per_mac: 2}\n"
+        "rows:\n  svd: {base: 91.39, delta: -0.29, CR-F: 38.95, MFLOPs: 1.5}\n"
+        "  svd_energy: {base: 91.39, delta: -0.21, CR-F: 49.08, MFLOPs: null}\n"
+    )
+    return folder

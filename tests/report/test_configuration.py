@@ -1,0 +1,69 @@
+"""Grouping by configuration and the labels of rows."""
+
+from collections.abc import Callable
+
+from lowrank_exp.report.configuration import configurations, differences
+from lowrank_exp.results import deciding, digest
+
+
+def test_seeds_make_one_row_and_other_keys_do_not(job: Callable) -> None:
+    rows = configurations([job(seed=s, ratio=r) for r in (0.5, 0.3) for s in (2, 0, 1)])
+    assert [row.label for row in rows] == ["rank.macs=0.5", "rank.macs=0.3"]
+    assert [[result.seed for result in row.finished] for row in rows] == [[0, 1, 2], [0, 1, 2]]
+    config = deciding(job(ratio=0.3).config)
+    config.pop("seed")
+    assert rows[1].hash == digest(config)[:16]
+
+
+def test_a_nested_seed_and_excluded_keys_do_not_split_a_row(job: Callable) -> None:
+    jobs = [job(seed=s, data={"seed": s, "size": 32}, device=f"cuda:{s}", threads=s) for s in (0, 1)]
+    assert [len(row.finished) for row in configurations(jobs)] == [2]
+
+
+def test_a_swapped_group_is_named_once(job: Callable) -> None:
+    rows = configurations([job(policy=p, ratio=r) for p in ("uniform", "energy") for r in (0.5, 0.3)])
+    assert [row.label for row in rows] == [
+        "rank=uniform rank.macs=0.5",
+        "rank=uniform rank.macs=0.3",
+        "rank=energy rank.macs=0.5",
+        "rank=energy rank.macs=0.3",
+    ]
+    assert [row.series for row in rows[1:3]] == [
+        "decompose, ChannelSVD, uniform",
+        "decompose, ChannelSVD, energy",
+    ]
+
+
+def test_row_names_are_labels_and_clashes_are_told_apart(job: Callable) -> None:
+    named = configurations([job(row="svd", experiment="t"), job(row="energy", experiment="t", policy="energy")])
+    assert [row.label for row in named] == ["svd", "energy"]
+    clash = configurations([job(row="svd", epochs=1), job(row="svd", epochs=90)])
+    assert [row.label for row in clash] == ["svd epochs=1", "svd epochs=90"]
+
+
+def test_a_lone_configuration_has_its_methods_name(job: Callable) -> None:
+    assert [row.label for row in configurations([job(), job(seed=1)])] == ["decompose"]
+
+
+def test_many_differing_keys_end_in_the_hash(job: Callable) -> None:
+    rows = configurations([job(**{f"key{n}": value for n in range(5)}) for value in (1, 2)])
+    assert rows[0].label == f"key0=1 key1=1 key2=1 #{rows[0].hash[:6]}"
+    assert rows[0].hash != rows[1].hash
+
+
+def test_values_of_another_type_are_other_configurations(job: Callable) -> None:
+    rows = configurations([job(keep=1), job(keep=[1]), job(keep=[1.0])])
+    assert len({row.label for row in rows}) == 3
+
+
+def test_one_job_found_twice_counts_once_and_a_repaired_one_is_ok(job: Callable) -> None:
+    failed = job(status="failed", error="x")
+    (row,) = configurations([failed, job(), job()])
+    assert (len(row.finished), len(row.failed), row.status) == (1, 0, "ok")
+    (again,) = configurations([job(), failed])
+    assert again.status == "ok"
+
+
+def test_repeated_groups_deeper_down_are_left_out() -> None:
+    configs = [{"rank": {"macs": m}, "method": {"phases": {"f": {"rank": {"macs": m}}}}} for m in (0.5, 0.3)]
+    assert differences(configs) == ["rank.macs"]

@@ -1,0 +1,115 @@
+"""Cells, escapes and widths of the printed tables."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from lowrank_exp.report.configuration import configurations
+from lowrank_exp.report.render import (
+    Section,
+    formatted,
+    latency_conditions,
+    latex,
+    latex_escaped,
+    markdown,
+    origin,
+)
+from lowrank_exp.report.table import table
+
+
+def section(frame: pd.DataFrame, **changes: object) -> Section:
+    values = {"comparison": None, "source": [], "conditions": "Latency: somewhere.", "notes": []}
+    return Section(**({"title": "table_1 & more", "frame": frame} | values | changes))
+
+
+def test_cells(job: Callable) -> None:
+    jobs = [job(seed=s, dense=0.91, accuracy=a, ratio=0.5) for s, a in ((0, 0.90), (1, 0.92))]
+    text = formatted(table(configurations(jobs))).iloc[0].to_dict()
+    assert text == {
+        "configuration": "decompose",
+        "n": "2",
+        "dense %": "91.00 ± 0.00",
+        "accuracy %": "91.00 ± 1.41",
+        "change": "+0.00 ± 1.41",
+        "MACs M": "0.50",
+        "MACs ratio": "0.500",
+        "weights k": "100.0",
+        "weights ratio": "0.500",
+        "parameters k": "125.0",
+        "latency ms": "3.000 ± 0.000",
+        "seconds": "15",
+        "status": "ok",
+    }
+
+
+def test_one_seed_is_shown_without_spread(job: Callable) -> None:
+    text = formatted(table(configurations([job(accuracy=0.875, dense=0.9)]))).iloc[0]
+    assert (text["accuracy %"], text["change"], text["latency ms"]) == ("87.50", "-2.50", "3.000")
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a_b & 50 % #1 $x {y}", r"a\_b \& 50 \% \#1 \$x \{y\}"),
+        ("~ ^ \\", r"\textasciitilde{} \textasciicircum{} \textbackslash{}"),
+        ("-0.29 ± 0.10", r"$-$0.29 $\pm$ 0.10"),
+        ("2026-11-20 CR-P", "2026-11-20 CR-P"),
+    ],
+)
+def test_latex_escapes(text: str, escaped: str) -> None:
+    assert latex_escaped(text) == escaped
+
+
+def test_latex_tables_use_booktabs_and_escape_labels(job: Callable) -> None:
+    frame = table(configurations([job(row="svd_energy", accuracy=0.8), job(row="50%", epochs=2)]))
+    text = latex([section(frame, notes=["failed: a_b\nc"])])
+    for part in (
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"svd\_energy & 1 & 90.00 & 80.00 & $-$10.00 &",
+        r"50\% &",
+    ):
+        assert part in text
+    assert r"\caption{table\_1 \& more. Accuracy in percent, mean $\pm$" in text
+    assert "% failed: a_b\n% c\n" in text
+    assert "svd_energy" not in text
+    rows = [line for line in text.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
+    assert [line.replace(r"\&", "").count("&") for line in rows] == [12, 12, 12]
+
+
+def test_markdown_holds_convention_origin_and_notes(job: Callable) -> None:
+    frame = table(configurations([job(row="a|b", accuracy=0.8)]))
+    text = markdown([section(frame, notes=["missing: x"])])
+    assert "a\\|b" in text
+    assert "MACs: 1 multiply-accumulate = 1, convolutions and linear layers only" in text
+    assert "Latency: somewhere." in text
+    assert "- missing: x" in text
+    assert frame["hash"][0] in text
+    row = next(line for line in text.splitlines() if line.startswith("| a"))
+    assert [cell.strip() for cell in row.replace("\\|", "").split("|")][2:6] == [
+        "1",
+        "90.00",
+        "80.00",
+        "-10.00",
+    ]
+
+
+def test_origin_is_short(job: Callable) -> None:
+    later = {"date": "2026-11-22T09:00:00", "commit": "0123456789ffffff"}
+    shown = origin(table(configurations([job(seed=0), job(seed=1, environment=later)]))).iloc[0]
+    assert (shown["commit"], shown["date"], shown["seeds"]) == ("01234567", "2026-11-20 to 2026-11-22", "0 1")
+
+
+def test_latency_conditions(job: Callable) -> None:
+    frame = table(configurations([job(), job(epochs=2)]))
+    setup = {"batch_size": 8, "memory_format": "channels_last"}
+    assert latency_conditions([setup, setup], frame) == (
+        "Latency: median ms of one forward pass; batch_size 8, memory_format channels_last; device cpu, threads 2."
+    )
+    mixed = table(configurations([job(), job(epochs=2, environment={"device": "cuda"})]))
+    assert latency_conditions([None], mixed) == (
+        "Latency: median ms of one forward pass; batch size not recorded; device and threads as listed by row."
+    )
+    assert "settings differ" in latency_conditions([setup, {"batch_size": 1}], frame)

@@ -1,0 +1,126 @@
+"""The whole command: files, exit statuses, messages."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lowrank_exp.report.cli import main
+
+FILES = {"results.csv", "results.md", "results.tex", "tradeoff.png", "tradeoff.pdf"}
+
+
+def whole(job: Callable) -> list:
+    return [
+        job(row=r, experiment="table1", seed=s, policy=p, ratio=0.6, dense=0.91, accuracy=0.90 + 0.02 * s)
+        for r, p in (("svd_energy", "energy"), ("svd", "uniform"))
+        for s in (0, 1)
+    ]
+
+
+def test_a_complete_table(runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = runs(*whole(job))
+    assert main([str(folder)], conf=conf) == 0
+    assert {path.name for path in (folder / "report").iterdir()} == FILES
+    printed = capsys.readouterr().out
+    assert all(str(folder / "report" / name) in printed for name in FILES)
+    assert "91.00 ± 1.41" in printed
+    assert max(map(len, printed.split("results.csv")[0].splitlines()[:-1])) <= 110
+    frame = pd.read_csv(folder / "report" / "results.csv")
+    assert frame["row"].tolist() == ["svd", "svd_energy"]
+    assert frame["n"].tolist() == [2, 2]
+    assert frame["accuracy_mean"].tolist() == pytest.approx([0.91, 0.91], abs=1e-12)
+    assert frame["accuracy_std"].tolist() == pytest.approx([0.02 / 2**0.5] * 2, abs=1e-12)
+    assert frame["paper.CR-F"].tolist() == [38.95, 49.08]
+    assert frame["paper.CR-F.difference"].tolist() == pytest.approx([40 - 38.95, 40 - 49.08], abs=1e-9)
+    assert frame["paper.MFLOPs.ours"].tolist()[0] == pytest.approx(1.2, abs=1e-9)
+    assert "| svd_energy      | CR-F" in (folder / "report" / "results.md").read_text()
+
+
+def test_missing_and_failed_rows_make_status_1(
+    runs: Callable, job: Callable, conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    error = "Traceback (most recent call last):\n  File\nRuntimeError: no memory for conv_1\n"
+    folder = runs(
+        job(row="svd", experiment="table1", seed=0),
+        job(row="svd", experiment="table1", seed=1, status="failed", error=error),
+    )
+    assert main([str(folder), "--out", str(tmp_path / "there")], conf=conf) == 1
+    printed = capsys.readouterr().out
+    assert "failed: svd, seed 1: RuntimeError: no memory for conv_1" in printed
+    assert "missing: svd_energy, seed 0, 1: no result.json" in printed
+    frame = pd.read_csv(tmp_path / "there" / "results.csv")
+    assert frame["status"].tolist() == ["failed", "missing"]
+    assert not (folder / "report").exists()
+
+
+def test_a_row_that_only_the_paper_lists_is_missing(
+    runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (conf / "experiment" / "table1.yaml").unlink()
+    assert main([str(runs(job(row="svd", experiment="table1")))], conf=conf) == 1
+    assert "missing: svd_energy: no result.json" in capsys.readouterr().out
+
+
+def test_a_named_paper_is_shown_even_without_its_results(
+    runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = runs(job())
+    assert main([str(folder)], conf=conf) == 0
+    assert main([str(folder), "--paper", "table1_paper"], conf=conf) == 1
+    assert "Published: A. Author 2021" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--paper", "nothing"], "no paper and no file is named 'nothing'"),
+        (["--phase", "prune"], "no job has a phase named 'prune'"),
+        (["--sort", "beauty"], "no column 'beauty' to sort by"),
+    ],
+)
+def test_mistakes_make_status_2(
+    runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture, arguments: list, message: str
+) -> None:
+    assert main([str(runs(job())), *arguments], conf=conf) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_found_makes_status_2(conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(tmp_path)], conf=conf) == 2
+    assert f"no result.json below {tmp_path}; run lowrank-exp first" in capsys.readouterr().err
+    assert main([str(tmp_path / "nowhere")], conf=conf) == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_broken_result_is_named(runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = runs(job())
+    (folder / "broken").mkdir()
+    (folder / "broken" / "result.json").write_text("{")
+    assert main([str(folder)], conf=conf) == 2
+    assert str(folder / "broken" / "result.json") in capsys.readouterr().err
+
+
+def test_sorting(runs: Callable, job: Callable, conf: Path) -> None:
+    folder = runs(*(job(ratio=r, accuracy=a) for r, a in ((0.5, 0.9), (0.3, 0.7), (0.4, 0.8))))
+    for column in ("accuracy", "accuracy_mean", "config.rank.macs"):
+        assert main([str(folder), "--sort", column], conf=conf) == 0
+        frame = pd.read_csv(folder / "report" / "results.csv")
+        assert frame["accuracy_mean"].tolist() == pytest.approx([0.7, 0.8, 0.9], abs=1e-12)
+
+
+def test_experiments_have_sections_and_figures_of_their_own(runs: Callable, job: Callable, conf: Path) -> None:
+    folder = runs(*whole(job), job(epochs=3))
+    assert main([str(folder)], conf=conf) == 0
+    names = {path.name for path in (folder / "report").glob("*.png")}
+    assert names == {"tradeoff-table1.png", "tradeoff-no_experiment.png"}
+    text = (folder / "report" / "results.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## table1", "## no experiment"]
+
+
+def test_the_report_needs_no_torch() -> None:
+    code = "import sys, lowrank_exp.report.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,172 @@
+"""What a job leaves behind: round trips, refusals, fingerprints."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lowrank_exp.results import (
+    EXCLUDED,
+    LayerResult,
+    PhaseResult,
+    Result,
+    deciding,
+    digest,
+    fingerprint,
+    gather,
+)
+
+
+def example(**changes: object) -> Result:
+    values = {
+        "status": "ok",
+        "fingerprint": "0123456789abcdef",
+        "experiment": "table1",
+        "row": "svd",
+        "seed": 3,
+        "method": "decompose",
+        "config": {"seed": 3, "rank": {"macs": 0.5}, "name": "größe"},
+        "phases": [PhaseResult("dense", 0.9, None, 0.25, macs=100, key="abc")],
+        "layers": [LayerResult("conv1", "tucker2", [3, 4], 10, 5, 20, 8, 16, 16, "the policy's choice")],
+        "environment": {"versions": {"torch": "2.15"}, "threads": 2},
+        "error": None,
+    }
+    return Result(**(values | changes))
+
+
+def test_read_gives_back_what_was_written(tmp_path: Path) -> None:
+    example().write(tmp_path / "job" / "result.json")
+    assert Result.read(tmp_path / "job" / "result.json") == example()
+    assert [path.name for path in (tmp_path / "job").iterdir()] == ["result.json"]
+    text = (tmp_path / "job" / "result.json").read_bytes().decode("utf-8")
+    assert text.startswith('{\n "status": "ok"')
+    assert "größe" in text
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
+    phase = PhaseResult("train", accuracy=0.5, loss=math.nan, latency_ms=math.inf)
+    example(phases=[phase]).write(tmp_path / "result.json")
+    written = json.loads((tmp_path / "result.json").read_text())["phases"][0]
+    assert (written["accuracy"], written["loss"], written["latency_ms"]) == (0.5, None, None)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    example().write(tmp_path / "result.json")
+    with pytest.raises(ValueError, match=r"result\.json: config: model: only plain data .* got object"):
+        example(config={"model": object()}).write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == example()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_status_of_another_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'ok' or 'failed', got 'done'"):
+        example(status="done")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "the result must be a mapping, got list"),
+        ("{}", "the result lacks config, environment, error"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        Result.read(tmp_path / "result.json")
+    assert str(tmp_path / "result.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda record: record["phases"][0].pop("macs"), r"phases\[0\] lacks macs"),
+        (lambda record: record["layers"][0].update(colour=1), r"layers\[0\] has unknown fields colour"),
+        (lambda record: record.update(phases={}), "phases must be a list, got dict"),
+        (lambda record: record.update(config=[]), "config must be a mapping, got list"),
+        (lambda record: record.update(status="done"), "'ok' or 'failed', got 'done'"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, edit: object, message: str) -> None:
+    path = tmp_path / "result.json"
+    example().write(path)
+    record = json.loads(path.read_text())
+    edit(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=message) as caught:
+        Result.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_gather_sorts_by_path_and_takes_each_file_once(tmp_path: Path) -> None:
+    for name, seed in (("b", 2), ("a/x", 1), ("c", 3)):
+        example(seed=seed).write(tmp_path / name / "result.json")
+    assert [job.seed for job in gather([tmp_path / "c", tmp_path, tmp_path / "a"])] == [1, 2, 3]
+    assert [job.seed for job in gather([tmp_path / "c"])] == [3]
+
+
+def test_gather_refuses_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        gather([tmp_path / "nowhere"])
+
+
+def test_digest_is_sha256_of_the_canonical_text() -> None:
+    assert digest({"b": [1, None], "a": "ü"}) == hashlib.sha256(b'{"a":"\\u00fc","b":[1,null]}').hexdigest()
+    with pytest.raises(ValueError, match="only plain data"):
+        digest({"a": object()})
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def reversed_keys(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: reversed_keys(item) for key, item in reversed(value.items())}
+    return [reversed_keys(item) for item in value] if isinstance(value, list) else value
+
+
+@given(st.dictionaries(st.text(max_size=4), plain, max_size=5))
+def test_fingerprint_does_not_depend_on_order(config: dict) -> None:
+    assert fingerprint(config) == fingerprint(reversed_keys(config))
+    assert len(fingerprint(config)) == 16
+
+
+CONFIG = {"seed": 0, "rank": {"macs": 0.5}, "data": {"size": 32}, "method": {"order": ["train", "factorize"]}}
+
+
+@pytest.mark.parametrize("key", EXCLUDED)
+def test_excluded_keys_do_not_change_the_fingerprint(key: str) -> None:
+    first, _, second = key.partition(".")
+    inside = {**CONFIG[first], second: "x"} if second else "x"
+    assert fingerprint({**CONFIG, first: inside}) == fingerprint(CONFIG)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"rank": {"macs": 0.25}},
+        {"rank": {"macs": 0.5, "device": "cpu"}},
+        {"data": {"size": 28}},
+        {"data": {"size": 32, "augment": True}},
+        {"method": {"order": ["factorize", "train"]}},
+        {"progress_bar": 1},
+    ],
+)
+def test_other_keys_change_the_fingerprint(changes: dict) -> None:
+    assert fingerprint({**CONFIG, **changes}) != fingerprint(CONFIG)
+
+
+def test_deciding_leaves_its_argument_alone() -> None:
+    config = {"seed": 0, "device": "cpu", "data": {"size": 32, "download": True}}
+    assert deciding(config) == {"seed": 0, "data": {"size": 32}}
+    assert config == {"seed": 0, "device": "cpu", "data": {"size": 32, "download": True}}
