@@ -20,7 +20,14 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
 
     The file holds plain values and tensors only. A network of our zoo is stored by its name and arguments; any other
     needs its constructor again at `load`.
+
+    Raises:
+        ValueError: a part of `model` was edited on its own, so the file could not say which layers to replace.
     """
+    if parts := [name for name, module in model.named_modules() if name and edits_of(module)]:
+        raise ValueError(
+            f"the part {parts[0]!r} of this network was edited on its own: save that part, or edit the whole"
+        )
     content = {
         "format": FORMAT,
         "version": VERSION,

@@ -7,13 +7,12 @@ import difflib
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from lowrank_exp.config_path import CONF
 from lowrank_exp.results import fingerprint
@@ -85,15 +84,15 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 def explained(error: BaseException) -> str:
     """What was got, what is allowed and what to do, of an error of ours or of Hydra's."""
-    messages = [str(error).strip()]
-    cause: Any = error
-    while (cause := cause.__cause__) is not None:
-        if isinstance(cause, ConfigKeyError | OmegaConfBaseException):
-            messages.append(allowed_keys(cause))
-        elif isinstance(error, HydraException) and not isinstance(error, MissingConfigException):
-            messages.append(str(cause).strip())
-    unique = dict.fromkeys(message for message in messages if message)
-    return "\n".join(unique) or type(error).__name__
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and cause is not None:
+        place = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
+        return f"{place}: {cause}" if place else str(cause)
+    # Hydra's own advice is to add an unknown key, which would then be read by nobody; and its search path helps nobody.
+    message = str(error).partition("\nTo append to your config")[0].partition("\nConfig search path:")[0].strip()
+    if isinstance(cause, OmegaConfBaseException):
+        message += f"\n{allowed_keys(cause)}"
+    return message or type(error).__name__
 
 
 def allowed_keys(error: OmegaConfBaseException) -> str:

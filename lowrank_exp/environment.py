@@ -26,7 +26,7 @@ def environment(device: str) -> dict[str, Any]:
 
 def latency_conditions(device: str) -> dict[str, Any]:
     """What a time depends on beside the network: machine, device, threads."""
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else device
     return {
         "machine": machine(),
         "device": name,

@@ -18,8 +18,13 @@ def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2)
 
     In evaluation mode, with the number of threads torch has now, where the model's parameters lie. Repeats for about
     `seconds`; accelerators are synchronised by the timer.
+
+    Raises:
+        ValueError: the model lies on the meta device, where nothing is computed.
     """
     parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.is_meta:
+        raise ValueError("a network on the meta device takes no time: leave the latency out, measure(..., seconds=0)")
     x = example_input if parameter is None else example_input.to(parameter.device)
     with evaluating(model):
         timer = Timer("model(x)", globals={"model": model, "x": x}, num_threads=torch.get_num_threads())

@@ -15,7 +15,7 @@ from torch import nn
 
 from lowrank_exp import artifact
 from lowrank_exp.console import Console
-from lowrank_exp.cost import layer_costs, measure
+from lowrank_exp.cost import evaluating, layer_costs, measure, one_image
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.environment import environment, file_digest, latency_conditions
@@ -54,14 +54,23 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
         try:
             result = _Job(cfg, config, folder, labels, console).run(identity)
         except Exception:
-            failed = Result("failed", **identity, environment=environment(cfg.device), error=traceback.format_exc())
-            failed.write(folder / RESULT)
+            record_failure(folder / RESULT, identity, cfg.device)
             raise
         finally:
             os.environ.clear()
             os.environ.update(variables)
     console.result(result, folder / RESULT)
     return result
+
+
+def record_failure(path: Path, identity: Mapping[str, Any], device: str) -> None:
+    """Write a result with status `failed` and the current traceback; a result that ended well is not overwritten."""
+    try:
+        if Result.read(path).status == "ok":
+            return
+    except (ValueError, OSError):
+        pass
+    Result("failed", **identity, environment=environment(device), error=traceback.format_exc()).write(path)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,14 @@ class _Job:
     def walk(self) -> None:
         """Take the whole method over the network's shapes: names, ranks and budgets that cannot be end here."""
         network = meta_copy(self.initial)
-        layer_costs(network, self.example)
+        with evaluating(network):
+            logits = network(one_image(network, self.example))
+        if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or logits.shape[1] < self.data.num_classes:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ValueError(
+                f"the network gives {got} for one image, the data have {self.data.num_classes} classes: it must give "
+                f"(1, classes) logits. Set model.num_classes={self.data.num_classes}"
+            )
         for name, phase in self.phases.items():
             try:
                 phase.walk_(network, self.example)

@@ -48,8 +48,8 @@ def factorize_(
         The same `model`.
 
     Raises:
-        ValueError: a name that does not exist, a rank out of range, a layer that cannot be replaced. The model is then
-            as it was before.
+        ValueError: a name that does not exist, a rank out of range, a layer that cannot be replaced, a weight that is
+            not finite. The model is then as it was before.
 
     >>> net = nn.Sequential(nn.Linear(6, 4))
     >>> factorize_(net, {"0": 2})[0]
@@ -65,15 +65,16 @@ def factorize_(
         if refusal := reasons.get(name) or kind.refusal(modules[name]):
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
         kind.check_rank(modules[name], rank, name)
+        kind.check_weight(modules[name], name)
 
     store = store or SVDStore()
+    chains = {}  # all of them, before the first one takes its place
     for name, (kind, rank) in wanted.items():
         layer = modules[name]
-        if isinstance(kind, SVDDecomposition):
-            chain = kind.factorize(layer, rank, store(kind, layer))
-        else:
-            chain = kind.factorize(layer, rank)
-        model.set_submodule(name, chain)
+        known = (store(kind, layer),) if isinstance(kind, SVDDecomposition) else ()
+        chains[name] = kind.factorize(layer, rank, *known)
+    for name, (kind, rank) in wanted.items():
+        model.set_submodule(name, chains[name])
         _remember(model, Factorize(name, kind.name, int(rank), kind.options()))
     return model
 
@@ -125,32 +126,29 @@ def from_records(records: Sequence[Mapping[str, Any]]) -> list[Factorize]:
         content = dict(record)
         if (kind := content.pop("edit", None)) != Factorize.__name__:
             raise ValueError(f"unknown edit {kind!r}; this version knows {Factorize.__name__}")
-        edits.append(Factorize(**content))
+        try:
+            edits.append(Factorize(**content))
+        except TypeError as error:
+            raise ValueError(f"the edit {content} is not one of this version: {error}") from error
     return edits
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
     """A copy of `model` on the meta device: shapes without numbers."""
-    memo = {id(t): torch.empty_like(t, device="meta") for t in (*model.parameters(), *model.buffers())}
-    memo = {
-        id(t): nn.Parameter(memo[id(t)], t.requires_grad) if isinstance(t, nn.Parameter) else memo[id(t)]
-        for t in (*model.parameters(), *model.buffers())
-    }
+    memo: dict[int, Any] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    memo |= {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)
 
 
 def _wanted(
     model: nn.Module, plan: Plan | Mapping[str, int | None], decompositions: Decompositions
 ) -> dict[str, tuple[Decomposition, int]]:
-    modules = dict(model.named_modules())
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
     if isinstance(plan, Plan):
         by_layer(plan.ranks, modules, "the plan")
-        return {
-            name: (named(layer.decomposition, **layer.options), layer.rank)
-            for name, layer in plan.layers.items()
-            if layer.rank is not None and layer.decomposition is not None
-        }
-    layers = {name: decompositions.for_layer(modules[name]) for name in _layer_names(model)}
+        planned = {name: layer for name, layer in plan.layers.items() if layer.rank is not None}
+        return {name: (named(layer.decomposition, **layer.options), layer.rank) for name, layer in planned.items()}
+    layers = {name: decompositions.for_layer(module) for name, module in modules.items()}
     wanted = {}
     for name, rank in by_layer(plan, layers, "the mapping of ranks").items():
         if rank is None:
@@ -160,10 +158,6 @@ def _wanted(
             raise ValueError(f"{name} has rank {rank}, but no decomposition is given for layers of its kind")
         wanted[name] = (kind, rank)
     return wanted
-
-
-def _layer_names(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, LAYERS)]
 
 
 def _remember(model: nn.Module, edit: Factorize) -> None:

@@ -1,12 +1,14 @@
 """Random crop with padding, horizontal flip and normalisation of whole batches.
 
-Shapes: B images of a batch, C channels, H height, W width, P padding.
+In NumPy, on one core: torch would open a parallel region for every step of a batch, and where jobs share the cores
+that waiting costs many times the work.
+
+Shapes: N images, B of them in a batch, C channels, H height, W width, P padding.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 def draw_augmentation(count: int, seed: int, epoch: int, crop_padding: int, flip: bool) -> Tensor:
@@ -34,13 +36,17 @@ def draw_augmentation(count: int, seed: int, epoch: int, crop_padding: int, flip
     return torch.from_numpy(table)
 
 
-def crop_and_flip(images: Tensor, offsets: Tensor, crop_padding: int) -> Tensor:
-    """Pad with zeros, crop back to the size at (dy, dx), then mirror left to right where asked.
+def crop_and_flip(images: Tensor, rows: Tensor, offsets: Tensor, crop_padding: int) -> Tensor:
+    """Take images out of a tensor, pad with zeros, crop back to the size at (dy, dx), mirror left to right where asked.
 
-        out[b, c, y, x] = padded[b, c, dy_b + y, dx_b + (W - 1 - x if flip_b else x)]
+        out[b, c, y, x] = padded[rows_b, c, dy_b + y, dx_b + (W - 1 - x if flip_b else x)]
+
+    Nothing is padded in fact: of every image the window that stays in sight is copied into zeros. One copy per image
+    is faster than a gather with index tensors (over two times at 3x32x32) and needs no thread pool.
 
     Args:
-        images: `(B, C, H, W)`.
+        images: `(N, C, H, W)`.
+        rows: int64 `(B,)`, which images.
         offsets: int64 `(B, 3)`: dy, dx in `0 .. 2 P`, and flip, as from `draw_augmentation`.
         crop_padding: P.
 
@@ -48,17 +54,28 @@ def crop_and_flip(images: Tensor, offsets: Tensor, crop_padding: int) -> Tensor:
         `(B, C, H, W)` of the type of `images`: per image what torchvision's `pad`, `crop` and `hflip` give.
 
     >>> image = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8)
-    >>> crop_and_flip(image, torch.tensor([[0, 1, 1]]), crop_padding=1).tolist()
+    >>> crop_and_flip(image, torch.tensor([0]), torch.tensor([[0, 1, 1]]), crop_padding=1).tolist()
     [[[[0, 0], [2, 1]]]]
     """
-    B, C, H, W = images.shape
-    padded_BCL = functional.pad(images, (crop_padding,) * 4).flatten(2)
-    columns_W = torch.arange(W)
-    dy_B, dx_B, flip_B = offsets.unbind(1)
-    y_BH = dy_B[:, None] + torch.arange(H)
-    x_BW = dx_B[:, None] + torch.where(flip_B[:, None] == 1, W - 1 - columns_W, columns_W)
-    place_BHW = y_BH[:, :, None] * (W + 2 * crop_padding) + x_BW[:, None, :]
-    return padded_BCL.gather(2, place_BHW.view(B, 1, H * W).expand(B, C, H * W)).view(B, C, H, W)
+    source_NCHW = images.numpy()
+    _, C, H, W = source_NCHW.shape
+    out_BCHW = np.zeros((len(rows), C, H, W), dtype=source_NCHW.dtype)
+    vertical, horizontal = _windows(H, crop_padding), _windows(W, crop_padding)
+    for out_CHW, row, (dy, dx, flip) in zip(out_BCHW, rows.tolist(), offsets.tolist(), strict=True):
+        (from_y, to_y), (from_x, to_x) = vertical[dy], horizontal[dx]
+        mirrored_CHW = out_CHW[:, :, ::-1] if flip else out_CHW
+        mirrored_CHW[:, to_y, to_x] = source_NCHW[row, :, from_y, from_x]
+    return torch.from_numpy(out_BCHW)
+
+
+def _windows(side: int, crop_padding: int) -> list[tuple[slice, slice]]:
+    """For every offset `0 .. 2 P` along a side: what is seen of the image, and where it lands in the output."""
+    shifts = range(-crop_padding, crop_padding + 1)
+    return [
+        (slice(min(side, max(0, shift)), max(0, side + min(0, shift))),
+         slice(min(side, max(0, -shift)), max(0, side - max(0, shift))))
+        for shift in shifts
+    ]  # fmt: skip
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -71,4 +88,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     >>> normalise(white, mean=torch.tensor([[[0.5]]]), std=torch.tensor([[[0.25]]]))
     tensor([[[[2.]]]])
     """
-    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+    out_BCHW = np.divide(images.numpy(), np.float32(255), dtype=np.float32)
+    out_BCHW -= mean.numpy()
+    out_BCHW /= std.numpy()
+    return torch.from_numpy(out_BCHW)

@@ -123,9 +123,11 @@ class ImageBatches(Dataset):
         """Images float32 `(B, C, H, W)` and labels int64 `(B,)` of `(epoch, positions)`."""
         epoch, positions_B = item
         rows_B = self.rows[positions_B]
-        images_BCHW = self.images[rows_B]
         if self.crop_padding or self.flip:
-            images_BCHW = crop_and_flip(images_BCHW, self.offsets(epoch)[positions_B], self.crop_padding)
+            offsets_B3 = self.offsets(epoch)[positions_B]
+            images_BCHW = crop_and_flip(self.images, rows_B, offsets_B3, self.crop_padding)
+        else:
+            images_BCHW = self.images[rows_B]
         return normalise(images_BCHW, self.mean, self.std), self.labels[rows_B]
 
 

@@ -151,9 +151,8 @@ class ImageData(LightningDataModule, ABC):
         shape = target_shape(source.image_shape, network_shape, self.image_size, self.channels)
         count = len(source.train_images) + len(source.test_images)
         check_memory(count, (source.image_shape[0], *shape[1:]), self.memory_limit)
-        self._train_images = adapt_images(source.train_images, shape)
-        self._test_images = adapt_images(source.test_images, shape)
-        self._shape = shape
+        images = adapt_images(source.train_images, shape), adapt_images(source.test_images, shape)
+        (self._train_images, self._test_images), self._shape = images, shape
 
     def _ready(self) -> LabelledImages:
         if self._source is None:

@@ -64,3 +64,14 @@ class Decomposition(ABC):
                 f"{layer_name}: rank {rank} is above the full rank {full}; {self.name} takes ranks 1 to {full} here"
             )
         return int(rank)
+
+    def check_weight(self, layer: nn.Module, layer_name: str = "layer") -> None:
+        """Nothing, if there is something to decompose.
+
+        Raises:
+            ValueError: the weight has entries that are not finite.
+        """
+        if not layer.weight.is_meta and not layer.weight.isfinite().all():
+            raise ValueError(
+                f"{layer_name}: its weight has entries that are not finite, which {self.name} cannot factor"
+            )

@@ -13,8 +13,9 @@ def refusals(model: nn.Module) -> dict[str, str]:
     """Reasons, by layer name, why convolutions and linear layers of `model` must be left alone.
 
     Refused are: layers that share their weight or bias with another place of the network, parametrized weights (weight
-    norm, spectral norm, pruning masks), the output projection of multi-head attention (its forward is never called),
-    subclasses with a forward of their own, and lazy layers before their first call.
+    norm, spectral norm, pruning masks), layers whose weight is read without calling them (the output projection of
+    multi-head attention, the linear layers of a transformer encoder), subclasses with a forward of their own, lazy
+    layers before their first call, and complex weights.
 
     Raises:
         ValueError: `model` is itself a bare layer, which has no parent to be replaced in.
@@ -28,21 +29,29 @@ def refusals(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules(remove_duplicate=False):
         for key, parameter in module.named_parameters(recurse=False):
             places[id(parameter)].append(f"{name}.{key}" if name else key)
-    projections = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    read = {}
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            read[module.out_proj] = "the output projection of nn.MultiheadAttention, which reads its weight uncalled"
+        elif isinstance(module, nn.TransformerEncoderLayer):
+            reason = "part of nn.TransformerEncoderLayer, whose fast path reads its weight uncalled"
+            read |= {module.linear1: reason, module.linear2: reason}
 
     reasons = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, LAYERS):
             continue
         shared = [place for p in layer.parameters(recurse=False) for place in places[id(p)] if len(places[id(p)]) > 1]
-        if id(layer) in projections:
-            reasons[name] = "output projection of nn.MultiheadAttention, which reads its weight without calling it"
-        elif is_parametrized(layer) or "weight" not in layer._parameters:
-            reasons[name] = "its weight is parametrized; remove the parametrization first"
+        if layer in read:
+            reasons[name] = read[layer]
+        elif is_parametrized(layer) or layer._parameters.keys() != {"weight", "bias"}:
+            reasons[name] = "its weight or bias is parametrized; remove the parametrization first"
         elif any(is_lazy(p) for p in layer.parameters(recurse=False)):
             reasons[name] = "a lazy layer without shape; run the network once first"
         elif shared:
             reasons[name] = f"its parameters are tied: {', '.join(sorted(set(shared)))}"
-        elif type(layer).__module__.partition(".")[0] != "torch":
+        elif type(layer) not in LAYERS:
             reasons[name] = f"{type(layer).__name__} is a subclass whose forward may differ"
+        elif not layer.weight.is_floating_point():
+            reasons[name] = f"its weight is {layer.weight.dtype}, no floating-point type"
     return reasons

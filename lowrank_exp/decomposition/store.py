@@ -29,8 +29,8 @@ class SVDStore:
         if path.exists():
             try:
                 return SVD(*(t.to(layer.weight.device) for t in torch.load(path, weights_only=True)))
-            except (RuntimeError, EOFError, ValueError):
-                path.unlink(missing_ok=True)
+            except Exception:  # torch raises many kinds for files that are not whole; a new one takes the place
+                pass
         svd = decomposition.svd(layer)
         with written_whole(path) as temporary:
             torch.save([t.cpu().contiguous() for t in svd], temporary)
@@ -39,17 +39,8 @@ class SVDStore:
 
 def _key(decomposition: SVDDecomposition, layer: nn.Module) -> str:
     weight = layer.weight.detach().cpu().contiguous()
-    setting = [
-        decomposition.name,
-        decomposition.options(),
-        list(weight.shape),
-        str(weight.dtype),
-        _geometry(layer),
-    ]
+    kind, groups = type(layer).__name__, getattr(layer, "groups", 1)
+    setting = [decomposition.name, decomposition.options(), list(weight.shape), str(weight.dtype), kind, groups]
     content = hashlib.sha256(json.dumps(setting, sort_keys=True).encode())
-    content.update(weight.view(torch.uint8).numpy().tobytes() if weight.numel() else b"")
+    content.update(weight.view(torch.uint8).numpy().tobytes())
     return content.hexdigest()[:32]
-
-
-def _geometry(layer: nn.Module) -> list:
-    return [type(layer).__name__, getattr(layer, "groups", 1)]

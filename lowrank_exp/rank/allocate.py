@@ -3,7 +3,7 @@
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lowrank_exp.rank.budget import Budget, Candidate, Problem
@@ -76,22 +76,45 @@ def allocate(
             else:
                 candidates.append(Candidate(layer, cheaper))
 
-    counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
-    problem = Problem(
-        tuple(candidates),
-        {
-            w: sum(getattr(planned[p.name], f"{w}_after") for p in counted if p.name in planned)
-            for w in ("macs", "weights")
-        },
-        {w: sum(getattr(p, w) for p in counted) for w in ("macs", "weights")},
-        budget,
-    )
-    for layer_name, rank in chosen(problem, **options).items():
-        reason = f"chosen by {name}" if rank else _why_dense(name)
+    problem = _problem(layers, candidates, planned, budget, over)
+    for layer_name, rank in _checked(chosen(problem, **options), problem, name).items():
+        layer = layers[layer_name]
         planned[layer_name] = (
-            _dense(layers[layer_name], reason) if rank is None else _ranked(layers[layer_name], rank, reason)
+            _dense(layer, _why_dense(name)) if rank is None else _ranked(layer, rank, f"chosen by {name}")
         )
     return Plan({layer: planned[layer] for layer in layers}, name, over)
+
+
+def _problem(
+    layers: Mapping[str, LayerProfile],
+    candidates: Sequence[Candidate],
+    planned: Mapping[str, PlannedLayer],
+    budget: Budget,
+    over: str,
+) -> Problem:
+    counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
+    alone = [planned[layer.name] for layer in counted if layer.name in planned]
+    dense = {what: sum(getattr(layer, what) for layer in counted) for what in ("macs", "weights")}
+    if empty := [what for what in budget.bounds if dense[what] == 0]:
+        raise ValueError(f"a budget of {empty[0]} with over={over!r} counts nothing: the network has none there")
+    return Problem(
+        tuple(candidates),
+        {what: sum(getattr(layer, f"{what}_after") for layer in alone) for what in dense},
+        dense,
+        budget,
+    )
+
+
+def _checked(ranks: Mapping[str, int | None], problem: Problem, policy: str) -> dict[str, int | None]:
+    """What a policy returned: one of its options for every candidate."""
+    allowed = {candidate.profile.name: candidate.ranks for candidate in problem.candidates}
+    if ranks.keys() != allowed.keys():
+        wrong = sorted(ranks.keys() ^ allowed.keys())
+        raise ValueError(f"the {policy} policy must return a rank for every candidate and no other layer, see {wrong}")
+    for name, rank in ranks.items():
+        if rank not in allowed[name]:
+            raise ValueError(f"the {policy} policy returned {rank!r} for {name}, which is none of {allowed[name]}")
+    return {name: None if rank is None else int(rank) for name, rank in ranks.items()}
 
 
 def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
@@ -114,7 +137,7 @@ def _ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, int | No
     plan = ranks if isinstance(ranks, Plan) else Plan.read(ranks)
     for name, entry in plan.layers.items():
         made_with, here = entry.decomposition, layers[name].decomposition if name in layers else None
-        if made_with and here and made_with != here:
+        if entry.rank is not None and here and made_with != here:
             raise ValueError(
                 f"the plan decomposes {name} by {made_with}, here it is {here}: set the same decomposition"
             )
@@ -156,11 +179,13 @@ def _low_high(layer: LayerProfile, bound: Any) -> tuple[int, int]:
         raise ValueError(
             f"the rule for {layer.name} is null (leave it alone), an integer or {{min: ..., max: ...}}, got {bound!r}"
         )
-    low, high = bound.get("min") or 1, bound.get("max") or layer.full_rank
-    if not all(isinstance(b, int) and not isinstance(b, bool) for b in (low, high)) or not 1 <= low <= high:
-        raise ValueError(f"the rule for {layer.name} needs integers with 1 <= min <= max, got {dict(bound)}")
-    if low > layer.full_rank:
+    low = 1 if bound.get("min") is None else bound["min"]
+    high = layer.full_rank if bound.get("max") is None else bound["max"]
+    whole = all(isinstance(b, int) and not isinstance(b, bool) for b in (low, high))
+    if whole and low > layer.full_rank:
         raise ValueError(f"the rule for {layer.name} asks for at least {low}, above its full rank {layer.full_rank}")
+    if not whole or not 1 <= low <= high:
+        raise ValueError(f"the rule for {layer.name} needs integers with 1 <= min <= max, got {dict(bound)}")
     return low, min(high, layer.full_rank)
 
 
@@ -168,16 +193,15 @@ def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
     if layer.refusal:
         raise ValueError(f"{layer.name} has rank {rank} {reason}, but it cannot be decomposed: {layer.refusal}")
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= layer.full_rank:
+        above = isinstance(rank, int) and rank > layer.full_rank
         raise ValueError(
-            f"{layer.name}: rank {rank!r} {reason} is not an integer from 1 to its full rank {layer.full_rank} "
-            f"({layer.decomposition})"
+            f"{layer.name}: rank {rank!r} {reason} {'is above the full rank' if above else 'is no rank'}; "
+            f"{layer.decomposition} takes an integer from 1 to {layer.full_rank} here"
         )
     planned = _ranked(layer, rank, reason)
-    if planned.macs_after > layer.macs:
-        warnings.warn(
-            f"{layer.name}: rank {rank} costs {planned.macs_after:,} MACs, the dense layer {layer.macs:,}",
-            stacklevel=3,
-        )
+    costs = [(planned.macs_after, layer.macs, "MACs"), (planned.weights_after, layer.weights, "weights")]
+    if above := [f"{after:,} {unit}, dense {dense:,}" for after, dense, unit in costs if after > dense]:
+        warnings.warn(f"{layer.name}: rank {rank} costs more than the dense layer: {'; '.join(above)}", stacklevel=3)
     return planned
 
 

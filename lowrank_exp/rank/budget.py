@@ -4,6 +4,8 @@ A budget is the fraction of the dense cost that may remain. It is met when the c
 side. Costs are sums over layers, so all arithmetic here is on integers and exact.
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +14,8 @@ import numpy as np
 from lowrank_exp.rank.profile import LayerProfile
 
 TOLERANCE = 0.01
+ROUNDING = 1e-12  # of a fraction times an integer
+COMBINATIONS = 1_000_000  # as many are searched where the knob alone does not meet the budget
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,17 @@ class Problem:
         """MACs or weights of the network at the chosen options."""
         return self.alone[what] + sum(c.cost(o, what) for c, o in zip(self.candidates, options, strict=True))
 
-    def fits(self, options: Sequence[int], slack: float = 0.0) -> bool:
-        """Whether every bound holds, within `slack`."""
-        return all(
-            self.cost(options, what) <= bound * self.dense[what] * (1 + slack) * (1 + 1e-12)
-            for what, bound in self.budget.bounds.items()
-        )
+    def load(self, options: Sequence[int]) -> float:
+        """Cost over budget, of the bound that is nearest to or most above its budget; 1 meets it exactly."""
+        return max(self.cost(options, what) / (bound * self.dense[what]) for what, bound in self.budget.bounds.items())
+
+    def fits(self, options: Sequence[int]) -> bool:
+        """Whether no bound is exceeded."""
+        return self.load(options) <= 1 + ROUNDING
 
     def met(self, options: Sequence[int]) -> bool:
         """Whether no bound is exceeded by more than 1 % and one of them is reached within 1 %."""
-        reached = any(
-            self.cost(options, what) >= bound * self.dense[what] * (1 - TOLERANCE) * (1 - 1e-12)
-            for what, bound in self.budget.bounds.items()
-        )
-        return reached and self.fits(options, TOLERANCE)
+        return abs(self.load(options) - 1) <= TOLERANCE + ROUNDING
 
 
 def meet(
@@ -106,7 +107,8 @@ def meet(
         first: a t to try first; taken if it meets the budget.
 
     The knob is turned up from the cheapest options as long as the budget holds; single ranks then fill up what is left,
-    in the order in which the knob would have reached them.
+    in the order in which the knob would have reached them. Where the ranks are so coarse that this leaves more than
+    1 %, the combination nearest to it that meets the budget is searched for.
 
     Raises:
         ValueError: no reachable cost lies within 1 %; the message names the nearest below and above.
@@ -115,57 +117,103 @@ def meet(
         options = [c.option_of(wish(c.profile, first)) for c in problem.candidates]
         if problem.met(options):
             return options
+    options = _filled(problem, level)
+    return options if problem.met(options) else _searched(problem, options)
 
+
+def _filled(problem: Problem, level: Callable[[LayerProfile], np.ndarray]) -> list[int]:
+    """The options to which the knob can be turned up, then single ranks, without exceeding the budget."""
     options = [0] * len(problem.candidates)
+    if not problem.fits(options):
+        return options
     steps = []  # (t at which the option is wished, cost of the layer's first rank, layer, option)
     for index, candidate in enumerate(problem.candidates):
         levels = level(candidate.profile)
         for option, rank in enumerate(candidate.ranks[1:], start=1):
-            position = (candidate.ranks[option - 1] if rank is None else rank - 1) or 0
-            at = float(levels[min(position, len(levels) - 1)])
+            wished = candidate.ranks[option - 1] + 1 if rank is None else rank
+            at = float(levels[min(wished, len(levels)) - 1])
             steps.append((at, -candidate.cost(0, "macs"), index, option))
-    if problem.fits(options):
-        closed = set()
-        for _, _, index, option in sorted(steps):
-            if index in closed:
-                continue
-            tried = [*options[:index], option, *options[index + 1 :]]
-            if problem.fits(tried):
-                options = tried
-            else:
-                closed.add(index)
-    if problem.met(options):
-        return options
-    above = _next_above(problem, options)
-    if above is not None and problem.met(above):
-        return above
-    raise ValueError(_unreachable(problem, options, above))
+
+    limits = {what: bound * problem.dense[what] * (1 + ROUNDING) for what, bound in problem.budget.bounds.items()}
+    spent = {what: problem.cost(options, what) for what in limits}
+    closed = set()
+    for _, _, index, option in sorted(steps):
+        if index in closed:
+            continue
+        candidate, old = problem.candidates[index], options[index]
+        raised = {what: spent[what] + candidate.cost(option, what) - candidate.cost(old, what) for what in limits}
+        if all(raised[what] <= limits[what] for what in limits):
+            options[index], spent = option, raised
+        else:
+            closed.add(index)
+    return options
 
 
-def _next_above(problem: Problem, options: list[int]) -> list[int] | None:
-    """The cheapest single step up from `options`, or the cheapest options where even these exceed the budget."""
-    if not problem.fits(options):
-        return options
-    raised = [
-        [*options[:i], options[i] + 1, *options[i + 1 :]]
-        for i, candidate in enumerate(problem.candidates)
-        if options[i] + 1 < len(candidate.ranks)
+def _searched(problem: Problem, options: list[int]) -> list[int]:
+    """The combination nearest to `options` that meets the budget, of those that `_near` gives to try."""
+    near = _near(problem, options)
+
+    def sums(per_layer: Sequence[np.ndarray]) -> np.ndarray:
+        """One sum for every combination."""
+        return functools.reduce(lambda some, more: np.add.outer(some, more).ravel(), per_layer, np.zeros(1, np.int64))
+
+    def combination(index: int) -> list[int]:
+        """The options behind a place in `sums`."""
+        found = []
+        for tried in reversed(near):
+            index, place = divmod(index, len(tried))
+            found.append(int(tried[place]))
+        return found[::-1]
+
+    loads = []
+    for what, bound in problem.budget.bounds.items():
+        costs = [np.array([c.cost(o, what) for o in tried]) for c, tried in zip(problem.candidates, near, strict=True)]
+        loads.append((problem.alone[what] + sums(costs)) / (bound * problem.dense[what]))
+    load = functools.reduce(np.maximum, loads)
+    away = sums([abs(tried - option) for tried, option in zip(near, options, strict=True)])
+    met = abs(load - 1) <= TOLERANCE + ROUNDING
+    if met.any():
+        return combination(int(np.argmin(np.where(met, away + abs(load - 1), np.inf))))
+    below = combination(int(np.argmax(np.where(load <= 1, load, -np.inf)))) if (load <= 1).any() else None
+    above = combination(int(np.argmin(np.where(load > 1, load, np.inf)))) if (load > 1).any() else None
+    complete = all(len(tried) == len(c.ranks) for tried, c in zip(near, problem.candidates, strict=True))
+    raise ValueError(_unreachable(problem, below, above, "nearest" if complete else "nearest found"))
+
+
+def _near(problem: Problem, options: list[int]) -> list[np.ndarray]:
+    """Options of every layer to try: all where the combinations are few, else some around the given ones.
+
+    Of very many layers only those with the cheapest ranks are moved, by one option.
+    """
+    sizes = [len(candidate.ranks) for candidate in problem.candidates]
+    reach = max(sizes, default=0)
+    while reach > 1 and math.prod(min(size, 2 * reach + 1) for size in sizes) > COMBINATIONS:
+        reach //= 2
+    if math.prod(min(size, 2 * reach + 1) for size in sizes) <= COMBINATIONS:
+        moved = set(range(len(sizes)))
+    else:
+        most = int(math.log(COMBINATIONS, 3))
+        cost = [(o + 1 == n, c.cost(0, "macs")) for o, n, c in zip(options, sizes, problem.candidates, strict=True)]
+        moved = set(sorted(range(len(sizes)), key=cost.__getitem__)[:most])
+    return [
+        np.arange(max(0, o - reach), min(n, o + reach + 1)) if index in moved else np.array([o])
+        for index, (o, n) in enumerate(zip(options, sizes, strict=True))
     ]
-    what = next(iter(problem.budget.bounds))
-    return min(raised, key=lambda o: problem.cost(o, what), default=None)
 
 
-def _unreachable(problem: Problem, below: list[int], above: list[int] | None) -> str:
+def _unreachable(problem: Problem, below: list[int] | None, above: list[int] | None, nearest: str) -> str:
     def shares(options: list[int]) -> str:
         return ", ".join(f"{what}={problem.cost(options, what) / problem.dense[what]:.4f}" for what in bounds)
 
     bounds = problem.budget.bounds
     wanted = ", ".join(f"{what}={bound}" for what, bound in bounds.items())
-    if not problem.fits(below):
+    if below is None:
         return (
-            f"the budget {wanted} cannot be reached: the smallest possible is {shares(below)} "
+            f"the budget {wanted} cannot be reached: the smallest possible is {shares(above)} "
             "(every layer at its lowest rank). Raise the budget, or let more layers be decomposed"
         )
-    nearest = f"the nearest below is {shares(below)}"
-    nearest += f", the nearest above {shares(above)}" if above else "; nothing lies above"
-    return f"the budget {wanted} cannot be met within 1 %: {nearest}. Ask for one of these"
+    higher = f"the {nearest} above {shares(above)}" if above else "nothing lies above"
+    return (
+        f"the budget {wanted} cannot be met within 1 %: the {nearest} below is {shares(below)}, {higher}. "
+        "Ask for one of these"
+    )

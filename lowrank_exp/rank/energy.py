@@ -25,7 +25,7 @@ def energy(problem: Problem, *, share: float | None = None) -> dict[str, int | N
         )
     if share is None:
         options = meet(problem, _rank_at, _level, None)
-    elif isinstance(share, bool) or not 0 < share <= 1:
+    elif isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(f"share={share!r} is not in (0, 1]: 0.9 keeps 90 % of the squared singular values")
     else:
         options = [c.option_of(_rank_at(c.profile, share)) for c in problem.candidates]

@@ -24,12 +24,16 @@ class PlannedLayer:
     weights_after: int = 0
     options: dict = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.rank is not None and not self.decomposition:
+            raise ValueError(f"a planned layer with rank {self.rank} needs the name of its decomposition")
+
 
 @dataclass(frozen=True)
 class Plan(Mapping[str, int | None]):
     """Maps layer names, in network order, to ranks; `layers` has the whole story of each.
 
-    `base` names the layers that the budget counts (all, or the convolutions).
+    `over` names the layers that the budget counts (all, or the convolutions).
     """
 
     layers: dict[str, PlannedLayer]
@@ -93,6 +97,11 @@ def _planned(path: Path, name: Any, entry: Any) -> PlannedLayer:
         raise ValueError(f"{path}: the layer {name} needs `rank` (an integer, or null) and `decomposition`")
     if unknown := set(entry) - set(known):
         raise ValueError(f"{path}: the layer {name} has unknown keys {sorted(unknown)}; known: {', '.join(known)}")
-    if entry["rank"] is not None and not entry.get("decomposition"):
-        raise ValueError(f"{path}: the layer {name} has rank {entry['rank']} but no decomposition")
-    return PlannedLayer(**{"decomposition": None, "reason": "from a plan file", **entry})
+    rank, decomposition, options = entry["rank"], entry.get("decomposition"), entry.get("options") or {}
+    if isinstance(rank, bool) or not isinstance(rank, int | None):
+        raise ValueError(f"{path}: the layer {name} has rank {rank!r}; it takes an integer, or null to stay dense")
+    if rank is not None and not isinstance(decomposition, str):
+        raise ValueError(f"{path}: the layer {name} has rank {rank} but no decomposition (got {decomposition!r})")
+    if not isinstance(options, dict):
+        raise ValueError(f"{path}: the options of the layer {name} are a mapping, got {options!r}")
+    return PlannedLayer(**{"decomposition": None, "reason": "from a plan file", **entry, "options": options})

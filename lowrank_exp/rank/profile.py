@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lowrank_exp.cost import LayerCost, layer_costs
@@ -49,7 +48,7 @@ class LayerProfile:
         total = squared.sum()
         if total == 0:  # a layer of zeros loses nothing at any rank
             return np.ones(len(squared))
-        kept = np.cumsum(squared) / total
+        kept = np.minimum(np.cumsum(squared) / total, 1.0)
         kept[-1] = 1.0
         return kept
 
@@ -77,8 +76,9 @@ def profile(
         store: where SVDs are kept for later use; None computes singular values alone.
 
     Raises:
-        ValueError: an unknown decomposition, or a bare layer as model.
+        ValueError: an unknown decomposition, a weight that is not finite, or a bare layer as model.
 
+    >>> import torch
     >>> layers = profile(nn.Sequential(nn.Conv2d(3, 8, 3)), torch.zeros(1, 3, 8, 8), "channel_svd")
     >>> layers["0"].full_rank, layers["0"].r_max, layers["0"].rank_weights[:2].tolist()
     (8, 6, [35, 70])
@@ -108,6 +108,7 @@ def _profile(
         refusal = refusal or decomposition.refusal(layer)
     if refusal:
         return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal)
+    decomposition.check_weight(layer, cost.name)
     return LayerProfile(
         cost.name,
         kind,
@@ -124,8 +125,6 @@ def _profile(
 def _singular_values(layer: nn.Module, decomposition: Decomposition, store: SVDStore | None) -> np.ndarray:
     if layer.weight.is_meta:
         return np.ones((1, decomposition.full_rank(layer)))
-    if not torch.isfinite(layer.weight).all():
-        raise ValueError(f"the weight of a {type(layer).__name__} has entries that are not finite; it has no SVD")
     if store is not None and isinstance(decomposition, SVDDecomposition):
         return store(decomposition, layer).S_GR.cpu().numpy()
     return decomposition.singular_values(layer).cpu().numpy()

@@ -27,7 +27,7 @@ class Classifier(pl.LightningModule):
     """Cross-entropy training of a network, one optimizer step per batch.
 
     Optimization is manual (Lightning's word): zero_grad, forward, backward, step, schedule, written out
-    below. It is what automatic optimization would do, for half of what Lightning costs per step. Nothing is
+    below. It is what automatic optimization would do, for two thirds of what Lightning costs per step. Nothing is
     read back from the device within an epoch: losses and hits stay tensors until its end.
 
     Args:

@@ -1,0 +1,46 @@
+import pytest
+from torch import nn
+
+from lowrank_exp.decomposition import ChannelSVD, Decompositions, LinearSVD, SpatialSVD, named
+
+CONV, LINEAR = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
+
+
+def kinds(given):
+    chosen = Decompositions.of(given)
+    return [type(kind) for kind in (chosen.for_layer(CONV), chosen.for_layer(LINEAR))]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("spatial_svd", [SpatialSVD, LinearSVD]),
+        (ChannelSVD(), [ChannelSVD, LinearSVD]),
+        ("linear_svd", [type(None), LinearSVD]),
+        ({"conv": "channel_svd"}, [ChannelSVD, LinearSVD]),
+        ({"conv": SpatialSVD(), "linear": None}, [SpatialSVD, type(None)]),
+        ({"linear": "linear_svd"}, [type(None), LinearSVD]),
+        (Decompositions(ChannelSVD(), None), [ChannelSVD, type(None)]),
+    ],
+)
+def test_what_convolutions_and_linear_layers_get(given, wanted):
+    assert kinds(given) == wanted
+
+
+@pytest.mark.parametrize("name", ["channel_svd", "spatial_svd", "linear_svd"])
+def test_named_by_what_a_file_says(name):
+    assert (named(name).name, named(name).options()) == (name, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("tucker", "unknown decomposition 'tucker'; known: channel_svd, linear_svd, spatial_svd"),
+        ({"convolution": "channel_svd"}, r"takes the keys conv and linear, got \['convolution'\]"),
+        (3, "a name or a Decomposition, got 3"),
+        ({"conv": ["spatial_svd"]}, r"a name or a Decomposition, got \['spatial_svd'\]"),
+    ],
+)
+def test_what_is_no_decomposition_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        Decompositions.of(given)

@@ -1,0 +1,52 @@
+"""Profiles made by hand, without a network."""
+
+import numpy as np
+
+from lowrank_exp.rank import LayerProfile
+
+
+def layer(name, macs, weights, rank_macs, rank_weights, values, kind="conv", **more):
+    """A layer whose ranks cost `rank_macs` and `rank_weights` each; `values` are its singular values."""
+    ranks = np.arange(1, len(values) + 1)
+    return LayerProfile(
+        name,
+        kind,
+        macs,
+        weights,
+        "linear_svd" if kind == "linear" else "spatial_svd",
+        ranks * rank_macs,
+        ranks * rank_weights,
+        np.asarray([values], dtype=np.float64),
+        **more,
+    )
+
+
+def network(*layers):
+    return {profile.name: profile for profile in layers}
+
+
+def enc_vgg16():
+    """The 13 convolutions of VGG-16 as ENC counts them: channel SVD for the first, spatial SVD for the others.
+
+    Costs from the architecture alone: I -> O channels on a map of M x M, 3 x 3 kernels.
+    """
+    plan = [
+        (3, 64, 224),
+        (64, 64, 224),
+        (64, 128, 112),
+        (128, 128, 112),
+        (128, 256, 56),
+        (256, 256, 56),
+        (256, 256, 56),
+    ]
+    plan += [(256, 512, 28), (512, 512, 28), (512, 512, 28), (512, 512, 14), (512, 512, 14), (512, 512, 14)]
+    names = ["conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3"]
+    names += ["conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"]
+    profiles = []
+    for first, name, (I, O, M) in zip([True] + [False] * 12, names, plan, strict=True):
+        per_rank = I * 9 + O if first else 3 * (I + O)
+        full = min(I * 9, O) if first else min(3 * I, 3 * O)
+        weights = I * O * 9
+        values = np.ones(full)
+        profiles.append(layer(name, weights * M * M, weights, per_rank * M * M, per_rank, values))
+    return network(*profiles)

@@ -1,0 +1,135 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lowrank_exp.decomposition import SpatialSVD
+from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.rank import profile
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 8, 3, stride=2, groups=2),
+        nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 10),
+    )
+
+
+def example():
+    return torch.zeros(5, 3, 9, 10)
+
+
+def test_numbers_of_every_layer():
+    layers = profile(network(), example(), "spatial_svd")
+    assert list(layers) == ["0", "2", "4"]
+    assert [p.kind for p in layers.values()] == ["conv", "conv", "linear"]
+    assert [p.decomposition for p in layers.values()] == ["spatial_svd", "spatial_svd", "linear_svd"]
+    assert [p.macs for p in layers.values()] == [8 * 3 * 9 * 90, 8 * 4 * 9 * 16, 1280]
+    assert [p.weights for p in layers.values()] == [216, 288, 1280]
+    assert [p.full_rank for p in layers.values()] == [9, 12, 10]
+    # Factors 3 x 1 to R maps on 9 x 10, then 1 x 3 to 8; the second layer halves the height first, 4 x 10 then 4 x 4.
+    assert layers["0"].rank_macs.tolist() == [r * (3 * 3 + 3 * 8) * 90 for r in range(1, 10)]
+    assert layers["2"].rank_macs.tolist() == [2 * r * (4 * 3 * 40 + 3 * 4 * 16) for r in range(1, 13)]
+    assert layers["4"].rank_macs.tolist() == [r * (128 + 10) for r in range(1, 11)]
+    assert layers["2"].rank_weights.tolist() == [2 * r * (4 * 3 + 3 * 4) for r in range(1, 13)]
+    # The rank with as many weights as dense: 216 / 33, 288 / 48, 1280 / 138.
+    assert [p.r_max for p in layers.values()] == [7, 6, 9]
+
+
+def test_r_max_is_at_least_one_and_at_most_the_full_rank():
+    wide = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Linear(100, 1), nn.Conv2d(2, 40, 7))
+    assert profile(wide[:1], torch.zeros(1, 1, 4, 4), "channel_svd")["0"].r_max == 1
+    assert profile(nn.Sequential(wide[1]), torch.zeros(1, 100))["0"].r_max == 1
+    layers = profile(nn.Sequential(wide[2]), torch.zeros(1, 2, 9, 9), "spatial_svd")
+    assert layers["0"].full_rank == 14
+    assert layers["0"].r_max == 13  # 3920 / 294
+
+
+def test_energy_and_error_are_those_of_numpys_svd():
+    model = network().double()
+    weight = model[4].weight.detach().numpy()
+    found = profile(model, example().double())["4"]
+    values = np.linalg.svd(weight, compute_uv=False)
+    np.testing.assert_allclose(found.singular_values, values[None], rtol=1e-10)
+    np.testing.assert_allclose(found.energy, np.cumsum(values**2) / (weight**2).sum(), rtol=1e-10)
+    U, S, V = np.linalg.svd(weight)
+    lost = [((U[:, r:10] * S[r:]) @ V[r:10]) for r in range(1, 11)]
+    np.testing.assert_allclose(found.error, [(e**2).sum() / (weight**2).sum() for e in lost], rtol=1e-8, atol=1e-14)
+    assert found.error.min() >= 0
+    assert found.error[-1] == 0
+
+
+def test_the_model_is_not_changed():
+    model = network().train()
+    before = copy.deepcopy(model.state_dict())
+    profile(model, torch.randn(2, 3, 9, 10))
+    assert model.training
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    assert str(model) == str(network())
+
+
+def test_on_the_meta_device_costs_are_the_same_and_singular_values_one():
+    real, meta = profile(network(), example()), profile(network().to("meta"), example())
+    for name in real:
+        assert meta[name].rank_macs.tolist() == real[name].rank_macs.tolist()
+        assert meta[name].rank_weights.tolist() == real[name].rank_weights.tolist()
+        assert meta[name].macs == real[name].macs
+        assert meta[name].singular_values.tolist() == [[1.0] * real[name].full_rank]
+
+
+def test_a_store_serves_profile_and_holds_the_same_values(tmp_path):
+    plain, stored = profile(network(), example()), profile(network(), example(), store=SVDStore(tmp_path))
+    again = profile(network(), example(), store=SVDStore(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 3
+    for name in plain:
+        np.testing.assert_allclose(stored[name].singular_values, plain[name].singular_values, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(stored[name].singular_values, again[name].singular_values)
+
+
+def test_refused_layers_have_a_reason_and_no_ranks():
+    model = nn.Sequential(nn.Conv3d(1, 2, 1), nn.Flatten(), nn.Linear(8, 8), nn.Linear(8, 8), nn.ReLU())
+    model[3].weight = model[2].weight
+    layers = profile(model, torch.zeros(1, 1, 1, 2, 2), {"conv": SpatialSVD(), "linear": "linear_svd"})
+    assert layers["0"].refusal == "spatial_svd takes Conv2d, Conv1d, ConvTranspose2d, ConvTranspose1d, not Conv3d"
+    assert layers["2"].refusal == layers["3"].refusal == "its parameters are tied: 2.weight, 3.weight"
+    assert [p.full_rank for p in layers.values()] == [0, 0, 0]
+    assert [p.r_max for p in layers.values()] == [0, 0, 0]
+    assert [p.macs for p in layers.values()] == [8, 64, 64]
+
+
+def test_layers_that_are_never_called_and_kinds_without_a_decomposition():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.spare, self.fc = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    layers = profile(Spare(), torch.zeros(1, 1, 5, 5), {"conv": "channel_svd", "linear": None})
+    assert layers["conv"].refusal is None
+    assert layers["spare"].refusal == "the network's forward pass does not call it"
+    assert layers["spare"].macs == 0
+    assert layers["fc"].refusal == "no decomposition is configured for linear layers"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value):
+    model = network()
+    model[2].weight.data[0, 0, 0, 0] = value
+    with pytest.raises(
+        ValueError, match=r"^2: its weight has entries that are not finite, which spatial_svd cannot factor"
+    ):
+        profile(model, example())
+
+
+def test_a_bare_layer_is_no_model():
+    with pytest.raises(ValueError, match="the model is a bare Conv2d"):
+        profile(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))
