@@ -1,0 +1,64 @@
+"""Every file in conf/ composes, resolves and instantiates."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from lowrank_exp.config_path import CONF
+from lowrank_exp.data import ImageData
+from lowrank_exp.decomposition import Decompositions
+from lowrank_exp.phases import Phase
+
+NEEDS = {"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"]}
+OPTIONS = sorted(
+    str(path.relative_to(CONF).with_suffix(""))
+    for path in Path(CONF).rglob("*.yaml")
+    if path.parent != CONF and path.parent.name != "paper"
+)
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_composes_and_instantiates(option):
+    group, _, name = option.partition("/")
+    cfg = composed(f"{group}={name}", *NEEDS.get(option, []))
+    assert isinstance(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), dict)
+    for phase in cfg.method.order:
+        assert isinstance(instantiate(cfg.method.phases[phase], _convert_="all"), Phase)
+    assert isinstance(instantiate(cfg.data), ImageData)
+    assert isinstance(instantiate(cfg.model), torch.nn.Module)
+    decompositions = Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
+    assert (decompositions.conv is None) == (option == "decomposition/linear_svd")
+
+
+@pytest.mark.parametrize("group", sorted({option.partition("/")[0] for option in OPTIONS}))
+def test_group_has_a_default_that_exists(group):
+    defaults = OmegaConf.load(CONF / "config.yaml").defaults
+    chosen = {key: value for entry in defaults if isinstance(entry, DictConfig) for key, value in entry.items()}
+    assert group in chosen
+    assert chosen[group] is None or (CONF / group / f"{chosen[group]}.yaml").is_file()
+
+
+def test_every_rank_option_has_the_common_keys():
+    for path in (CONF / "rank").glob("*.yaml"):
+        assert {"macs", "weights", "ranks", "rules", "over", "policy"} <= set(OmegaConf.load(path)), path
+
+
+def test_every_model_has_weights_null():
+    for path in (CONF / "model").glob("*.yaml"):
+        assert OmegaConf.load(path).weights is None, path
+
+
+def test_paper_rows_have_their_files():
+    for path in (CONF / "paper").glob("*.yaml"):
+        paper = OmegaConf.load(path)
+        assert (CONF / f"experiment/{paper.experiment}.yaml").is_file()
+        assert {p.stem for p in (CONF / "row" / paper.experiment).glob("*.yaml")} >= set(paper.rows)
