@@ -15,11 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lowrank_exp.config_path import CONF
+from lowrank_exp.help import help_text
 from lowrank_exp.results import fingerprint
 
 
 def main() -> None:
     """The console script. Exit status 0: every job ended well; 1: a mistake, or a job that failed."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(CONF))
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in full and without a traceback
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     try:

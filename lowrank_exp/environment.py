@@ -45,7 +45,7 @@ def machine() -> str:
             line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         processor = names[0] if names else processor
-    return f"{processor}, {cores()} cores"
+    return f"{processor}, {os.cpu_count()} cores"
 
 
 def cores() -> int:

@@ -127,13 +127,13 @@ def differences(configs: Iterable[Mapping]) -> list[str]:
 
 
 def choice(group: object) -> str:
-    """What a group was set to: its `name`, else the last part of its `_target_`, else itself.
+    """What a group was set to: its `name` or `policy`, else the last part of its `_target_`, else itself.
 
     >>> choice({"_target_": "lowrank_exp.rank.uniform.uniform", "macs": 0.5}), choice("svd"), choice(None)
     ('uniform', 'svd', '')
     """
     if isinstance(group, Mapping):
-        return str(group.get("name") or str(group.get("_target_") or "").rsplit(".", 1)[-1])
+        return str(group.get("name") or group.get("policy") or str(group.get("_target_") or "").rsplit(".", 1)[-1])
     return "" if group is None else str(group)
 
 
@@ -156,10 +156,12 @@ def _with_method(row: Configuration) -> dict:
 
 
 def _parts(config: Mapping, differing: Sequence[str]) -> list[tuple[str, object]]:
-    """Differing keys and values; a group whose `_target_` or `name` differs is one part, `rank=uniform`."""
+    """Differing keys and values; a group whose `_target_`, `name` or `policy` differs is one part, `rank=uniform`."""
     flat = leaves(config)
     swapped = {
-        key.rsplit(".", 1)[0] for key in differing if key.count(".") == 1 and key.endswith(("._target_", ".name"))
+        key.rsplit(".", 1)[0]
+        for key in differing
+        if key.count(".") == 1 and key.endswith(("._target_", ".name", ".policy"))
     }
     parts: list[tuple[str, object]] = [(group, choice(config.get(group))) for group in sorted(swapped)]
     inside = tuple(f"{group}." for group in swapped)

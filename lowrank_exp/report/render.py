@@ -48,14 +48,30 @@ class Section:
         return f"{CONVENTION} {self.conditions}"
 
 
-def formatted(frame: pd.DataFrame, names: Sequence[str] = tuple(SHOWN)) -> pd.DataFrame:
-    """Rows of `table` as text: configuration, n, the quantities `names` in their shown units, status."""
+def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Rows of `table` as text: configuration, n, the quantities `names` in their shown units, status.
+
+    By default all quantities, and the accuracy after every phase between the first and the last.
+    """
     columns = {"configuration": frame["configuration"].astype(str), "n": frame["n"].astype(str)}
-    for name in names:
+
+    def add(name: str, quantity: Quantity, kind: str) -> None:
+        pairs = zip(frame[f"{name}_mean"], frame[f"{name}_std"], strict=True)
+        columns[quantity.header] = [_cell(mean, std, quantity, kind) for mean, std in pairs]
+
+    for name in names or SHOWN:
         if f"{name}_mean" in frame:
-            pairs = zip(frame[f"{name}_mean"], frame[f"{name}_std"], strict=True)
-            columns[SHOWN[name].header] = [_cell(mean, std, SHOWN[name], name) for mean, std in pairs]
+            add(name, SHOWN[name], name)
+        if name == "accuracy_dense" and names is None:
+            for phase in _between(frame):
+                add(f"accuracy.{phase}", Quantity(f"{phase} %", 100, ".2f"), "accuracy")
     return pd.DataFrame(columns | {"status": frame["status"]})
+
+
+def _between(frame: pd.DataFrame) -> list[str]:
+    """The phases whose accuracy is in `frame`, without the first and the last."""
+    phases = [re.fullmatch(r"accuracy\.(.+)_mean", str(name)) for name in frame.columns]
+    return [match[1] for match in phases if match][1:-1]
 
 
 def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +107,10 @@ def terminal(sections: Sequence[Section], console: Console) -> None:
             _print(console, comparison_text(section.comparison), "beside the published values")
             console.print("\n".join(section.source), style="dim", highlight=False, markup=False)
         if len(origin(section.frame)):
-            _print(console, origin(section.frame), "where it was measured")
+            measured = origin(section.frame).drop(columns=["machine"])
+            _print(console, measured, "where it was measured")
+            machines = ", ".join(dict.fromkeys(filter(None, section.frame["machine"])))
+            console.print(f"machine: {machines}", style="dim", highlight=False, markup=False)
         for note in section.notes:
             console.print(note, style=_colour(note), highlight=False, markup=False)
 

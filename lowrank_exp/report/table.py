@@ -28,7 +28,8 @@ def table(rows: Sequence[Configuration], phase: str | None = None, more: Sequenc
         raise ValueError(f"no job has a phase named {phase!r}; there are {', '.join(known) or 'none'}")
     names = list(dict.fromkeys([*AVERAGED, *more, *(f"accuracy.{name}" for name in known)]))
     frame = pd.DataFrame([_record(row, names, phase) for row in rows])
-    return frame.drop(columns=[name for name in frame if name.startswith("top5") and frame[name].isna().all()])
+    unmeasured = [name for name in ("top5", "top5_dense") if frame[f"{name}_mean"].isna().all()]
+    return frame.drop(columns=[f"{name}_{part}" for name in unmeasured for part in ("mean", "std")])
 
 
 def notes(rows: Sequence[Configuration]) -> list[str]:

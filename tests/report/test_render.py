@@ -1,6 +1,7 @@
 """Cells, escapes and widths of the printed tables."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -113,3 +114,13 @@ def test_latency_conditions(job: Callable) -> None:
         "Latency: median ms of one forward pass; batch size not recorded; device and threads as listed by row."
     )
     assert "settings differ" in latency_conditions([setup, {"batch_size": 1}], frame)
+
+
+def test_one_seed_with_top5_and_the_accuracy_after_every_phase(job: Callable) -> None:
+    result = job()
+    middle = replace(result.phases[-1], name="factorize", accuracy=0.625, top5=0.75)
+    result = replace(result, phases=[result.phases[0], middle, replace(result.phases[-1], top5=0.96875)])
+    text = formatted(table(configurations([result])))
+    assert text["top-5 %"].tolist() == ["96.88"]
+    assert text["factorize %"].tolist() == ["62.50"]
+    assert list(text.columns)[2:5] == ["dense %", "factorize %", "accuracy %"]
