@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
+from lowrank_exp.machine import cores
 from lowrank_exp.results import fingerprint
 
 
@@ -59,15 +60,12 @@ def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
 def jobs_side_by_side(hydra_cfg: DictConfig) -> int:
     """How many jobs the launcher runs at a time."""
     jobs = hydra_cfg.launcher.get("n_jobs", 1) if str(hydra_cfg.mode) == "RunMode.MULTIRUN" else 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if jobs is not None and jobs < 0 else max(1, jobs or 1)
+    return cores() if jobs is not None and jobs < 0 else max(1, jobs or 1)
 
 
 def use_threads(threads: int | None, side_by_side: int) -> None:
     """Give torch its threads: those asked for, or this job's share of the cores."""
     import torch
-
-    from lowrank_exp.environment import cores
 
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads={threads!r} is not a number of threads: null (all cores) or an integer from 1")

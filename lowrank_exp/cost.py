@@ -5,13 +5,13 @@ image (the first dimension of the example input is cut to 1). Weights: entries o
 Parameters: everything trainable. `torch.utils.flop_counter` does the counting; it counts 2 per MAC.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from lowrank_exp.modes import evaluating
 
 CONVOLUTIONS = (
     nn.Conv1d,
@@ -43,19 +43,6 @@ class Measurement:
     weights: int
     parameters: int
     latency_ms: float | None
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` into evaluation mode without gradients; every module's own mode comes back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def one_image(model: nn.Module, example_input: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lowrank_exp.machine import machine
+
 PACKAGES = ("lowrank_exp", "torch", "torchvision", "pytorch_lightning", "hydra-core", "numpy", "scikit-learn")
 
 
@@ -33,24 +35,6 @@ def latency_conditions(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-
-
-@functools.cache
-def machine() -> str:
-    """Processor and number of cores."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
-    return f"{processor}, {os.cpu_count()} cores"
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

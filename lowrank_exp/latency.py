@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import evaluating
+from lowrank_exp.modes import evaluating
 
 # The timer can build C++ snippets, which we have none of; on import it complains where a compiler looks half-installed.
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

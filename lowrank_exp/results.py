@@ -1,4 +1,4 @@
-"""What a job leaves behind: `result.json` and the fingerprint that names its folder. Standard library only.
+"""What a job leaves behind: `result.json` and the fingerprint that names its folder. No torch here.
 
 Accuracies are fractions, MACs are multiply-accumulates of one image (convolutions and linear layers), weights
 are the entries of convolution and linear weights, latencies are milliseconds.
@@ -7,10 +7,11 @@ are the entries of convolution and linear weights, latencies are milliseconds.
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+
+from lowrank_exp.files import written_whole
 
 RESULT = "result.json"
 
@@ -99,7 +100,8 @@ class Result:
         """
         path = Path(path)
         text = json.dumps(_plain(asdict(self), str(path)), indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(path, (text + "\n").encode("utf-8"))
+        with written_whole(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: str | Path) -> "Result":
@@ -176,17 +178,6 @@ def gather(folders: Sequence[str | Path]) -> list[Result]:
             raise ValueError(f"{folder} is not a folder; give one that holds jobs, such as outputs")
         found |= {path.resolve(): path for path in folder.rglob(RESULT)}
     return [Result.read(path) for path in sorted(found.values())]
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, or leave what was there: a temporary name in the same folder, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _without(value: object, names: list[str]) -> object:

@@ -15,7 +15,7 @@ from torch import nn
 
 from lowrank_exp import artifact
 from lowrank_exp.console import Console
-from lowrank_exp.cost import evaluating, layer_costs, measure, one_image
+from lowrank_exp.cost import layer_costs, measure, one_image
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.environment import environment, file_digest, latency_conditions
@@ -23,6 +23,7 @@ from lowrank_exp.files import copy_whole, held
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import load_weights_
+from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Phase, Setting
 from lowrank_exp.rank import Plan

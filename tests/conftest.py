@@ -1,3 +1,4 @@
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +7,19 @@ import pytest
 import torch
 
 from lowrank_exp.cli import main
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests on data from outside, unless the environment variable that they name is set."""
+
+    def at_hand(item: pytest.Item) -> bool:
+        marker = item.get_closest_marker("outside_data")
+        return marker is None or marker.args[0] in os.environ
+
+    left_out = [item for item in items if not at_hand(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if at_hand(item)]
 
 
 @pytest.fixture(autouse=True, scope="session")

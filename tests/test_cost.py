@@ -7,8 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp import measure
-from lowrank_exp.cost import evaluating, layer_costs, macs_of_chain
+from lowrank_exp.cost import layer_costs, macs_of_chain
 from lowrank_exp.latency import latency_ms
+from lowrank_exp.modes import evaluating
 
 # A layer, the shape of one input, and its MACs by the closed form: out entries x kernel entries x in channels per group
 # for a convolution, in entries x kernel entries x out channels per group for a transposed one.

@@ -7,14 +7,13 @@ Files of data that have changed since are never read again; delete the folder to
 
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from lowrank_exp.data.images import LabelledImages
+from lowrank_exp.files import written_whole
 
 CACHE_VERSION = 1
 
@@ -66,19 +65,11 @@ def write_cache(cache_dir: str | None, key: str, images: LabelledImages) -> None
         "classes": list(images.classes),
         "digest": images.digest,
     }
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-        os.replace(temporary, path)
-        temporary = None
+        with written_whole(path) as temporary:
+            torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         log.warning("decoded images could not be cached in %s (%s): the next start decodes again", cache_dir, error)
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def cache_path(cache_dir: str, key: str) -> Path:

@@ -14,7 +14,8 @@ from lowrank_exp.report.configuration import Configuration, configurations
 from lowrank_exp.report.expected import grid, unclear, with_missing
 from lowrank_exp.report.paper import Paper, compared, find_paper, papers_of
 from lowrank_exp.report.table import notes, table, with_differing
-from lowrank_exp.results import gather, write_whole
+from lowrank_exp.files import written_whole
+from lowrank_exp.results import gather
 
 COMPLETE, INCOMPLETE, UNUSABLE = 0, 1, 2
 
@@ -143,7 +144,8 @@ def _written(
         if drawing is not None:
             files |= {f"tradeoff{ending}.{kind}": figure.drawn(drawing, kind) for kind in ("png", "pdf")}
     for name, data in files.items():
-        write_whole(folder / name, data)
+        with written_whole(folder / name) as temporary:
+            temporary.write_bytes(data)
     return [folder / name for name in files]
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_stat_scores
 
+from lowrank_exp.modes import kept_modes
 from lowrank_exp.training.device import resolve
 from lowrank_exp.training.generators import undisturbed
-from lowrank_exp.training.modes import kept_modes
 
 # With five classes or fewer the right one is always among the five best: the number would say nothing.
 FEWEST_CLASSES_FOR_TOP5 = 6

@@ -13,10 +13,10 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from lowrank_exp.modes import kept_modes
 from lowrank_exp.training import checkpoint as checkpoints
 from lowrank_exp.training import generators
 from lowrank_exp.training.device import resolve
-from lowrank_exp.training.modes import kept_modes
 from lowrank_exp.training.module import Classifier, Metrics
 from lowrank_exp.training.progress import EpochProgress
 from lowrank_exp.training.quiet import quiet_lightning

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowrank_exp.modes import kept_modes
 from lowrank_exp.training.device import resolve
 from lowrank_exp.training.generators import undisturbed
-from lowrank_exp.training.modes import kept_modes
 
 
 def recalibrate_(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], images: int, device: str = "auto") -> int:

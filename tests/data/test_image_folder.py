@@ -245,7 +245,7 @@ def test_scan_is_ordered_by_class_then_name(folder):
     assert [file.label for file in scan.test] == [0, 0, 1, 1]
 
 
-@pytest.mark.outside_data
+@pytest.mark.outside_data("LOWRANK_EXP_CIFAR10")
 @pytest.mark.slow
 def test_cifar10_as_jpeg(tmp_path):
     root = os.environ["LOWRANK_EXP_CIFAR10"]

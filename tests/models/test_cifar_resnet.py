@@ -182,7 +182,7 @@ def test_refuses_wrong_arguments(arguments, message):
         cifar_resnet(**arguments)
 
 
-@pytest.mark.outside_data
+@pytest.mark.outside_data("LOWRANK_EXP_WEIGHTS")
 @pytest.mark.parametrize("depth", [20, 32, 44])
 def test_public_checkpoints_load(depth):
     """LOWRANK_EXP_WEIGHTS names the folder of akamaster/pytorch_resnet_cifar10's pretrained files."""
