@@ -9,12 +9,12 @@ import pandas as pd
 from rich.console import Console
 
 from lowrank_exp.config_path import CONF
+from lowrank_exp.files import written_whole
 from lowrank_exp.report import figure, render
 from lowrank_exp.report.configuration import Configuration, configurations
 from lowrank_exp.report.expected import grid, unclear, with_missing
 from lowrank_exp.report.paper import Paper, compared, find_paper, papers_of
 from lowrank_exp.report.table import notes, table, with_differing
-from lowrank_exp.files import written_whole
 from lowrank_exp.results import gather
 
 COMPLETE, INCOMPLETE, UNUSABLE = 0, 1, 2
