@@ -54,8 +54,9 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
     with held(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}")):
         try:
             result = _Job(cfg, config, folder, labels, console).run(identity)
-        except Exception:
+        except Exception as error:
             record_failure(folder / RESULT, identity, cfg.device)
+            console.say(f"failed: {type(error).__name__}, recorded in {folder / RESULT}")
             raise
         finally:
             os.environ.clear()
