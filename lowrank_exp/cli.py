@@ -25,6 +25,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(CONF))
         return
+    sys.path.insert(0, os.getcwd())  # a network of one's own, named by _target_, may lie here
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in full and without a traceback
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     try:
@@ -102,9 +103,13 @@ def allowed_keys(error: OmegaConfBaseException) -> str:
     parent, key = error.parent_node, str(error.key)
     if not isinstance(parent, DictConfig):
         return str(error).partition("\n")[0]
-    keys = [str(k) for k in parent if k != "hydra"]
-    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
     where = error.full_key.rpartition(".")[0] if error.full_key else ""
+    keys = [str(k) for k in parent if k != "hydra"]
+    if not keys:
+        return (
+            f"{where} stands for another group: override that group instead, such as rank.macs or training.optimizer.lr"
+        )
+    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"{hint}The keys {f'of {where}' if where else 'at the top'} are: {', '.join(keys)}"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lowrank_exp.machine import machine
 
@@ -56,3 +57,12 @@ def file_digest(path: str | os.PathLike) -> str:
     """SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensors_digest(network: nn.Module) -> str:
+    """SHA-256 of the names, shapes, types and numbers of a network's parameters and buffers."""
+    content = hashlib.sha256(repr(network).encode())
+    for name, tensor in network.state_dict().items():
+        content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()

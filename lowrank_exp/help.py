@@ -14,8 +14,8 @@ lowrank-exp: train a network, make it smaller, measure what that cost.
   lowrank-exp experiment=digits_budgets                a table: the experiment carries its own sweep
   lowrank-report outputs/digits_budgets                the table, beside the paper's where there is one
 
-flags: -m sweep | --cfg job the composed configuration | -p KEY a part of it | --config-dir FOLDER your own groups |
-       --hydra-help | debug=true tracebacks
+flags, before any override: -m sweep | --cfg job the composed configuration | -p KEY a part of it | --config-dir FOLDER
+       your own groups | --hydra-help | debug=true tracebacks
 """
 
 

@@ -32,6 +32,7 @@ EXCLUDED = (
     "data.cache_dir",
     "data.progress",
     "data.download",
+    "data.memory_limit",
     "data.workers",
     "data.num_workers",
     "data.pin_memory",

@@ -18,7 +18,7 @@ from lowrank_exp.console import Console
 from lowrank_exp.cost import layer_costs, measure, one_image
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.environment import environment, file_digest, latency_conditions
+from lowrank_exp.environment import environment, file_digest, latency_conditions, tensors_digest
 from lowrank_exp.files import copy_whole, held
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.loggers import Identity, Log
@@ -28,7 +28,7 @@ from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Phase, Setting
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, LayerResult, PhaseResult, Result, digest, fingerprint
-from lowrank_exp.surgery import edits_of, meta_copy
+from lowrank_exp.surgery import Factorize, edits_of, meta_copy
 from lowrank_exp.training import evaluate, resolve_device
 from lowrank_exp.training.generators import seed_all
 
@@ -55,8 +55,9 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
         try:
             result = _Job(cfg, config, folder, labels, console).run(identity)
         except Exception as error:
-            record_failure(folder / RESULT, identity, cfg.device)
-            console.say(f"failed: {type(error).__name__}, recorded in {folder / RESULT}")
+            recorded = record_failure(folder / RESULT, identity, cfg.device)
+            where = "recorded in" if recorded else "the earlier, good result is left as it was in"
+            console.say(f"failed: {type(error).__name__}, {where} {folder / RESULT}")
             raise
         finally:
             os.environ.clear()
@@ -65,14 +66,15 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
     return result
 
 
-def record_failure(path: Path, identity: Mapping[str, Any], device: str) -> None:
-    """Write a result with status `failed` and the current traceback; a result that ended well is not overwritten."""
+def record_failure(path: Path, identity: Mapping[str, Any], device: str) -> bool:
+    """Write a result with status `failed` and the current traceback; one that ended well is left (then False)."""
     try:
         if Result.read(path).status == "ok":
-            return
+            return False
     except (ValueError, OSError):
         pass
     Result("failed", **identity, environment=environment(device), error=traceback.format_exc()).write(path)
+    return True
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class _Job:
         self.store = OutcomeStore(Path(cfg.paths.store))
         self.data: ImageData = instantiate(cfg.data)
         self.initial = self.initial_network()
+        self.given = edits_of(self.initial)
+        if self.cfg.model.get("weights") is None and not any(
+            _trains(cfg.method.phases.get(name)) for name in cfg.method.order
+        ):
+            console.say("model.weights is null: unless its constructor loads weights, this network is untrained")
         self.data.adapt(self.initial.__dict__.get("input_shape"))
         self.data.setup()
         self.example = torch.zeros(1, *self.data.input_shape)
@@ -165,7 +172,9 @@ class _Job:
         """The phases with the keys of their outcomes: each chains to the one before."""
         weights = self.config["model"].get("weights")
         model = {name: value for name, value in self.config["model"].items() if name != "weights"}
-        key = digest([model, file_digest(weights) if weights else None, self.data.digest, self.cfg.seed])
+        # The tensors tell of what the configuration does not: a constructor whose code has changed.
+        start = [model, file_digest(weights) if weights else None, tensors_digest(self.initial)]
+        key = digest([*start, self.data.digest, self.cfg.seed])
         steps = []
         for name, phase in self.phases.items():
             key = digest([key, phase.version, _by_content(self.config["method"]["phases"][name])])
@@ -208,7 +217,16 @@ class _Job:
         keys = [step.key for step in self.steps]
         if result.status != "ok" or result.fingerprint != expected or not result.phases:
             return None
-        return result if result.phases[-1].key in keys and (self.folder / "model.pt").is_file() else None
+        if result.phases[-1].key not in keys or not (self.folder / "model.pt").is_file():
+            return None
+        return result if self.same_latency(result) else None
+
+    def same_latency(self, result: Result) -> bool:
+        """Whether the latencies of a result are those that would be measured now."""
+        now = latency_conditions(self.device)
+        then = {name: result.environment.get(name) for name in now}
+        settings = result.config["latency"] == self.config["latency"]
+        return settings and (then == now or not self.cfg.latency.seconds)
 
     def open_logger(self, identity: Mapping[str, Any]) -> Any:
         """The logger of the configuration, opened for this job; None for `logger=none`."""
@@ -316,28 +334,39 @@ class _Job:
         """Every layer of the dense network: what became of it, and why."""
         before = layer_costs(meta_copy(self.dense_network()), self.example)
         after = layer_costs(meta_copy(network), self.example)
-        edits = {edit.layer: edit for edit in edits_of(network)}
         rows = []
         for name, dense in before.items():
-            parts = [cost for part, cost in after.items() if part == name or part.startswith(f"{name}.")]
-            edit = edits.get(name)
-            planned = plan.layers.get(name) if plan is not None else None
-            reason = planned.reason if planned else ("as in the weights file" if edit else "no phase decomposes it")
+            parts = [cost for part, cost in after.items() if f"{part}.".startswith(f"{name}.")]
+            edits = [edit for edit in edits_of(network) if f"{edit.layer}.".startswith(f"{name}.")]
+            ranks = [edit.rank for edit in edits]
             rows.append(
                 LayerResult(
                     name,
-                    edit.decomposition if edit else None,
-                    edit.rank if edit else None,
+                    edits[0].decomposition if edits else None,
+                    ranks if len(ranks) > 1 else ranks[0] if ranks else None,
                     dense.macs,
                     sum(part.macs for part in parts),
                     dense.weights,
                     sum(part.weights for part in parts),
                     dense.channels,
                     parts[-1].channels,
-                    reason,
+                    self.reason(name, edits, plan),
                 )
             )
         return rows
+
+    def reason(self, name: str, edits: list[Factorize], plan: Plan | None) -> str:
+        """Why a layer of the dense network ended as it did."""
+        if len(edits) > 1:
+            return "decomposed more than once: " + ", ".join(f"{edit.layer} at rank {edit.rank}" for edit in edits)
+        if edits and edits[0] in self.given:
+            return "as in the weights file"
+        planned = plan.layers.get(name) if plan is not None else None
+        return planned.reason if planned else "no phase decomposes it"
+
+
+def _trains(phase: DictConfig | None) -> bool:
+    return phase is not None and str(phase.get("_target_")).endswith(".Train")
 
 
 def _by_content(phase: dict[str, Any]) -> dict[str, Any]:

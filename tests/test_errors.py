@@ -26,6 +26,8 @@ MISTAKES = {
     "unknown phase": (["method.order=[train,prune]"], ["'prune'", "train, factorize, recalibrate, finetune"]),
     "negative epochs": (["method.phases.finetune.epochs=-1"], ["method.phases.finetune", "-1", "at least 0"]),
     "no GPU": (["device=cuda:99"], ["cuda:99"]),
+    "key inside another group": (["method.phases.factorize.rank.macs=0.3"], ["stands for another group", "rank.macs"]),
+    "nothing to decompose": (["decomposition=linear_svd", "rank.over=conv"], ["no layer may be decomposed"]),
     "seed": (["seed=nine"], ["seed", "nine"]),
 }
 

@@ -1,7 +1,9 @@
 """One job from the command line to its files."""
 
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,51 @@ def test_interrupted_result_is_plain_json(command, tmp_path):
         "environment",
         "error",
     } == set(record)
+
+
+def test_without_validation_images(command, tmp_path):
+    assert command(*SMOKE, "data.validation=0") == 0
+    result = Result.read(only_job(tmp_path / "outputs") / "result.json")
+    assert [phase.val_accuracy for phase in result.phases] == [None, None, None]
+    assert 0 < result.phases[-1].accuracy < 1
+
+
+def test_changed_constructor_is_not_taken_for_the_stored_network(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: my_own_network.build\n")
+    source = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, {0}), "
+    source += "nn.Linear({0}, 10))\n"
+    macs = []
+    for width in (32, 48):
+        (tmp_path / "my_own_network.py").write_text(source.format(width))
+        monkeypatch.delitem(sys.modules, "my_own_network", raising=False)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        assert command("--config-dir", str(tmp_path / "conf"), *SMOKE, "model=mine", "method=train") == 0
+        macs.append(Result.read(only_job(tmp_path / "outputs") / "result.json").phases[0].macs)
+    assert macs == [64 * 32 + 32 * 10, 64 * 48 + 48 * 10]
+
+
+def test_finished_job_measures_a_latency_that_it_lacks(command, tmp_path):
+    assert command(*SMOKE, "method=train") == 0
+    path = only_job(tmp_path / "outputs") / "result.json"
+    before = Result.read(path).phases[0]
+    assert before.latency_ms is None
+    assert command(*(o for o in SMOKE if not o.startswith("latency")), "method=train", "latency.seconds=0.01") == 0
+    after = Result.read(path).phases[0]
+    assert after.latency_ms > 0
+    assert (after.accuracy, after.key, after.seconds) == (before.accuracy, before.key, before.seconds)
+
+
+def test_decomposing_twice_tells_both_ranks(command, tmp_path):
+    assert command(*SMOKE, "method=oneshot", "rank.macs=0.7") == 0
+    first = only_job(tmp_path / "outputs")
+    arguments = ("method=oneshot", f"model.weights={first / 'model.pt'}", "rank=fixed", "rank.ranks={fc1.0: 20}")
+    assert command(*SMOKE, *arguments, outputs=tmp_path / "second") == 0
+    layers = {layer.name: layer for layer in Result.read(only_job(tmp_path / "second") / "result.json").layers}
+    rank = Result.read(first / "result.json").layers[2].rank
+    assert layers["fc1"].rank == [rank, 20]
+    assert layers["fc1"].reason == f"decomposed more than once: fc1 at rank {rank}, fc1.0 at rank 20"
+    assert layers["fc1"].macs_after == 400 * 20 + 20 * rank + rank * 120
+    assert layers["conv1"].reason == "as in the weights file"

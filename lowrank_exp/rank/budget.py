@@ -207,10 +207,11 @@ def _unreachable(problem: Problem, below: list[int] | None, above: list[int] | N
 
     bounds = problem.budget.bounds
     wanted = ", ".join(f"{what}={bound}" for what, bound in bounds.items())
+    lowest = "every layer at its lowest rank" if problem.candidates else "no layer may be decomposed and gets cheaper"
     if below is None:
         return (
             f"the budget {wanted} cannot be reached: the smallest possible is {shares(above)} "
-            "(every layer at its lowest rank). Raise the budget, or let more layers be decomposed"
+            f"({lowest}). Raise the budget, or let more layers be decomposed"
         )
     higher = f"the {nearest} above {shares(above)}" if above else "nothing lies above"
     return (

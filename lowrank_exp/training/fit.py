@@ -25,7 +25,7 @@ from lowrank_exp.training.quiet import quiet_lightning
 def fit_(
     network: nn.Module,
     train_loader: DataLoader,
-    val_loader: DataLoader,
+    val_loader: DataLoader | None,
     *,
     epochs: int,
     optimizer: Callable[[Iterable[Parameter]], Optimizer],
@@ -50,7 +50,8 @@ def fit_(
     Args:
         network: images (N, ...) to logits (N, C). Parameters that need no gradient stay as they are.
         train_loader: batches of images and labels; where its sampler has `set_epoch`, it is told every epoch.
-        val_loader: likewise; looked at after every epoch, in eval mode.
+        val_loader: likewise; looked at after every epoch, in eval mode. None where there are no validation
+            images: `val_loss` and `val_accuracy` are then None.
         epochs: passes over the training images; 0 trains nothing.
         optimizer: called with the trainable parameters, such as `partial(torch.optim.SGD, lr=0.1)`.
         schedule: progress (step / total steps) in [0, 1) to a factor on the learning rate; None keeps it.
@@ -114,7 +115,7 @@ def fit_(
         _trainer(where, epochs, callbacks).fit(
             module,
             _Opened(train_loader),
-            _Opened(val_loader),
+            None if val_loader is None else _Opened(val_loader),
             ckpt_path=None if stored is None else checkpoint,
             weights_only=True,
         )
@@ -175,7 +176,7 @@ def _lent(network: nn.Module, channels_last: bool) -> Iterator[None]:
 
 
 def _check(
-    network: nn.Module, train_loader: DataLoader, val_loader: DataLoader, epochs: int, label_smoothing: float
+    network: nn.Module, train_loader: DataLoader, val_loader: DataLoader | None, epochs: int, label_smoothing: float
 ) -> None:
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
         raise ValueError(f"epochs is {epochs!r}; allowed is an integer, 0 (train nothing) or more")
@@ -184,6 +185,8 @@ def _check(
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError("the network has no parameter that needs a gradient: there is nothing to train")
     for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
+        if loader is None and name == "val_loader":
+            continue
         try:
             batches = len(loader)
         except TypeError:

@@ -92,6 +92,12 @@ class Classifier(pl.LightningModule):
             self._scheduler.step()
         self.trained.add(logits_NC.detach(), labels, loss.detach())
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Without validation images the last batch ends the epoch."""
+        if not self.trainer.enable_validation and batch_idx + 1 == self.trainer.num_training_batches:
+            self._raise_if_diverged("the training loss", self.trained)
+            self._write_history(None, None)
+
     def on_validation_epoch_start(self) -> None:
         """The epoch's training is over: refuse to go on if it diverged."""
         self._raise_if_diverged("the training loss", self.trained)
@@ -106,8 +112,10 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Write the epoch's line of the history; callbacks find it there in `on_train_epoch_end`."""
         self._raise_if_diverged("the validation loss", self.validated)
+        self._write_history(*self.validated.means())
+
+    def _write_history(self, val_loss: float | None, val_accuracy: float | None) -> None:
         train_loss, train_accuracy = self.trained.means()
-        val_loss, val_accuracy = self.validated.means()
         self.history.append(
             {
                 "epoch": self.current_epoch,

@@ -118,4 +118,5 @@ def _validation(history: list[dict[str, float]]) -> str:
     >>> _validation([{"val_accuracy": 0.7}])
     'val 70.00 %'
     """
-    return f"val {100 * history[-1]['val_accuracy']:.2f} %" if history else ""
+    accuracy = history[-1]["val_accuracy"] if history else None
+    return "" if accuracy is None else f"val {100 * accuracy:.2f} %"
