@@ -14,6 +14,7 @@ MEANT = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's use of torch
     r".*GPU available but not used",
     r".*The '\w+_dataloader' does not have many workers",
+    r".*You defined a `validation_step` but have no `val_dataloader`",
 )
 
 
