@@ -25,7 +25,7 @@ from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import load_weights_
 from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
-from lowrank_exp.phases import Phase, Setting
+from lowrank_exp.phases import Phase, Setting, Train
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, LayerResult, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.surgery import Factorize, edits_of, meta_copy
@@ -101,14 +101,12 @@ class _Job:
         self.data: ImageData = instantiate(cfg.data)
         self.initial = self.initial_network()
         self.given = edits_of(self.initial)
-        if self.cfg.model.get("weights") is None and not any(
-            _trains(cfg.method.phases.get(name)) for name in cfg.method.order
-        ):
-            console.say("model.weights is null: unless its constructor loads weights, this network is untrained")
         self.data.adapt(self.initial.__dict__.get("input_shape"))
         self.data.setup()
         self.example = torch.zeros(1, *self.data.input_shape)
         self.phases = self.method()
+        if cfg.model.get("weights") is None and not any(isinstance(phase, Train) for phase in self.phases.values()):
+            console.say("model.weights is null: unless its constructor loads weights, this network is untrained")
         self.walk()
         self.steps = self.keyed()
         self.files: Path | None = None  # of the network after the last finished phase
@@ -363,10 +361,6 @@ class _Job:
             return "as in the weights file"
         planned = plan.layers.get(name) if plan is not None else None
         return planned.reason if planned else "no phase decomposes it"
-
-
-def _trains(phase: DictConfig | None) -> bool:
-    return phase is not None and str(phase.get("_target_")).endswith(".Train")
 
 
 def _by_content(phase: dict[str, Any]) -> dict[str, Any]:
