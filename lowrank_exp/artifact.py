@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowrank_exp.decomposition.codebook import stored_state
 from lowrank_exp.files import written_whole
 from lowrank_exp.models import build
 from lowrank_exp.surgery import edits_of, from_records, replay_, to_records
@@ -33,7 +34,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         "version": VERSION,
         "network": model.__dict__.get("zoo"),
         "edits": to_records(edits_of(model)),
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        "state_dict": {name: tensor.detach().cpu() for name, tensor in stored_state(model).items()},
     }
     with written_whole(path) as temporary:
         torch.save(content, temporary)

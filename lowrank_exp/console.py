@@ -8,7 +8,7 @@ from rich.table import Table
 
 from lowrank_exp.results import PhaseResult, Result
 
-PHASE_COLUMNS = ("phase", "test %", "val %", "MACs", "weights", "parameters", "ms", "seconds")
+PHASE_COLUMNS = ("phase", "test %", "val %", "MACs", "weights", "parameters", "kB", "ms", "seconds")
 LAYER_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "reason")
 WIDTH = 110  # of tables that go to a file
 
@@ -46,6 +46,7 @@ class Console:
                 _number(p.accuracy, 100, "{:.2f}"),
                 _number(p.val_accuracy, 100, "{:.2f}"),
                 *(_number(count, 1, "{:,}") for count in (p.macs, p.weights, p.parameters)),
+                _number(p.bytes, 0.001, "{:,.1f}"),
                 _number(p.latency_ms, 1, "{:.3f}"),
                 _number(p.seconds, 1, "{:.1f}"),
             )
@@ -61,6 +62,7 @@ class Console:
         conditions = f"{result.environment['device']}, {result.environment['threads']} threads"
         batch = result.config.get("latency", {}).get("batch_size", 1)
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
+        self.say("kB: 1,000 bytes of the file, everything in it.")
         self.say(f"ms: latency, median of one forward pass at batch {batch} ({conditions}). seconds: of the phase.")
         self.terminal.print(str(path), soft_wrap=True, markup=False)
 

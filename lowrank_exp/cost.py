@@ -94,12 +94,17 @@ def out_channels(layer: nn.Module) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
-def macs_of_chain(chain: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """MACs of `chain` (on the meta device) for one input of `input_shape`."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        chain(torch.empty(input_shape, device="meta", dtype=next(chain.parameters()).dtype))
-    return counter.get_total_flops() // 2
+def macs_of_factors(chain: nn.Module, input_shape: tuple[int, ...]) -> list[int]:
+    """MACs of every layer with a weight in `chain` (on the meta device) for one input of `input_shape`."""
+    x = torch.empty(input_shape, device="meta", dtype=next(chain.parameters()).dtype)
+    macs = []
+    with torch.no_grad():
+        for factor in chain:
+            with FlopCounterMode(display=False) as counter:
+                x = factor(x)
+            if hasattr(factor, "weight"):
+                macs.append(counter.get_total_flops() // 2)
+    return macs
 
 
 def measure(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2) -> Measurement:

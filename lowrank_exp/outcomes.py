@@ -28,6 +28,7 @@ class Outcome:
     macs: int
     weights: int
     parameters: int
+    bytes: int
     latency_ms: float | None
     latency_at: dict[str, Any]
     seconds: float

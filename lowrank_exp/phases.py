@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +16,8 @@ from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.rank import LayerProfile, Plan, profile
-from lowrank_exp.surgery import factorize_, replay_to_plan_
-from lowrank_exp.training import fit_, recalibrate_
+from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
+from lowrank_exp.training import FirstImages, fit_, recalibrate_
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,17 @@ class Factorize(Phase):
     Args:
         decomposition: `conv` and `linear`, as `lowrank_exp.profile` takes them.
         rank: called with the profiles, gives the plan: `lowrank_exp.allocate` with its policy and budget.
+        reconstruct: a fit to training images: `fit` (whitened, response, relu; null: to the weights alone), `images`,
+            `batch_size`, and the fit's own options.
     """
 
     decomposition: Mapping[str, Any]
     rank: Callable[[Mapping[str, LayerProfile]], Plan]
+    reconstruct: Mapping[str, Any] = field(default_factory=lambda: {"fit": None})
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         plan = self.rank(profile(network, example, Decompositions.of(self.decomposition)))
-        replay_to_plan_(network, plan)
+        replay_to_plan_(network, plan, self.reconstruct["fit"], self.reconstruct.get("asymmetric", False))
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         example = torch.zeros(1, *setting.data.input_shape)
@@ -134,8 +137,35 @@ class Factorize(Phase):
         with warnings.catch_warnings():  # said once, by the walk
             warnings.simplefilter("ignore")
             plan = self.rank(layers)
-        factorize_(network, plan, store=setting.svds)
+        factorize_(network, plan, store=setting.svds, **self.fit_to(setting))
         return Done(plan=plan)
+
+    def fit_to(self, setting: Setting) -> dict[str, Any]:
+        """What `factorize_` takes beside the plan: nothing where the fit is to the weights."""
+        options = dict(self.reconstruct)
+        if (fit := options.pop("fit")) is None:
+            return {}
+        images = min(options.pop("images"), setting.data.sizes["train"])
+        loader = setting.data.train_loader(options.pop("batch_size"), setting.seed, augment=False)
+        return {"reconstruct": fit, "batches": FirstImages(loader, images), "seed": setting.seed, **options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recompose(Phase):
+    """Turn factorized layers back into dense ones, to be factorized anew.
+
+    Args:
+        layers: names or `re:` patterns of the layers that were factorized.
+    """
+
+    layers: Sequence[str] = ("re:.*",)
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        recompose_(network, self.layers)
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        recompose_(network, self.layers)
+        return Done()
 
 
 @dataclass(frozen=True, kw_only=True)

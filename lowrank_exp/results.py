@@ -43,7 +43,7 @@ EXCLUDED = (
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """The network after one phase. None: not measured; `key`: the hash under which the outcome is stored."""
+    """The network after one phase. None: not measured; `bytes`: of its file; `key`: the hash of the stored outcome."""
 
     name: str
     accuracy: float | None = None
@@ -53,6 +53,7 @@ class PhaseResult:
     macs: float | None = None
     weights: float | None = None
     parameters: float | None = None
+    bytes: float | None = None
     latency_ms: float | None = None
     seconds: float | None = None
     key: str = ""
@@ -64,7 +65,7 @@ class LayerResult:
 
     name: str
     decomposition: str | None = None
-    rank: int | list[int] | None = None
+    rank: int | list | None = None
     macs_before: float | None = None
     macs_after: float | None = None
     weights_before: float | None = None

@@ -303,6 +303,7 @@ class _Job:
             cost.macs,
             cost.weights,
             cost.parameters,
+            self.store.network(step.name, step.key).stat().st_size,
             self.latency(network),
             self.latency_at(),
             seconds,
@@ -335,8 +336,9 @@ class _Job:
         rows = []
         for name, dense in before.items():
             parts = [cost for part, cost in after.items() if f"{part}.".startswith(f"{name}.")]
-            edits = [edit for edit in edits_of(network) if f"{edit.layer}.".startswith(f"{name}.")]
-            ranks = [edit.rank for edit in edits]
+            made = [edit for edit in edits_of(network) if isinstance(edit, Factorize)]
+            edits = [edit for edit in made if f"{edit.layer}.".startswith(f"{name}.")]
+            ranks = [list(edit.rank) if isinstance(edit.rank, tuple) else edit.rank for edit in edits]
             rows.append(
                 LayerResult(
                     name,
@@ -378,6 +380,7 @@ def _phase_result(outcome: Outcome) -> PhaseResult:
         macs=outcome.macs,
         weights=outcome.weights,
         parameters=outcome.parameters,
+        bytes=outcome.bytes,
         latency_ms=outcome.latency_ms,
         seconds=outcome.seconds,
         key=outcome.key,

@@ -5,18 +5,27 @@ and reporting. It travels with the network as the plain list `model.lowrank_edit
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from lowrank_exp.cost import LAYERS
-from lowrank_exp.decomposition import Decomposition, Decompositions, SVDDecomposition, named, refusals
+from lowrank_exp.cost import LAYERS, out_channels
+from lowrank_exp.decomposition import (
+    Decomposition,
+    Decompositions,
+    Rank,
+    SVDDecomposition,
+    named,
+    recompose,
+    refusals,
+)
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.rank.names import by_layer
+from lowrank_exp.names import by_layer
 from lowrank_exp.rank.plan import Plan
+from lowrank_exp.reconstruct import adds_bias, check_fit, fit_to_data
 
 
 @dataclass(frozen=True)
@@ -25,31 +34,56 @@ class Factorize:
 
     layer: str
     decomposition: str
-    rank: int
+    rank: Rank
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, list):
+            object.__setattr__(self, "rank", tuple(self.rank))
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A layer without bias got one, of zeros at first; fits to responses need it."""
+
+    layer: str
+
+
+Edit = Factorize | Bias
+_EDITS = {kind.__name__: kind for kind in (Factorize, Bias)}  # a file names an edit by these names
 
 
 def factorize_(
     model: nn.Module,
-    plan: Plan | Mapping[str, int | None],
+    plan: Plan | Mapping[str, Rank | None],
     decomposition: "str | Decomposition | Mapping | Decompositions" = "spatial_svd",
     *,
+    reconstruct: str | None = None,
+    batches: Iterable | None = None,
     store: SVDStore | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Replace layers of `model` by their factors, in place.
 
     Args:
-        model: any network. Each replaced layer becomes an `nn.Sequential` of plain layers under the same name.
+        model: any network. Each replaced layer becomes an `nn.Sequential` of plain layers under the same name (one
+            layer with a codebook for product quantization).
         plan: a `Plan`, or a mapping of names or `re:` patterns to ranks (None: leave alone; unnamed: leave alone).
         decomposition: what a mapping's layers get; a plan carries its own.
+        reconstruct: None fits the factors to the weights; `whitened`, `response` and `relu` fit them to data, see
+            `lowrank_exp.reconstruct` for which fit exists for which decomposition. A layer fitted to its responses has
+            a bias afterwards.
+        batches: images to fit to: anything that gives tensors `(N, ...)`, or tuples that start with one, and that can
+            be gone through several times.
         store: where SVDs are kept.
+        options: of the fit: `asymmetric`, `seed` and others, see `lowrank_exp.reconstruct.fit_to_data`.
 
     Returns:
         The same `model`.
 
     Raises:
         ValueError: a name that does not exist, a rank out of range, a layer that cannot be replaced, a weight that is
-            not finite. The model is then as it was before.
+            not finite, a fit that does not exist. The model is then as it was before.
 
     >>> net = nn.Sequential(nn.Linear(6, 4))
     >>> factorize_(net, {"0": 2})[0]
@@ -61,61 +95,119 @@ def factorize_(
     reasons = refusals(model)
     modules = dict(model.named_modules())
     wanted = _wanted(model, plan, Decompositions.of(decomposition))
-    for name, (kind, rank) in wanted.items():
+    for name, (kind, _) in wanted.items():
         if refusal := reasons.get(name) or kind.refusal(modules[name]):
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
-        kind.check_rank(modules[name], rank, name)
         kind.check_weight(modules[name], name)
+    wanted = {name: (kind, kind.check_rank(modules[name], rank, name)) for name, (kind, rank) in wanted.items()}
 
-    store = store or SVDStore()
-    chains = {}  # all of them, before the first one takes its place
-    for name, (kind, rank) in wanted.items():
-        layer = modules[name]
-        known = (store(kind, layer),) if isinstance(kind, SVDDecomposition) else ()
-        chains[name] = kind.factorize(layer, rank, *known)
+    if reconstruct is not None:
+        if batches is None:
+            raise ValueError(f"reconstruct={reconstruct!r} fits to data: pass batches of images")
+        chains = fit_to_data(model, wanted, batches, reconstruct, **options)
+    elif batches is not None or options:
+        raise ValueError(f"batches and {sorted(options)} belong to a fit to data: pass reconstruct as well")
+    else:
+        chains = _fitted_to_weights(modules, wanted, store or SVDStore())
     for name, (kind, rank) in wanted.items():
         model.set_submodule(name, chains[name])
-        _remember(model, Factorize(name, kind.name, int(rank), kind.options()))
+        if modules[name].bias is None and any(key.endswith("bias") for key in chains[name].state_dict()):
+            _remember(model, Bias(name))
+        _remember(model, Factorize(name, kind.name, rank, kind.options()))
     return model
 
 
-def replay_(model: nn.Module, edits: Sequence[Factorize]) -> nn.Module:
+def recompose_(model: nn.Module, layers: Sequence[str] = ("re:.*",)) -> nn.Module:
+    """Turn factorized layers back into dense ones with the weight that their factors make together, in place.
+
+    They can then be factorized at another rank, or by another decomposition, without the original network.
+
+    Args:
+        model: a network that `factorize_` or `load` gave.
+        layers: names or `re:` patterns of the layers that were factorized; all by default.
+
+    Raises:
+        ValueError: a name of no factorized layer, or factors that no dense layer can do the work of.
+
+    >>> net = nn.Sequential(nn.Linear(6, 4))
+    >>> recompose_(factorize_(net, {"0": 2}))[0]
+    Linear(in_features=6, out_features=4, bias=True)
+    """
+    factorized = {e.layer: None for e in edits_of(model) if isinstance(e, Factorize)}
+    outermost = [name for name in factorized if not any(name.startswith(f"{other}.") for other in factorized)]
+    if not outermost:
+        raise ValueError("no layer of this network is factorized: there is nothing to recompose")
+    modules = dict(model.named_modules())
+    dense = {}
+    for name in by_layer(dict.fromkeys(layers), outermost, "recompose"):
+        try:
+            dense[name] = recompose(modules[name])
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be recomposed: {error}") from error
+    for name, layer in dense.items():
+        model.set_submodule(name, layer)
+    model.lowrank_edits = [
+        edit
+        for edit in edits_of(model)
+        if not (isinstance(edit, Factorize) and any(f"{edit.layer}.".startswith(f"{name}.") for name in dense))
+    ]
+    return model
+
+
+def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     """Give `model` the shapes that `edits` left behind, in place; weights of replaced layers are not set.
 
     Raises:
         ValueError: an edit names a layer that `model` does not have, or that has another shape.
     """
     for edit in edits:
-        kind = named(edit.decomposition, **edit.options)
         layer = dict(model.named_modules()).get(edit.layer)
         if layer is None:
             raise ValueError(f"the edit of {edit.layer!r} fits no layer of this network: it is another network")
-        if refusal := kind.refusal(layer):
-            raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
-        kind.check_rank(layer, edit.rank, edit.layer)
-        model.set_submodule(edit.layer, kind.skeleton(layer, edit.rank).train(layer.training))
+        if isinstance(edit, Bias):
+            layer.bias = nn.Parameter(layer.weight.new_zeros(out_channels(layer)))
+        else:
+            kind = named(edit.decomposition, **edit.options)
+            if refusal := kind.refusal(layer):
+                raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
+            rank = kind.check_rank(layer, edit.rank, edit.layer)
+            model.set_submodule(edit.layer, kind.skeleton(layer, rank).train(layer.training))
         _remember(model, edit)
     return model
 
 
-def replay_to_plan_(model: nn.Module, plan: Plan) -> nn.Module:
-    """Give `model` the shapes of `plan`, in place, without computing any weight."""
-    planned = plan.layers.items()
-    edits = [Factorize(n, l.decomposition, l.rank, l.options) for n, l in planned if l.rank is not None]
+def replay_to_plan_(
+    model: nn.Module, plan: Plan, reconstruct: str | None = None, asymmetric: bool = False
+) -> nn.Module:
+    """Give `model` the shapes of `plan`, in place, without computing any weight.
+
+    Raises:
+        ValueError: the fit `reconstruct` does not exist for a layer's decomposition.
+    """
+    modules, edits = dict(model.named_modules()), []
+    for name, planned in plan.layers.items():
+        if planned.rank is None:
+            continue
+        if reconstruct is not None:
+            kind = named(planned.decomposition, **planned.options)
+            check_fit(reconstruct, name, kind, modules[name], planned.rank, asymmetric)
+            if modules[name].bias is None and adds_bias(reconstruct):
+                edits.append(Bias(name))
+        edits.append(Factorize(name, planned.decomposition, planned.rank, planned.options))
     return replay_(model, edits)
 
 
-def edits_of(model: nn.Module) -> list[Factorize]:
+def edits_of(model: nn.Module) -> list[Edit]:
     """What was done to `model`, in order."""
     return list(model.__dict__.get("lowrank_edits", ()))
 
 
-def to_records(edits: Sequence[Factorize]) -> list[dict[str, Any]]:
+def to_records(edits: Sequence[Edit]) -> list[dict[str, Any]]:
     """Edits as plain dictionaries, for a file."""
     return [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
 
 
-def from_records(records: Sequence[Mapping[str, Any]]) -> list[Factorize]:
+def from_records(records: Sequence[Mapping[str, Any]]) -> list[Edit]:
     """Edits from plain dictionaries.
 
     Raises:
@@ -124,31 +216,43 @@ def from_records(records: Sequence[Mapping[str, Any]]) -> list[Factorize]:
     edits = []
     for record in records:
         content = dict(record)
-        if (kind := content.pop("edit", None)) != Factorize.__name__:
-            raise ValueError(f"unknown edit {kind!r}; this version knows {Factorize.__name__}")
+        if (name := content.pop("edit", None)) not in _EDITS:
+            raise ValueError(f"unknown edit {name!r}; this version knows {', '.join(_EDITS)}")
         try:
-            edits.append(Factorize(**content))
+            edits.append(_EDITS[name](**content))
         except TypeError as error:
             raise ValueError(f"the edit {content} is not one of this version: {error}") from error
     return edits
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` on the meta device: shapes without numbers."""
-    memo: dict[int, Any] = {id(b): torch.empty_like(b, device="meta") for b in model.buffers()}
+    """A copy of `model` on the meta device: shapes without numbers, but for integer buffers, which are structure."""
+    memo: dict[int, Any] = {
+        id(b): torch.empty_like(b, device="meta") if b.is_floating_point() else b.clone() for b in model.buffers()
+    }
     memo |= {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, memo)
 
 
+def _fitted_to_weights(
+    modules: Mapping[str, nn.Module], wanted: Mapping[str, tuple[Decomposition, Rank]], store: SVDStore
+) -> dict[str, nn.Module]:
+    chains = {}
+    for name, (kind, rank) in wanted.items():
+        known = (store(kind, modules[name]),) if isinstance(kind, SVDDecomposition) else ()
+        chains[name] = kind.factorize(modules[name], rank, *known)
+    return chains
+
+
 def _wanted(
-    model: nn.Module, plan: Plan | Mapping[str, int | None], decompositions: Decompositions
-) -> dict[str, tuple[Decomposition, int]]:
+    model: nn.Module, plan: Plan | Mapping[str, Rank | None], decompositions: Decompositions
+) -> dict[str, tuple[Decomposition, Rank]]:
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
     if isinstance(plan, Plan):
         by_layer(plan.ranks, modules, "the plan")
         planned = {name: layer for name, layer in plan.layers.items() if layer.rank is not None}
         return {name: (named(layer.decomposition, **layer.options), layer.rank) for name, layer in planned.items()}
-    layers = {name: decompositions.for_layer(module) for name, module in modules.items()}
+    layers = decompositions.by_layer(modules)
     wanted = {}
     for name, rank in by_layer(plan, layers, "the mapping of ranks").items():
         if rank is None:
@@ -160,5 +264,5 @@ def _wanted(
     return wanted
 
 
-def _remember(model: nn.Module, edit: Factorize) -> None:
+def _remember(model: nn.Module, edit: Edit) -> None:
     model.lowrank_edits = [*edits_of(model), edit]

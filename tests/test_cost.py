@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp import measure
-from lowrank_exp.cost import layer_costs, macs_of_chain
+from lowrank_exp.cost import layer_costs, macs_of_factors
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.modes import evaluating
 
@@ -35,7 +35,7 @@ def test_macs_are_those_of_the_closed_form(layer, shape, macs):
     assert cost.weights == layer.weight.numel()
     assert cost.channels == layer(torch.zeros(3, *shape)).shape[-1 if isinstance(layer, nn.Linear) else 1]
     assert cost.input_shapes == ((1, *shape),)
-    assert macs_of_chain(copy.deepcopy(layer).to("meta"), (1, *shape)) == macs
+    assert macs_of_factors(nn.Sequential(copy.deepcopy(layer).to("meta")), (1, *shape)) == [macs]
 
 
 class Branching(nn.Module):

@@ -5,16 +5,19 @@ import torch
 import torchvision
 from torch import nn
 
+from lowrank_exp.artifact import load, save
 from lowrank_exp.decomposition import ChannelSVD, SpatialSVD
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.rank import Plan, PlannedLayer, allocate, profile
 from lowrank_exp.surgery import (
+    Bias,
     Factorize,
     edits_of,
     factorize_,
     from_records,
     meta_copy,
+    recompose_,
     replay_,
     replay_to_plan_,
     to_records,
@@ -268,7 +271,10 @@ def test_meta_copy_has_the_shapes_and_ties_and_leaves_the_original():
     factorize_(model, {"0.0": 3})
     before = copy.deepcopy(model.state_dict())
     copied = meta_copy(model)
-    assert all(tensor.is_meta for tensor in (*copied.parameters(), *copied.buffers()))
+    assert all(tensor.is_meta for tensor in copied.parameters())
+    assert {n: b.is_meta for n, b in copied.named_buffers()} == {
+        n: b.is_floating_point() for n, b in model.named_buffers()
+    }
     assert copied[2].weight is copied[1].weight
     assert str(copied) == str(model)
     assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in model.parameters()]
@@ -289,3 +295,62 @@ def test_edits_travel_with_a_copy():
     factorize_(copied, {"4": 2})
     assert [edit.layer for edit in edits_of(copied)] == ["0", "4"]
     assert [edit.layer for edit in edits_of(model)] == ["0"]
+
+
+def test_a_factorized_layer_goes_back_and_is_factorized_again():
+    model = factorize_(network(), {"0": 4, "2.0": [2, 2]}, {"conv": "spatial_svd", "layers": {"2.0": "tucker2"}}).eval()
+    wanted = model(images())
+    assert edits_of(model)[1].rank == (2, 2)
+    recompose_(model)
+    assert relative(model(images()), wanted) < 1e-6
+    assert str(model) == str(network().eval())
+    assert edits_of(model) == []
+    factorize_(model, {"0": 4})
+    assert relative(model(images()), wanted) < 1e-5
+    assert edits_of(model) == [Factorize("0", "spatial_svd", 4)]
+
+
+def test_layers_to_recompose_are_named():
+    model = factorize_(network(), {"0": 4, "2.0": 2, "4": 2})
+    factorize_(model, {"0.1": 3}, "channel_svd")
+    recompose_(model, ["0", "re:4"])
+    assert edits_of(model) == [Factorize("2.0", "spatial_svd", 2)]
+    assert type(model[0]) is nn.Conv2d
+    with pytest.raises(ValueError, match=r"recompose names the layer '0', which does not exist. .*2\.0"):
+        recompose_(model, ["0"])
+    with pytest.raises(ValueError, match="no layer of this network is factorized"):
+        recompose_(network())
+
+
+def test_a_fit_to_responses_gives_a_bias_that_files_know_of(tmp_path):
+    calibration = [images(count=16, seed=5)]
+    model = factorize_(network().eval(), {"2.2": 2, "0": 3}, "channel_svd", reconstruct="response", batches=calibration)
+    assert edits_of(model) == [
+        Bias("2.2"),
+        Factorize("2.2", "channel_svd", 2),
+        Factorize("0", "channel_svd", 3),
+    ] or edits_of(model) == [
+        Factorize("0", "channel_svd", 3),
+        Bias("2.2"),
+        Factorize("2.2", "channel_svd", 2),
+    ]
+    save(model, tmp_path / "small.pt")
+    again = load(tmp_path / "small.pt", model=network(seed=4))
+    assert torch.equal(again(images()), model(images()))
+    assert again[2][2][1].bias.abs().sum() > 0
+    plain = factorize_(network().eval(), {"2.2": 2, "0": 3}, "channel_svd")
+    wanted = network().eval()(calibration[0])
+    assert relative(model(calibration[0]), wanted) < relative(plain(calibration[0]), wanted)
+
+    recompose_(model)
+    assert edits_of(model) == [Bias("2.2")]
+    assert torch.allclose(model(images()), again(images()), atol=1e-6)
+
+
+def test_fits_to_data_say_what_they_need():
+    with pytest.raises(ValueError, match="reconstruct='whitened' fits to data: pass batches"):
+        factorize_(network(), {"0": 2}, reconstruct="whitened")
+    with pytest.raises(ValueError, match="belong to a fit to data"):
+        factorize_(network(), {"0": 2}, batches=[images()])
+    with pytest.raises(ValueError, match=r"^0: there is no fit 'relu' for spatial_svd"):
+        factorize_(network(), {"0": 2}, reconstruct="relu", batches=[images()])

@@ -1,20 +1,29 @@
 """What every decomposition offers: shapes in, factors and plain layers out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+
+from lowrank_exp.cost import macs_of_factors
+
+Rank = int | tuple[int, ...]
+WHAT = ("macs", "weights", "bytes")  # what a layer costs, and what a budget may bound
 
 
 class Decomposition(ABC):
     """A way to write one layer's weight as a product of thinner layers.
 
     A decomposition has no state but its options (constructor arguments), so that `(name, options, rank)` in a file is
-    enough to build the same shapes again. Ranks run from 1 to `full_rank(layer)`.
+    enough to build the same shapes again. A rank is an integer from 1 to `full_rank(layer)`, or a tuple of such where
+    a decomposition keeps several numbers.
     """
 
     name: ClassVar[str]
+    saves: ClassVar[tuple[str, ...]] = WHAT  # what a lower rank can lower
 
     def options(self) -> dict[str, Any]:
         """The constructor arguments, as plain values."""
@@ -25,45 +34,76 @@ class Decomposition(ABC):
         """Why this decomposition cannot be applied to `layer`; None where it can."""
 
     @abstractmethod
-    def full_rank(self, layer: nn.Module) -> int:
-        """The rank at which the decomposition is exact for every weight (per group where the layer has groups)."""
+    def full_rank(self, layer: nn.Module) -> Rank:
+        """The highest rank, per group where the layer has groups."""
 
     @abstractmethod
-    def rank_weights(self, layer: nn.Module) -> np.ndarray:
-        """Weights of the factors at ranks 1, 2 ... full, shape `(full_rank,)`."""
-
-    @abstractmethod
-    def rank_macs(self, layer: nn.Module, input_shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
-        """MACs of the factors at ranks 1, 2 ... full over all calls of the layer, shape `(full_rank,)`."""
-
-    @abstractmethod
-    def singular_values(self, layer: nn.Module) -> Tensor:
-        """Singular values of every group's matrix, descending, shape `(G, full_rank)`."""
-
-    @abstractmethod
-    def skeleton(self, layer: nn.Module, rank: int, device: Any = None) -> nn.Sequential:
+    def skeleton(self, layer: nn.Module, rank: Rank, device: Any = None) -> nn.Module:
         """The plain layers that take the place of `layer` at `rank`, weights not set."""
 
     @abstractmethod
-    def factorize(self, layer: nn.Module, rank: int) -> nn.Sequential:
+    def factorize(self, layer: nn.Module, rank: Rank) -> nn.Module:
         """The plain layers with the best weights at `rank`; `layer` itself is not changed."""
 
-    def check_rank(self, layer: nn.Module, rank: Any, layer_name: str = "layer") -> int:
-        """`rank` as an int.
+    @abstractmethod
+    def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
+        """Share of the squared norm of the weight that each of `ranks` keeps, `(len(ranks),)`, in [0, 1], rising."""
+
+    def ladder(self, layer: nn.Module) -> list[Rank]:
+        """The ranks that a policy chooses from, cheapest first, `full_rank(layer)` last."""
+        return list(range(1, self.full_rank(layer) + 1))
+
+    def factor_weights(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
+        """Weights of every factor at `ranks`, `(len(ranks), factors)`; in proportion to the rank unless overridden."""
+        return np.outer(np.asarray(ranks), _weights(self.skeleton(layer, 1, device="meta")))
+
+    def rank_weights(self, layer: nn.Module, ranks: Sequence[Rank] | None = None) -> np.ndarray:
+        """Weights of all factors together at `ranks` (those of the ladder by default), `(len(ranks),)`."""
+        return self.factor_weights(layer, self.ladder(layer) if ranks is None else ranks).sum(axis=1)
+
+    def rank_bytes(self, layer: nn.Module, ranks: Sequence[Rank] | None = None) -> np.ndarray:
+        """Bytes of the factors' weights in a file at `ranks` (those of the ladder by default)."""
+        return self.rank_weights(layer, ranks) * layer.weight.element_size()
+
+    def rank_macs(
+        self, layer: nn.Module, input_shapes: tuple[tuple[int, ...], ...], ranks: Sequence[Rank] | None = None
+    ) -> np.ndarray:
+        """MACs of all factors over all calls of the layer at `ranks` (those of the ladder by default)."""
+        ranks = self.ladder(layer) if ranks is None else ranks
+        lowest = self.skeleton(layer, ranks[0], device="meta")
+        macs = np.sum([macs_of_factors(lowest, shape) for shape in input_shapes], axis=0)
+        # A factor is applied at as many places at every rank: its MACs are in proportion to its weights.
+        places = macs // np.array(_weights(lowest))
+        return self.factor_weights(layer, ranks) @ places
+
+    def check_rank(self, layer: nn.Module, rank: Any, layer_name: str = "layer") -> Rank:
+        """`rank` as an int, or as a tuple of ints where the decomposition has several.
 
         Raises:
-            ValueError: not an integer, below 1 or above the full rank.
+            ValueError: not an integer (or as many as there must be), below 1 or above the full rank.
         """
         full = self.full_rank(layer)
-        if isinstance(rank, bool) or not isinstance(rank, int | np.integer):
-            raise ValueError(f"{layer_name}: rank must be an integer from 1 to {full} for {self.name}, got {rank!r}")
-        if rank < 1:
+        if isinstance(full, int):
+            return self._checked(rank, full, rank, full, layer_name)
+        given = tuple(rank) if isinstance(rank, Sequence) and not isinstance(rank, str) else rank
+        if not isinstance(given, tuple) or len(given) != len(full):
+            raise ValueError(
+                f"{layer_name}: rank must be {len(full)} integers for {self.name}, at most {list(full)}, got {rank!r}"
+            )
+        pairs = zip(given, full, strict=True)
+        return tuple(self._checked(one, most, list(given), list(full), layer_name) for one, most in pairs)
+
+    def _checked(self, one: Any, most: int, rank: Any, full: Any, layer_name: str) -> int:
+        """One integer of a rank, within 1 and `most`; `rank` and `full` are what the message shows."""
+        if isinstance(one, bool) or not isinstance(one, int | np.integer):
+            raise ValueError(f"{layer_name}: rank must be an integer from 1 to {most} for {self.name}, got {rank!r}")
+        if one < 1:
             raise ValueError(f"{layer_name}: rank {rank} is below 1; {self.name} takes ranks 1 to {full}")
-        if rank > full:
+        if one > most:
             raise ValueError(
                 f"{layer_name}: rank {rank} is above the full rank {full}; {self.name} takes ranks 1 to {full} here"
             )
-        return int(rank)
+        return int(one)
 
     def check_weight(self, layer: nn.Module, layer_name: str = "layer") -> None:
         """Nothing, if there is something to decompose.
@@ -75,3 +115,29 @@ class Decomposition(ABC):
             raise ValueError(
                 f"{layer_name}: its weight has entries that are not finite, which {self.name} cannot factor"
             )
+
+
+def filled(chain: nn.Sequential, weights: Sequence[Tensor], layer: nn.Module, bias: Tensor | None = None) -> nn.Module:
+    """`chain` with `weights` in its layers (those that have one), in place; the bias of `layer` goes to the last.
+
+    Gradients are wanted where `layer` wants them, and the mode (training or evaluation) is that of `layer`.
+
+    Args:
+        chain: a skeleton.
+        weights: one for every layer of `chain` with a weight, of any floating type.
+        layer: the dense layer.
+        bias: in the place of that of `layer`; needed where the chain's last layer orders its channels anew.
+    """
+    factors = [factor for factor in chain if hasattr(factor, "weight")]
+    with torch.no_grad():
+        for factor, weight in zip(factors, weights, strict=True):
+            factor.weight.copy_(weight)
+            factor.weight.requires_grad_(layer.weight.requires_grad)
+        if layer.bias is not None:
+            factors[-1].bias.copy_(layer.bias if bias is None else bias)
+            factors[-1].bias.requires_grad_(layer.bias.requires_grad)
+    return chain.train(layer.training)
+
+
+def _weights(chain: nn.Module) -> list[int]:
+    return [factor.weight.numel() for factor in chain if hasattr(factor, "weight")]

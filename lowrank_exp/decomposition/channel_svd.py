@@ -1,4 +1,4 @@
-"""Channel SVD: a K x K convolution into R maps, then a 1 x 1 convolution.
+"""Channel SVD: a K x K convolution into R maps, then a 1 x 1 convolution; or the other way round.
 
 Legend: G groups, O out channels of one group, I in channels of one group, K all kernel entries, R rank.
 """
@@ -8,44 +8,76 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank_exp.cost import CONVOLUTIONS
-from lowrank_exp.decomposition.convolution import TRANSPOSED, axes, convolution_like, pointwise_like
-from lowrank_exp.decomposition.svd import SVDDecomposition, middle, two, wrong_kind
+from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
+from lowrank_exp.decomposition.svd import SVDDecomposition, checked_order, middle, two, wrong_kind
+
+_ORDERS = ("kernel_first", "pointwise_first")
 
 
 class ChannelSVD(SVDDecomposition):
-    r"""Cut the SVD of the matrix whose rows are (in channel, kernel entry) and whose columns are the out channels.
+    r"""Cut the SVD of the kernel with the out channels (or the in channels) against everything else.
 
-    .. math:: W_{(i,k),o} \approx \sum_{r=1}^{R} (u_{(i,k),r} \sqrt{s_r}) (\sqrt{s_r} v_{r,o})
+    .. math:: \text{kernel first: } W_{(i,k),o} \approx
+        \sum_{r=1}^{R} (u_{(i,k),r} \sqrt{s_r}) (\sqrt{s_r} v_{r,o}) \qquad
+        \text{pointwise first: } W_{i,(k,o)} \approx \sum_{r=1}^{R} (u_{i,r} \sqrt{s_r}) (\sqrt{s_r} v_{r,(k,o)})
 
-    The first layer has the kernel, stride, padding and dilation of the dense one and R maps; the second is 1 x 1 and
-    has the bias. Full rank: min(I K, O) of one group. Works on convolutions of one to three axes, transposed too.
+    One of the two layers has the kernel, stride, padding and dilation of the dense one, the other is 1 x 1; R maps per
+    group lie between them, and the bias is that of the second. Kernel first, the R filters are shared by all out
+    channels: full rank min(I K, O) of one group, R (I K + O) weights. Pointwise first, the in channels are compressed:
+    full rank min(I, K O), R (I + K O) weights. Works on convolutions of one to three axes, transposed too.
 
-    Source: Zhang, Zou, He, Sun 2015, "Accelerating very deep convolutional networks", section 3.1 (without data).
+    Args:
+        order: which layer comes first, `kernel_first` or `pointwise_first`.
+
+    Raises:
+        ValueError: another order.
+
+    Source: Zhang, Zou, He, Sun 2015, "Accelerating very deep convolutional networks" (kernel first;
+    without data); Yang et al. 2020, "Learning low-rank deep neural networks via singular vector orthogonality
+    regularization and singular value sparsification" (channel-wise decomposition).
+
+    >>> [tuple(part.weight.shape) for part in ChannelSVD(order="pointwise_first").factorize(nn.Conv2d(4, 6, 3), 2)]
+    [(2, 4, 1, 1), (6, 2, 3, 3)]
     """
 
     name = "channel_svd"
+
+    def __init__(self, order: str = "kernel_first") -> None:
+        self.order = checked_order(self.name, order, _ORDERS)
+
+    def options(self) -> dict[str, Any]:
+        return {} if self.order == _ORDERS[0] else {"order": self.order}
 
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, CONVOLUTIONS)
 
     def matrices(self, layer: nn.Module) -> Tensor:
-        G, weight = layer.groups, layer.weight
-        if isinstance(layer, TRANSPOSED):  # weight (G I, O, *K)
-            return weight.reshape(G, layer.in_channels // G, weight.shape[1], -1).transpose(2, 3).flatten(1, 2)
-        return weight.reshape(G, layer.out_channels // G, -1).transpose(1, 2)  # weight (G O, I, *K)
+        W_GOIK = kernel_GOIK(layer).flatten(3)
+        if self.order == "kernel_first":
+            return W_GOIK.flatten(2).mT
+        return W_GOIK.permute(0, 2, 3, 1).flatten(2)
 
     def unfold(self, layer: nn.Module, left_GMR: Tensor, right_GRN: Tensor) -> tuple[Tensor, Tensor]:
-        G, _, R = left_GMR.shape
         kernel, ones = layer.kernel_size, (1,) * axes(layer)
-        second = right_GRN.transpose(1, 2).reshape(layer.out_channels, R, *ones)
-        if isinstance(layer, TRANSPOSED):
-            left_GIKR = left_GMR.reshape(G, layer.in_channels // G, -1, R)
-            return left_GIKR.transpose(2, 3).reshape(layer.in_channels, R, *kernel), second
-        return left_GMR.transpose(1, 2).reshape(G * R, layer.in_channels // G, *kernel), second
+        if self.order == "kernel_first":
+            first_GRIK = left_GMR.mT.unflatten(2, (-1, *kernel))
+            return weight_like(layer, first_GRIK), right_GRN.mT.flatten(0, 1).unflatten(1, (-1, *ones))
+        second_GRKO = right_GRN.unflatten(2, (*kernel, -1))
+        return left_GMR.mT.flatten(0, 1).unflatten(1, (-1, *ones)), weight_like(layer, _out_first(second_GRKO))
 
     def skeleton(self, layer: nn.Module, rank: int, device: Any = None) -> nn.Sequential:
-        maps, everywhere = middle(layer, rank), (True,) * axes(layer)
+        maps, everywhere, bias = middle(layer, rank), (True,) * axes(layer), layer.bias is not None
+        if self.order == "kernel_first":
+            return two(
+                convolution_like(layer, layer.in_channels, maps, keep=everywhere, bias=False, device=device),
+                pointwise_like(layer, maps, layer.out_channels, bias=bias, device=device),
+            )
         return two(
-            convolution_like(layer, layer.in_channels, maps, keep=everywhere, bias=False, device=device),
-            pointwise_like(layer, maps, layer.out_channels, bias=layer.bias is not None, device=device),
+            pointwise_like(layer, layer.in_channels, maps, bias=False, device=device),
+            convolution_like(layer, maps, layer.out_channels, keep=everywhere, bias=bias, device=device),
         )
+
+
+def _out_first(kernel_GRKO: Tensor) -> Tensor:
+    """`(G, R, *K, O)` as `(G, O, R, *K)`."""
+    return kernel_GRKO.movedim(-1, 1)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -20,14 +22,16 @@ def convolution_like(
     *,
     keep: tuple[bool, ...],
     bias: bool,
+    groups: int | None = None,
     device: Any = None,
 ) -> nn.Module:
     """A convolution of the kind of `layer` which works along the axes marked in `keep` and not along the others.
 
     Kept axes have the kernel size, stride, padding, dilation and output padding of `layer`; the others have a kernel of
-    1 that moves and pads nothing. Groups and padding mode are those of `layer`. Because a kernel that factors along its
-    axes is one convolution after the other, and because padding an axis commutes with working along another, the two
-    parts together do what the whole does, for every setting.
+    1 that moves and pads nothing. The padding mode is that of `layer`, and so are the groups unless given. Because a
+    kernel that factors along its axes is one convolution after the other, and because padding an axis commutes with
+    working along another, the two parts together do what the whole does, for every setting. Its numbers are not set:
+    nothing is drawn from a generator.
     """
 
     def placed(setting: tuple[int, ...], neutral: int) -> tuple[int, ...]:
@@ -38,7 +42,7 @@ def convolution_like(
         "stride": placed(layer.stride, 1),
         "dilation": placed(layer.dilation, 1),
         "padding": layer.padding if isinstance(layer.padding, str) else placed(layer.padding, 0),
-        "groups": layer.groups,
+        "groups": layer.groups if groups is None else groups,
         "padding_mode": layer.padding_mode,
         "bias": bias,
         "device": layer.weight.device if device is None else device,
@@ -46,19 +50,43 @@ def convolution_like(
     }
     if isinstance(layer, TRANSPOSED):
         settings["output_padding"] = placed(layer.output_padding, 0)
-    return type(layer)(in_channels, out_channels, **settings)
+    return skip_init(type(layer), in_channels, out_channels, **settings)
 
 
 def pointwise_like(
-    layer: nn.Module, in_channels: int, out_channels: int, *, bias: bool, device: Any = None
+    layer: nn.Module,
+    in_channels: int,
+    out_channels: int,
+    *,
+    bias: bool,
+    groups: int | None = None,
+    device: Any = None,
 ) -> nn.Module:
-    """A 1 x 1 convolution with the groups of `layer`; never a transposed one, which would do the same but slower."""
-    return PLAIN[axes(layer)](
+    """A 1 x 1 convolution, with the groups of `layer` unless given; never a transposed one, which would be slower."""
+    return skip_init(
+        PLAIN[axes(layer)],
         in_channels,
         out_channels,
         kernel_size=1,
-        groups=layer.groups,
+        groups=layer.groups if groups is None else groups,
         bias=bias,
         device=layer.weight.device if device is None else device,
         dtype=layer.weight.dtype,
     )
+
+
+def kernel_GOIK(layer: nn.Module) -> Tensor:
+    """The kernel of any convolution with its groups apart, `(G, O, I, *K)`, detached and at least in float32.
+
+    O and I are the channels of one group; the weight of a transposed convolution, `(G I, O, *K)`, is turned round.
+    """
+    weight = layer.weight.detach()
+    weight = weight if weight.dtype == torch.float64 else weight.float()
+    per_group = weight.unflatten(0, (layer.groups, -1))
+    return per_group.transpose(1, 2) if isinstance(layer, TRANSPOSED) else per_group
+
+
+def weight_like(layer: nn.Module, kernel_GOIK: Tensor) -> Tensor:
+    """A kernel `(G, O, I, *K)` in the layout of the weight of `layer`; undoes `kernel_GOIK`."""
+    per_group = kernel_GOIK.transpose(1, 2) if isinstance(layer, TRANSPOSED) else kernel_GOIK
+    return per_group.flatten(0, 1)

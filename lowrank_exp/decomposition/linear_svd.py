@@ -6,6 +6,7 @@ Legend: O out features, I in features, R rank; one group (G = 1).
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from lowrank_exp.decomposition.svd import SVDDecomposition, two, wrong_kind
 
@@ -17,7 +18,7 @@ class LinearSVD(SVDDecomposition):
 
     The first layer maps I to R without bias, the second R to O with the bias. Full rank: min(I, O).
 
-    Source: Denton et al. 2014, "Exploiting linear structure", section 3.2 (matrix decomposition).
+    Source: Denton et al. 2014, "Exploiting linear structure" (matrix decomposition).
     """
 
     name = "linear_svd"
@@ -34,6 +35,6 @@ class LinearSVD(SVDDecomposition):
     def skeleton(self, layer: nn.Module, rank: int, device: Any = None) -> nn.Sequential:
         place = {"device": layer.weight.device if device is None else device, "dtype": layer.weight.dtype}
         return two(
-            nn.Linear(layer.in_features, rank, bias=False, **place),
-            nn.Linear(rank, layer.out_features, bias=layer.bias is not None, **place),
+            skip_init(nn.Linear, layer.in_features, rank, bias=False, **place),
+            skip_init(nn.Linear, rank, layer.out_features, bias=layer.bias is not None, **place),
         )

@@ -1,14 +1,17 @@
-"""Spatial SVD: a vertical K x 1 convolution into R maps, then a horizontal 1 x K convolution.
+"""Spatial SVD: a vertical K x 1 convolution into R maps, then a horizontal 1 x K convolution; or the other way round.
 
-Legend: G groups, O out channels of one group, I in channels of one group, H x W kernel, R rank.
+Legend: G groups, O out channels of one group, I in channels of one group, H x W kernel, R rank; A and B the kernel
+along the axis that the first and the second layer work along.
 """
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.convolution import TRANSPOSED, axes, convolution_like
-from lowrank_exp.decomposition.svd import SVDDecomposition, middle, two, wrong_kind
+from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, weight_like
+from lowrank_exp.decomposition.svd import SVDDecomposition, checked_order, middle, two, wrong_kind
+
+_ORDERS = ("vertical_first", "horizontal_first")
 
 
 class SpatialSVD(SVDDecomposition):
@@ -16,56 +19,67 @@ class SpatialSVD(SVDDecomposition):
 
     .. math:: W_{(i,h),(w,o)} \approx \sum_{r=1}^{R} (u_{(i,h),r} \sqrt{s_r}) (\sqrt{s_r} v_{r,(w,o)})
 
-    The vertical settings (stride, padding, dilation, output padding) lie on the first layer, the horizontal ones on the
-    second, which also has the bias; so the full-rank pair gives the dense layer's output for every stride. Full rank:
-    min(I H, W O) of one group. A one-dimensional kernel counts as a column, W = 1. Transposed convolutions too.
+    That is the order `vertical_first`; `horizontal_first` exchanges h and w. The settings of an axis (stride, padding,
+    dilation, output padding) lie on the layer that works along it, the bias on the second layer; so the full-rank pair
+    gives the dense layer's output for every stride. Full rank: min(I H, W O) of one group; horizontal first min(I W,
+    H O). A one-dimensional kernel counts as a column, W = 1. Transposed convolutions too.
 
-    Source: Jaderberg, Vedaldi, Zisserman 2014, scheme 2; Tai et al. 2016, section 2 (the closed form).
+    Args:
+        order: which layer comes first, `vertical_first` or `horizontal_first`.
+
+    Raises:
+        ValueError: another order.
+
+    Source: Jaderberg, Vedaldi, Zisserman 2014, scheme 2; Tai et al. 2016 (the closed form).
 
     Differs from the paper:
         1. ENC's code (Kim, Khan, Kyung 2019) puts both strides on the first layer, which is not exact at stride 2.
+
+    >>> chain = SpatialSVD(order="horizontal_first").factorize(nn.Conv2d(4, 6, (3, 5), stride=(2, 1)), 7)
+    >>> [(tuple(part.weight.shape), part.stride) for part in chain]
+    [((7, 4, 1, 5), (1, 1)), ((6, 7, 3, 1), (2, 1))]
     """
 
     name = "spatial_svd"
+
+    def __init__(self, order: str = "vertical_first") -> None:
+        self.order = checked_order(self.name, order, _ORDERS)
+
+    def options(self) -> dict[str, Any]:
+        return {} if self.order == _ORDERS[0] else {"order": self.order}
 
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, (nn.Conv2d, nn.Conv1d, nn.ConvTranspose2d, nn.ConvTranspose1d))
 
     def matrices(self, layer: nn.Module) -> Tensor:
-        G, H = layer.groups, layer.kernel_size[0]
-        if isinstance(layer, TRANSPOSED):
-            kernel_GIOHW = layer.weight.reshape(G, layer.in_channels // G, layer.out_channels // G, H, -1)
-            kernel_GIHWO = kernel_GIOHW.permute(0, 1, 3, 4, 2)
-        else:
-            kernel_GOIHW = layer.weight.reshape(G, layer.out_channels // G, layer.in_channels // G, H, -1)
-            kernel_GIHWO = kernel_GOIHW.permute(0, 2, 3, 4, 1)
-        return kernel_GIHWO.flatten(3, 4).flatten(1, 2)
+        W_GOIHW = kernel_GOIK(layer)
+        if axes(layer) == 1:
+            W_GOIHW = W_GOIHW[..., None]
+        W_GOIAB = W_GOIHW if self.order == "vertical_first" else W_GOIHW.mT
+        return W_GOIAB.permute(0, 2, 3, 4, 1).flatten(3, 4).flatten(1, 2)
 
     def unfold(self, layer: nn.Module, left_GMR: Tensor, right_GRN: Tensor) -> tuple[Tensor, Tensor]:
         G, _, R = left_GMR.shape
-        I, O = layer.in_channels // G, layer.out_channels // G
-        column, row = _column(layer), _row(layer)
-        left_GIHR = left_GMR.reshape(G, I, -1, R)
-        right_GRWO = right_GRN.reshape(G, R, -1, O)
-        if isinstance(layer, TRANSPOSED):
-            first = left_GIHR.transpose(2, 3).reshape(G * I, R, *column)
-            return first, right_GRWO.transpose(2, 3).reshape(G * R, O, *row)
-        first = left_GIHR.permute(0, 3, 1, 2).reshape(G * R, I, *column)
-        return first, right_GRWO.permute(0, 3, 1, 2).reshape(G * O, R, *row)
+        first, second = self._kept(layer)
+        left_GRIA = left_GMR.mT.reshape(G, R, layer.in_channels // G, *_along(layer, first))
+        right_GORB = right_GRN.unflatten(2, (-1, layer.out_channels // G)).permute(0, 3, 1, 2)
+        right_GORB = right_GORB.reshape(*right_GORB.shape[:3], *_along(layer, second))
+        return weight_like(layer, left_GRIA), weight_like(layer, right_GORB)
 
     def skeleton(self, layer: nn.Module, rank: int, device: Any = None) -> nn.Sequential:
-        maps, vertical = middle(layer, rank), (True, False)[: axes(layer)]
-        horizontal = tuple(not kept for kept in vertical)
-        bias = layer.bias is not None
+        maps, bias = middle(layer, rank), layer.bias is not None
+        first, second = self._kept(layer)
         return two(
-            convolution_like(layer, layer.in_channels, maps, keep=vertical, bias=False, device=device),
-            convolution_like(layer, maps, layer.out_channels, keep=horizontal, bias=bias, device=device),
+            convolution_like(layer, layer.in_channels, maps, keep=first, bias=False, device=device),
+            convolution_like(layer, maps, layer.out_channels, keep=second, bias=bias, device=device),
         )
 
+    def _kept(self, layer: nn.Module) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+        """The axes that the first and the second layer work along."""
+        vertical, horizontal = (True, False)[: axes(layer)], (False, True)[: axes(layer)]
+        return (vertical, horizontal) if self.order == "vertical_first" else (horizontal, vertical)
 
-def _column(layer: nn.Module) -> tuple[int, ...]:
-    return (layer.kernel_size[0], 1)[: axes(layer)]
 
-
-def _row(layer: nn.Module) -> tuple[int, ...]:
-    return (1, layer.kernel_size[-1]) if axes(layer) == 2 else (1,)
+def _along(layer: nn.Module, keep: tuple[bool, ...]) -> tuple[int, ...]:
+    """The kernel size along the axes marked in `keep`, 1 along the others."""
+    return tuple(size if kept else 1 for size, kept in zip(layer.kernel_size, keep, strict=True))

@@ -4,14 +4,15 @@ Legend: G groups, M rows, N columns of each group's matrix, R rank, O out channe
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import macs_of_chain
-from lowrank_exp.decomposition.base import Decomposition
+from lowrank_exp.decomposition.base import Decomposition, Rank, filled
+from lowrank_exp.decomposition.gram import gram_singular_values, gram_svd
 
 
 class SVD(NamedTuple):
@@ -39,30 +40,26 @@ class SVDDecomposition(Decomposition):
         """The weight of `layer` as one matrix per group, `(G, M, N)`."""
 
     @abstractmethod
-    def unfold(self, layer: nn.Module, left_GMR: Tensor, right_GRN: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of the first and the second layer."""
+    def unfold(self, layer: nn.Module, left_GMR: Tensor, right_GRN: Tensor) -> tuple[Tensor, ...]:
+        """Weights of the layers of the skeleton."""
 
     def full_rank(self, layer: nn.Module) -> int:
         _, M, N = self.matrices(layer).shape
         return min(M, N)
 
-    def rank_weights(self, layer: nn.Module) -> np.ndarray:
-        chain = self.skeleton(layer, 1, device="meta")
-        return np.arange(1, self.full_rank(layer) + 1) * sum(factor.weight.numel() for factor in chain)
-
-    def rank_macs(self, layer: nn.Module, input_shapes: tuple[tuple[int, ...], ...]) -> np.ndarray:
-        chain = self.skeleton(layer, 1, device="meta")
-        return np.arange(1, self.full_rank(layer) + 1) * sum(macs_of_chain(chain, shape) for shape in input_shapes)
+    def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
+        return energy_of(self.singular_values(layer).cpu().numpy())[np.asarray(ranks) - 1]
 
     def svd(self, layer: nn.Module) -> SVD:
         """The thin SVD of every group's matrix, at least in float32. It serves every rank."""
-        return SVD(*torch.linalg.svd(self._numbers(layer), full_matrices=False))
+        return SVD(*gram_svd(self._numbers(layer)))
 
     def singular_values(self, layer: nn.Module) -> Tensor:
-        return torch.linalg.svdvals(self._numbers(layer))
+        """The singular values of every group's matrix, `(G, full rank)`, descending."""
+        return gram_singular_values(self._numbers(layer))
 
     def factorize(self, layer: nn.Module, rank: int, svd: SVD | None = None) -> nn.Sequential:
-        """Two plain layers with the truncated SVD of the weight.
+        """The plain layers with the truncated SVD of the weight.
 
         Args:
             layer: the layer to decompose; it is not changed.
@@ -73,21 +70,28 @@ class SVDDecomposition(Decomposition):
             ValueError: a rank out of range.
         """
         rank = self.check_rank(layer, rank)
-        chain = self.skeleton(layer, rank)
-        with torch.no_grad():
-            weights = self.unfold(layer, *(svd or self.svd(layer)).split(rank))
-            for factor, weight in zip(chain, weights, strict=True):
-                factor.weight.copy_(weight)
-                factor.weight.requires_grad_(layer.weight.requires_grad)
-            if layer.bias is not None:
-                chain[-1].bias.copy_(layer.bias)
-                chain[-1].bias.requires_grad_(layer.bias.requires_grad)
-        return chain.train(layer.training)
+        weights = self.unfold(layer, *(svd or self.svd(layer)).split(rank))
+        return filled(self.skeleton(layer, rank), weights, layer)
 
     def _numbers(self, layer: nn.Module) -> Tensor:
         with torch.no_grad():
             matrices_GMN = self.matrices(layer).detach()
         return matrices_GMN if matrices_GMN.dtype == torch.float64 else matrices_GMN.float()
+
+
+def energy_of(singular_values_GR: np.ndarray) -> np.ndarray:
+    """Share of the squared singular values of all groups that ranks 1 ... R keep, `(R,)`, the last one 1.
+
+    >>> energy_of(np.array([[3.0, 4.0**0.5, 0.0]])).round(3).tolist()
+    [0.692, 1.0, 1.0]
+    """
+    squared = (singular_values_GR.astype(np.float64) ** 2).sum(axis=0)
+    total = squared.sum()
+    if total == 0:  # a layer of zeros loses nothing at any rank
+        return np.ones(len(squared))
+    kept = np.minimum(np.cumsum(squared) / total, 1.0)
+    kept[-1] = 1.0
+    return kept
 
 
 def two(first: nn.Module, second: nn.Module) -> nn.Sequential:
@@ -98,6 +102,17 @@ def two(first: nn.Module, second: nn.Module) -> nn.Sequential:
 def middle(layer: nn.Module, rank: int) -> int:
     """Maps between the two factors of a convolution."""
     return layer.groups * rank
+
+
+def checked_order(name: str, order: str, allowed: tuple[str, str]) -> str:
+    """`order`, which layer comes first.
+
+    Raises:
+        ValueError: none of `allowed`.
+    """
+    if order not in allowed:
+        raise ValueError(f"{name}: order must be one of {', '.join(allowed)}, got {order!r}")
+    return order
 
 
 def wrong_kind(layer: nn.Module, name: str, allowed: tuple[type, ...]) -> str | None:

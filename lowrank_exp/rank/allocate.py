@@ -6,16 +6,22 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from lowrank_exp.decomposition import Rank
+from lowrank_exp.decomposition.base import WHAT
+from lowrank_exp.names import by_layer
 from lowrank_exp.rank.budget import Budget, Candidate, Problem
 from lowrank_exp.rank.energy import energy
 from lowrank_exp.rank.fixed import fixed
-from lowrank_exp.rank.names import by_layer
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.rules import cheaper_rungs
 from lowrank_exp.rank.uniform import uniform
 
+_UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 _POLICIES = {policy.__name__: policy for policy in (fixed, uniform, energy)}
-Policy = Callable[..., dict[str, int | None]]
+Policy = Callable[..., dict[str, Rank | None]]
 
 
 def allocate(
@@ -24,7 +30,8 @@ def allocate(
     *,
     macs: float | None = None,
     weights: float | None = None,
-    ranks: Mapping[str, int | None] | str | os.PathLike | None = None,
+    bytes: float | None = None,
+    ranks: Mapping[str, Rank | None] | str | os.PathLike | None = None,
     rules: Mapping[str, Any] | None = None,
     over: str = "all",
     **options: Any,
@@ -35,10 +42,12 @@ def allocate(
         layers: profiles by name, in network order.
         policy: `fixed`, `uniform`, `energy`, or a function of a `Problem` that returns ranks by name.
         macs: fraction of the dense MACs that may remain, in (0, 1].
-        weights: fraction of the dense weights that may remain, in (0, 1]. Given both, both hold.
+        weights: fraction of the dense weights that may remain, in (0, 1].
+        bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
         ranks: ranks set by hand, by name or `re:` pattern (None: leave alone), or the path of a plan file. They are
             obeyed, with a warning where dense would be cheaper; the policy decides on the other layers.
-        rules: by name or `re:` pattern: None leaves it alone, an int sets its rank, `{min: 8, max: 32}` bounds it.
+        rules: by name or `re:` pattern: None leaves it alone, a rank (an int, or a list where the decomposition has
+            several) sets it, `{min: 8, max: 32}` bounds it: every number of a rank that has several.
         over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
         options: the policy's own (`share` of energy).
 
@@ -51,7 +60,8 @@ def allocate(
     if not layers:
         raise ValueError("there are no convolutions or linear layers to choose ranks for")
     chosen, name, options = _policy(policy, options)
-    budget = Budget(macs, weights)
+    budget = Budget(macs, weights, bytes)
+    _check_savings(layers, budget)
     set_ranks = _ranks(ranks, layers)
     if chosen is fixed and ranks is None:
         raise ValueError(
@@ -65,23 +75,22 @@ def allocate(
     for layer in layers.values():
         if layer.name in set_ranks and set_ranks[layer.name] is not None:
             planned[layer.name] = _obeyed(layer, set_ranks[layer.name], "set by hand")
-        elif isinstance(bounds.get(layer.name), int):
+        elif isinstance(bounds.get(layer.name), int | list | tuple):
             planned[layer.name] = _obeyed(layer, bounds[layer.name], "set by a rule")
         elif reason := _alone(layer, set_ranks, bounds, over):
-            planned[layer.name] = _dense(layer, reason)
+            planned[layer.name] = _planned(layer, None, reason)
         else:
-            cheaper = _cheaper(layer, bounds.get(layer.name), budget)
+            cheaper = cheaper_rungs(layer, bounds.get(layer.name), budget)
             if isinstance(cheaper, str):
-                planned[layer.name] = _dense(layer, cheaper)
+                planned[layer.name] = _planned(layer, None, cheaper)
             else:
                 candidates.append(Candidate(layer, cheaper))
 
     problem = _problem(layers, candidates, planned, budget, over)
     for layer_name, rank in _checked(chosen(problem, **options), problem, name).items():
         layer = layers[layer_name]
-        planned[layer_name] = (
-            _dense(layer, _why_dense(name)) if rank is None else _ranked(layer, rank, f"chosen by {name}")
-        )
+        reason = _why_dense(name) if rank is None else f"chosen by {name}"
+        planned[layer_name] = _planned(layer, rank, reason)
     return Plan({layer: planned[layer] for layer in layers}, name, over)
 
 
@@ -94,7 +103,7 @@ def _problem(
 ) -> Problem:
     counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
     alone = [planned[layer.name] for layer in counted if layer.name in planned]
-    dense = {what: sum(getattr(layer, what) for layer in counted) for what in ("macs", "weights")}
+    dense = {what: sum(getattr(layer, what) for layer in counted) for what in WHAT}
     if empty := [what for what in budget.bounds if dense[what] == 0]:
         raise ValueError(f"a budget of {empty[0]} with over={over!r} counts nothing: the network has none there")
     return Problem(
@@ -105,7 +114,7 @@ def _problem(
     )
 
 
-def _checked(ranks: Mapping[str, int | None], problem: Problem, policy: str) -> dict[str, int | None]:
+def _checked(ranks: Mapping[str, Rank | None], problem: Problem, policy: str) -> dict[str, Rank | None]:
     """What a policy returned: one of its options for every candidate."""
     allowed = {candidate.profile.name: candidate.ranks for candidate in problem.candidates}
     if ranks.keys() != allowed.keys():
@@ -114,7 +123,24 @@ def _checked(ranks: Mapping[str, int | None], problem: Problem, policy: str) -> 
     for name, rank in ranks.items():
         if rank not in allowed[name]:
             raise ValueError(f"the {policy} policy returned {rank!r} for {name}, which is none of {allowed[name]}")
-    return {name: None if rank is None else int(rank) for name, rank in ranks.items()}
+    return {name: _plain(rank) for name, rank in ranks.items()}
+
+
+def _plain(rank: Any) -> Any:
+    """A rank as int or tuple; what is neither is left as it is, for whoever checks it."""
+    if isinstance(rank, Sequence) and not isinstance(rank, str):
+        return tuple(_plain(one) for one in rank)
+    return int(rank) if isinstance(rank, np.integer) else rank
+
+
+def _check_savings(layers: Mapping[str, LayerProfile], budget: Budget) -> None:
+    for layer in layers.values():
+        if useless := [what for what in budget.bounds if what not in layer.saves]:
+            raise ValueError(
+                f"{layer.name}: {layer.decomposition} does not save {' and '.join(useless)} at any rank, so it takes "
+                f"no such budget, got {budget.bounds}: set {', '.join(useless)} to null and give "
+                f"{', '.join(layer.saves)}"
+            )
 
 
 def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
@@ -156,70 +182,30 @@ def _alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, A
     return None
 
 
-def _cheaper(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int | None, ...] | str:
-    """The options of a layer: cheaper ranks within the bounds, then dense; or why there are none."""
-    low, high = _low_high(layer, bound)
-    costs = list(budget.bounds) or ["macs"]
-    ranks = [
-        rank
-        for rank in range(low, high + 1)
-        if all(getattr(layer, f"rank_{what}")[rank - 1] < getattr(layer, what) for what in costs)
-    ]
-    if not ranks:
-        rank_cost = ", ".join(f"{getattr(layer, f'rank_{w}')[low - 1]:,} of {getattr(layer, w):,} {w}" for w in costs)
-        return f"no rank is cheaper than dense: rank {low} has {rank_cost}"
-    dense_allowed = not isinstance(bound, Mapping) or bound.get("max") is None
-    return (*ranks, None) if dense_allowed else tuple(ranks)
-
-
-def _low_high(layer: LayerProfile, bound: Any) -> tuple[int, int]:
-    if bound is None:
-        return 1, layer.full_rank
-    if not isinstance(bound, Mapping) or set(bound) - {"min", "max"}:
-        raise ValueError(
-            f"the rule for {layer.name} is null (leave it alone), an integer or {{min: ..., max: ...}}, got {bound!r}"
-        )
-    low = 1 if bound.get("min") is None else bound["min"]
-    high = layer.full_rank if bound.get("max") is None else bound["max"]
-    whole = all(isinstance(b, int) and not isinstance(b, bool) for b in (low, high))
-    if whole and low > layer.full_rank:
-        raise ValueError(f"the rule for {layer.name} asks for at least {low}, above its full rank {layer.full_rank}")
-    if not whole or not 1 <= low <= high:
-        raise ValueError(f"the rule for {layer.name} needs integers with 1 <= min <= max, got {dict(bound)}")
-    return low, min(high, layer.full_rank)
-
-
 def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
     if layer.refusal:
         raise ValueError(f"{layer.name} has rank {rank} {reason}, but it cannot be decomposed: {layer.refusal}")
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= layer.full_rank:
-        above = isinstance(rank, int) and rank > layer.full_rank
+    rank, full = _plain(rank), layer.full_rank
+    if isinstance(full, int) and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full):
+        above = isinstance(rank, int) and rank > full
         raise ValueError(
             f"{layer.name}: rank {rank!r} {reason} {'is above the full rank' if above else 'is no rank'}; "
-            f"{layer.decomposition} takes an integer from 1 to {layer.full_rank} here"
+            f"{layer.decomposition} takes an integer from 1 to {full} here"
         )
-    planned = _ranked(layer, rank, reason)
-    costs = [(planned.macs_after, layer.macs, "MACs"), (planned.weights_after, layer.weights, "weights")]
-    if above := [f"{after:,} {unit}, dense {dense:,}" for after, dense, unit in costs if after > dense]:
+    planned = _planned(layer, rank, reason)
+    told = [what for what in layer.saves if what != "bytes"] or ["bytes"]  # bytes rise with the weights
+    costs = [(what, getattr(planned, f"{what}_after"), getattr(layer, what)) for what in told]
+    if above := [f"{after:,} {_UNITS[what]}, dense {dense:,}" for what, after, dense in costs if after > dense]:
         warnings.warn(f"{layer.name}: rank {rank} costs more than the dense layer: {'; '.join(above)}", stacklevel=3)
     return planned
 
 
-def _ranked(layer: LayerProfile, rank: int, reason: str) -> PlannedLayer:
-    return PlannedLayer(
-        rank,
-        layer.decomposition,
-        reason,
-        layer.macs,
-        int(layer.rank_macs[rank - 1]),
-        layer.weights,
-        int(layer.rank_weights[rank - 1]),
-        layer.options,
-    )
-
-
-def _dense(layer: LayerProfile, reason: str) -> PlannedLayer:
-    return PlannedLayer(None, None, reason, layer.macs, layer.macs, layer.weights, layer.weights)
+def _planned(layer: LayerProfile, rank: Rank | None, reason: str) -> PlannedLayer:
+    before, after = layer.cost(None), layer.cost(rank)
+    costs = {f"{what}_before": getattr(before, what) for what in WHAT}
+    costs |= {f"{what}_after": getattr(after, what) for what in WHAT}
+    kind, options = (None, {}) if rank is None else (layer.decomposition, layer.options)
+    return PlannedLayer(rank, kind, reason, **costs, options=options)
 
 
 def _why_dense(policy: str) -> str:

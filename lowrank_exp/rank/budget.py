@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowrank_exp.decomposition import Rank
+from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.profile import LayerProfile
 
 TOLERANCE = 0.01
@@ -20,13 +22,15 @@ COMBINATIONS = 1_000_000  # as many are searched where the knob alone does not m
 
 @dataclass(frozen=True)
 class Budget:
-    """Fractions of the dense MACs and weights that may remain; None sets no bound. Both given: both hold."""
+    """Fractions of the dense MACs, weights and bytes that may remain; None sets no bound. All that are given hold."""
 
     macs: float | None = None
     weights: float | None = None
+    bytes: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("macs", self.macs), ("weights", self.weights)):
+        for name in WHAT:
+            value = getattr(self, name)
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
@@ -37,7 +41,7 @@ class Budget:
     @property
     def bounds(self) -> dict[str, float]:
         """The bounds that are set, by name."""
-        return {name: value for name in ("macs", "weights") if (value := getattr(self, name)) is not None}
+        return {name: value for name in WHAT if (value := getattr(self, name)) is not None}
 
     def __bool__(self) -> bool:
         return bool(self.bounds)
@@ -45,24 +49,32 @@ class Budget:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One layer that may be decomposed: its options in order of cost, the last one dense (rank None) if allowed."""
+    """One layer that may be decomposed: its options in order of cost, the last one dense (None) if allowed.
+
+    An option is a rung of the profile's ladder, counted from 1.
+    """
 
     profile: LayerProfile
-    ranks: tuple[int | None, ...]
+    rungs: tuple[int | None, ...]
+
+    @property
+    def ranks(self) -> tuple[Rank | None, ...]:
+        """The rank of every option, None for dense."""
+        return tuple(None if rung is None else self.profile.ranks[rung - 1] for rung in self.rungs)
 
     def cost(self, option: int, what: str) -> int:
-        """MACs or weights (`what`) of an option."""
-        rank = self.ranks[option]
-        if rank is None:
+        """MACs, weights or bytes (`what`) of an option."""
+        rung = self.rungs[option]
+        if rung is None:
             return getattr(self.profile, what)
-        return int(getattr(self.profile, f"rank_{what}")[rank - 1])
+        return int(getattr(self.profile, f"rank_{what}")[rung - 1])
 
-    def option_of(self, rank: int) -> int:
-        """The option nearest to a wished rank: within lowest and highest, dense beyond the cheaper ranks."""
-        ranks = [r for r in self.ranks if r is not None]
-        if self.ranks[-1] is None and (not ranks or rank > ranks[-1]):
-            return len(self.ranks) - 1
-        return int(np.clip(rank, ranks[0], ranks[-1])) - ranks[0]
+    def option_of(self, rung: int) -> int:
+        """The option nearest to a wished rung: within lowest and highest, dense beyond the cheaper ones."""
+        rungs = [r for r in self.rungs if r is not None]
+        if self.rungs[-1] is None and (not rungs or rung > rungs[-1]):
+            return len(self.rungs) - 1
+        return int(np.clip(rung, rungs[0], rungs[-1])) - rungs[0]
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Problem:
     budget: Budget
 
     def cost(self, options: Sequence[int], what: str) -> int:
-        """MACs or weights of the network at the chosen options."""
+        """MACs, weights or bytes of the network at the chosen options."""
         return self.alone[what] + sum(c.cost(o, what) for c, o in zip(self.candidates, options, strict=True))
 
     def load(self, options: Sequence[int]) -> float:
@@ -101,9 +113,9 @@ def meet(
 
     Args:
         problem: candidates and budget.
-        wish: the rank the policy wishes for a layer at t; rises with t.
-        level: the smallest t at which ranks 1 ... full are wished, `(full_rank,)`, rising. Dense, which comes after the
-            last cheaper rank, is wished where the next rank would be.
+        wish: the rung the policy wishes for a layer at t; rises with t.
+        level: the smallest t at which rungs 1, 2 ... are wished, `(rungs,)`, rising. Dense, which comes after the last
+            cheaper rung, is wished where the next rung would be.
         first: a t to try first; taken if it meets the budget.
 
     The knob is turned up from the cheapest options as long as the budget holds; single ranks then fill up what is left,
@@ -129,8 +141,8 @@ def _filled(problem: Problem, level: Callable[[LayerProfile], np.ndarray]) -> li
     steps = []  # (t at which the option is wished, cost of the layer's first rank, layer, option)
     for index, candidate in enumerate(problem.candidates):
         levels = level(candidate.profile)
-        for option, rank in enumerate(candidate.ranks[1:], start=1):
-            wished = candidate.ranks[option - 1] + 1 if rank is None else rank
+        for option, rung in enumerate(candidate.rungs[1:], start=1):
+            wished = candidate.rungs[option - 1] + 1 if rung is None else rung
             at = float(levels[min(wished, len(levels)) - 1])
             steps.append((at, -candidate.cost(0, "macs"), index, option))
 
@@ -176,7 +188,7 @@ def _searched(problem: Problem, options: list[int]) -> list[int]:
         return combination(int(np.argmin(np.where(met, away + abs(load - 1), np.inf))))
     below = combination(int(np.argmax(np.where(load <= 1, load, -np.inf)))) if (load <= 1).any() else None
     above = combination(int(np.argmin(np.where(load > 1, load, np.inf)))) if (load > 1).any() else None
-    complete = all(len(tried) == len(c.ranks) for tried, c in zip(near, problem.candidates, strict=True))
+    complete = all(len(tried) == len(c.rungs) for tried, c in zip(near, problem.candidates, strict=True))
     raise ValueError(_unreachable(problem, below, above, "nearest" if complete else "nearest found"))
 
 
@@ -185,7 +197,7 @@ def _near(problem: Problem, options: list[int]) -> list[np.ndarray]:
 
     Of very many layers only those with the cheapest ranks are moved, by one option.
     """
-    sizes = [len(candidate.ranks) for candidate in problem.candidates]
+    sizes = [len(candidate.rungs) for candidate in problem.candidates]
     reach = max(sizes, default=0)
     while reach > 1 and math.prod(min(size, 2 * reach + 1) for size in sizes) > COMBINATIONS:
         reach //= 2

@@ -24,17 +24,17 @@ def energy(problem: Problem, *, share: float | None = None) -> dict[str, int | N
             f"the energy policy takes a share or a budget (macs, weights), got {got}: set the other to null"
         )
     if share is None:
-        options = meet(problem, _rank_at, _level, None)
+        options = meet(problem, _rung_at, _level, None)
     elif isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
         raise ValueError(f"share={share!r} is not in (0, 1]: 0.9 keeps 90 % of the squared singular values")
     else:
-        options = [c.option_of(_rank_at(c.profile, share)) for c in problem.candidates]
+        options = [c.option_of(_rung_at(c.profile, share)) for c in problem.candidates]
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 
 
-def _rank_at(layer: LayerProfile, share: float) -> int:
+def _rung_at(layer: LayerProfile, share: float) -> int:
     # A share of exactly one means every direction that the arithmetic can tell from zero.
-    return min(int(np.searchsorted(layer.energy, share * (1 - 1e-12))) + 1, layer.full_rank)
+    return min(int(np.searchsorted(layer.energy, share * (1 - 1e-12))) + 1, layer.rungs)
 
 
 def _level(layer: LayerProfile) -> np.ndarray:

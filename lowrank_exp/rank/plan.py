@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lowrank_exp.decomposition import Rank
 from lowrank_exp.files import written_whole
 
 
@@ -15,22 +16,26 @@ from lowrank_exp.files import written_whole
 class PlannedLayer:
     """One layer of a plan; rank and decomposition are None where it stays dense."""
 
-    rank: int | None
+    rank: Rank | None
     decomposition: str | None
     reason: str
     macs_before: int = 0
     macs_after: int = 0
     weights_before: int = 0
     weights_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
     options: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.rank, list):
+            object.__setattr__(self, "rank", tuple(self.rank))
         if self.rank is not None and not self.decomposition:
             raise ValueError(f"a planned layer with rank {self.rank} needs the name of its decomposition")
 
 
 @dataclass(frozen=True)
-class Plan(Mapping[str, int | None]):
+class Plan(Mapping[str, Rank | None]):
     """Maps layer names, in network order, to ranks; `layers` has the whole story of each.
 
     `over` names the layers that the budget counts (all, or the convolutions).
@@ -40,7 +45,7 @@ class Plan(Mapping[str, int | None]):
     policy: str = "fixed"
     over: str = "all"
 
-    def __getitem__(self, name: str) -> int | None:
+    def __getitem__(self, name: str) -> Rank | None:
         return self.layers[name].rank
 
     def __iter__(self) -> Iterator[str]:
@@ -50,12 +55,12 @@ class Plan(Mapping[str, int | None]):
         return len(self.layers)
 
     @property
-    def ranks(self) -> dict[str, int | None]:
+    def ranks(self) -> dict[str, Rank | None]:
         """Rank by layer name, in network order; None where the layer stays dense."""
         return {name: layer.rank for name, layer in self.layers.items()}
 
     def remaining(self, what: str) -> float:
-        """Fraction of the dense MACs or weights (`what`) of all layers that remains."""
+        """Fraction of the dense MACs, weights or bytes (`what`) of all layers that remains."""
         before = sum(getattr(layer, f"{what}_before") for layer in self.layers.values())
         after = sum(getattr(layer, f"{what}_after") for layer in self.layers.values())
         return after / before if before else 1.0
@@ -65,7 +70,7 @@ class Plan(Mapping[str, int | None]):
         content = {
             "policy": self.policy,
             "over": self.over,
-            "layers": {n: asdict(l) for n, l in self.layers.items()},
+            "layers": {n: _record(l) for n, l in self.layers.items()},
         }
         with written_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -91,6 +96,11 @@ class Plan(Mapping[str, int | None]):
         return cls(layers, str(content.get("policy", "fixed")), str(content.get("over", "all")))
 
 
+def _record(layer: PlannedLayer) -> dict[str, Any]:
+    record = asdict(layer)
+    return record | {"rank": list(layer.rank)} if isinstance(layer.rank, tuple) else record
+
+
 def _planned(path: Path, name: Any, entry: Any) -> PlannedLayer:
     known = PlannedLayer.__dataclass_fields__
     if not isinstance(entry, dict) or "rank" not in entry:
@@ -98,8 +108,12 @@ def _planned(path: Path, name: Any, entry: Any) -> PlannedLayer:
     if unknown := set(entry) - set(known):
         raise ValueError(f"{path}: the layer {name} has unknown keys {sorted(unknown)}; known: {', '.join(known)}")
     rank, decomposition, options = entry["rank"], entry.get("decomposition"), entry.get("options") or {}
-    if isinstance(rank, bool) or not isinstance(rank, int | None):
-        raise ValueError(f"{path}: the layer {name} has rank {rank!r}; it takes an integer, or null to stay dense")
+    numbers = rank if isinstance(rank, list) and rank else [rank]
+    if rank is not None and not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+        raise ValueError(
+            f"{path}: the layer {name} has rank {rank!r}; it takes an integer (a list of them where the decomposition "
+            "has several), or null to stay dense"
+        )
     if rank is not None and not isinstance(decomposition, str):
         raise ValueError(f"{path}: the layer {name} has rank {rank} but no decomposition (got {decomposition!r})")
     if not isinstance(options, dict):

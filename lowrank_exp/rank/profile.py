@@ -1,21 +1,34 @@
 """A profile: what each layer would cost and keep at each rank. Numbers only; the policies see nothing else."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor, nn
 
 from lowrank_exp.cost import LayerCost, layer_costs
-from lowrank_exp.decomposition import Decomposition, Decompositions, SVDDecomposition, refusals
+from lowrank_exp.decomposition import Decomposition, Decompositions, Rank, SVDDecomposition, refusals
+from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.decomposition.svd import energy_of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """MACs of one image, weights, and bytes of the weights in a file."""
+
+    macs: int
+    weights: int
+    bytes: int
 
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer's options: dense, or one of the ranks 1 ... `full_rank`.
+    """One layer's options: dense, or one of the rungs of a ladder of ranks, cheapest first.
 
-    `rank_macs`, `rank_weights` and the rows of `singular_values` `(G, full_rank)` are indexed by rank - 1. A layer that
-    cannot be decomposed has a `refusal` and empty arrays.
+    Everything but `singular_values` `(G, full rank)` is indexed by rung - 1. Most ladders are the ranks 1, 2 ... full,
+    which is what an empty `ladder` says; a rung of Tucker-2 is a pair of ranks. A layer that cannot be decomposed has a
+    `refusal` and empty arrays.
     """
 
     name: str
@@ -28,33 +41,71 @@ class LayerProfile:
     singular_values: np.ndarray = field(default_factory=lambda: np.zeros((1, 0)), repr=False)
     options: dict = field(default_factory=dict)
     refusal: str | None = None
+    ladder: tuple[Rank, ...] = field(default=(), repr=False)
+    kept: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # where singular values do not tell
+    weight_bytes: int | None = None  # of the dense weight in a file; None: four for every entry
+    weight_bytes_at: np.ndarray | None = field(default=None, repr=False)
+    saves: tuple[str, ...] = WHAT  # what a lower rank can lower
+    cost_at: Callable[[Rank], Cost] | None = field(default=None, repr=False, compare=False)  # of ranks off the ladder
+    dense_option: bool = True  # False: a rank must be chosen, cheaper than dense or not
+    sampled_ranks: tuple[Rank, ...] = ()  # rising; the layer alone was cut to each of them, to measure the network ...
+    sampled_accuracy: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # ... relative to the last
 
     @property
-    def full_rank(self) -> int:
-        """The rank at which nothing is lost."""
+    def rungs(self) -> int:
+        """Number of ranks on the ladder."""
         return len(self.rank_weights)
 
     @property
+    def ranks(self) -> Sequence[Rank]:
+        """The ranks on the ladder."""
+        return self.ladder or range(1, self.rungs + 1)
+
+    @property
+    def full_rank(self) -> Rank:
+        """The highest rank; 0 where there is none."""
+        return self.ranks[-1] if self.rungs else 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the dense weight in a file."""
+        return 4 * self.weights if self.weight_bytes is None else self.weight_bytes
+
+    @property
+    def rank_bytes(self) -> np.ndarray:
+        """Bytes of the factors' weights in a file, `(rungs,)`."""
+        return 4 * self.rank_weights if self.weight_bytes_at is None else self.weight_bytes_at
+
+    def cost(self, rank: Rank | None) -> Cost:
+        """What the layer costs at a rank, on the ladder or not; dense at None.
+
+        Raises:
+            ValueError: no such rank.
+        """
+        if rank is None:
+            return Cost(self.macs, self.weights, self.bytes)
+        if rank in self.ranks:
+            rung = self.ranks.index(rank)
+            return Cost(*(int(getattr(self, f"rank_{what}")[rung]) for what in WHAT))
+        if self.cost_at is None:
+            raise ValueError(f"{self.name}: rank {rank!r} is not one of {_listed(self.ranks)}")
+        return self.cost_at(rank)
+
+    @property
     def r_max(self) -> int:
-        """The rank at which the factors have about as many weights as the dense layer, at most the full rank."""
-        if not self.full_rank:
+        """The rung at which the factors need about as many bytes as the dense layer, at least 1."""
+        if not self.rungs:
             return 0
-        return int(np.clip(round(self.weights / int(self.rank_weights[0])), 1, self.full_rank))
+        return round(float(np.interp(self.bytes, self.rank_bytes, np.arange(1, self.rungs + 1))))
 
     @property
     def energy(self) -> np.ndarray:
-        """Share of the squared singular values that ranks 1 ... full keep, `(full_rank,)`, the last one 1."""
-        squared = (self.singular_values.astype(np.float64) ** 2).sum(axis=0)
-        total = squared.sum()
-        if total == 0:  # a layer of zeros loses nothing at any rank
-            return np.ones(len(squared))
-        kept = np.minimum(np.cumsum(squared) / total, 1.0)
-        kept[-1] = 1.0
-        return kept
+        """Share of the weight's squared norm that each rung keeps, `(rungs,)`."""
+        return self.kept if len(self.kept) else energy_of(self.singular_values)
 
     @property
     def error(self) -> np.ndarray:
-        """Squared error of the weight relative to its squared norm at ranks 1 ... full, `(full_rank,)`."""
+        """Squared error of the weight relative to its squared norm at each rung, `(rungs,)`."""
         return 1.0 - self.energy
 
 
@@ -71,8 +122,8 @@ def profile(
         model: any network that takes one tensor; it is not changed. On the meta device the costs are exact and every
             singular value is 1.
         example_input: `(N, ...)`; costs are for one image.
-        decomposition: a name, an object, or a mapping with `conv` and `linear` (linear SVD beside a convolution's
-            decomposition unless said otherwise; None leaves the kind alone).
+        decomposition: a name, an object, or a mapping with `conv`, `linear` (linear SVD beside a convolution's
+            decomposition unless said otherwise) and `layers` (exceptions by name); None leaves alone.
         store: where SVDs are kept for later use; None computes singular values alone.
 
     Raises:
@@ -85,11 +136,10 @@ def profile(
     """
     chosen = Decompositions.of(decomposition)
     reasons = refusals(model)
-    modules = dict(model.named_modules())
-    return {
-        name: _profile(modules[name], cost, chosen.for_layer(modules[name]), reasons.get(name), store)
-        for name, cost in layer_costs(model, example_input).items()
-    }
+    costs = layer_costs(model, example_input)
+    modules = {name: module for name, module in model.named_modules() if name in costs}
+    kinds = chosen.by_layer(modules)
+    return {name: _profile(modules[name], cost, kinds[name], reasons.get(name), store) for name, cost in costs.items()}
 
 
 def _profile(
@@ -109,22 +159,56 @@ def _profile(
     if refusal:
         return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal)
     decomposition.check_weight(layer, cost.name)
+    ladder = decomposition.ladder(layer)
+    singular_values, kept = _spectrum(layer, decomposition, ladder, store)
+
+    def cost_at(rank: Rank) -> Cost:
+        rank = decomposition.check_rank(layer, rank, cost.name)
+        return Cost(*(int(costs[0]) for costs in _costs(layer, decomposition, cost, [rank])))
+
+    macs, weights, size = _costs(layer, decomposition, cost, ladder)
     return LayerProfile(
         cost.name,
         kind,
         cost.macs,
         cost.weights,
         decomposition.name,
-        decomposition.rank_macs(layer, cost.input_shapes),
-        decomposition.rank_weights(layer),
-        _singular_values(layer, decomposition, store),
+        macs,
+        weights,
+        singular_values,
         decomposition.options(),
+        ladder=() if ladder == list(range(1, len(ladder) + 1)) else tuple(ladder),
+        kept=kept,
+        weight_bytes=layer.weight.numel() * layer.weight.element_size(),
+        weight_bytes_at=size,
+        saves=decomposition.saves,
+        cost_at=cost_at,
     )
 
 
-def _singular_values(layer: nn.Module, decomposition: Decomposition, store: SVDStore | None) -> np.ndarray:
+def _costs(
+    layer: nn.Module, decomposition: Decomposition, cost: LayerCost, ranks: Sequence[Rank]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        decomposition.rank_macs(layer, cost.input_shapes, ranks),
+        decomposition.rank_weights(layer, ranks),
+        decomposition.rank_bytes(layer, ranks),
+    )
+
+
+def _spectrum(
+    layer: nn.Module, decomposition: Decomposition, ladder: Sequence[Rank], store: SVDStore | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values `(G, rungs)` of an SVD, or the energies kept `(rungs,)` of another decomposition."""
+    by_svd = isinstance(decomposition, SVDDecomposition)
     if layer.weight.is_meta:
-        return np.ones((1, decomposition.full_rank(layer)))
-    if store is not None and isinstance(decomposition, SVDDecomposition):
-        return store(decomposition, layer).S_GR.cpu().numpy()
-    return decomposition.singular_values(layer).cpu().numpy()
+        flat = np.arange(1, len(ladder) + 1) / len(ladder)
+        return (np.ones((1, len(ladder))), np.zeros(0)) if by_svd else (np.zeros((1, 0)), flat)
+    if not by_svd:
+        return np.zeros((1, 0)), decomposition.energies(layer, ladder)
+    values = store(decomposition, layer).S_GR if store is not None else decomposition.singular_values(layer)
+    return values.cpu().numpy(), np.zeros(0)
+
+
+def _listed(ranks: Sequence[Rank]) -> str:
+    return f"{ranks[0]} to {ranks[-1]}" if isinstance(ranks, range) else ", ".join(map(str, ranks[:20]))

@@ -9,7 +9,8 @@ from lowrank_exp.rank.profile import LayerProfile
 def uniform(problem: Problem) -> dict[str, int | None]:
     """Ranks `r = max(1, round(rho r_max))`, with one ratio rho for all layers.
 
-    `r_max` is the rank at which a layer's factors have as many weights as the layer. The budget itself is tried as rho
+    `r_max` is the rank at which a layer's factors have as many weights as the layer; where ranks are pairs (Tucker-2),
+    r counts the rungs of the decomposition's ladder. The budget itself is tried as rho
     first; then the largest rho that keeps within the budget is found and single ranks fill up.
 
     Source: the uniform baseline of Kim, Khan, Kyung 2019 (ENC); `round` goes to even at halves, as NumPy's.
@@ -20,13 +21,13 @@ def uniform(problem: Problem) -> dict[str, int | None]:
     if not problem.budget:
         raise ValueError("the uniform policy needs a budget: set macs or weights to a fraction in (0, 1]")
     first = min(problem.budget.bounds.values())
-    options = meet(problem, _rank_at, _level, first)
+    options = meet(problem, _rung_at, _level, first)
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 
 
-def _rank_at(layer: LayerProfile, rho: float) -> int:
+def _rung_at(layer: LayerProfile, rho: float) -> int:
     return max(1, round(rho * layer.r_max))
 
 
 def _level(layer: LayerProfile) -> np.ndarray:
-    return (np.arange(1, layer.full_rank + 1) - 0.5) / layer.r_max
+    return (np.arange(1, layer.rungs + 1) - 0.5) / layer.r_max

@@ -29,12 +29,13 @@ SHOWN = {
     "weights": Quantity("weights k", 1e-3, ".1f", "thousand"),
     "weights_ratio": Quantity("weights ratio", 1, ".3f"),
     "parameters": Quantity("parameters k", 1e-3, ".1f", "thousand"),
+    "bytes": Quantity("file kB", 1e-3, ".1f", "kB"),
     "latency_ms": Quantity("latency ms", 1, ".3f", "ms"),
     "seconds": Quantity("seconds", 1, ".0f", "s"),
 }
 
 # Every quantity that a table of a paper may be compared with, in the units of files.
-COSTS = ("macs", "weights", "parameters", "latency_ms")
+COSTS = ("macs", "weights", "parameters", "bytes", "latency_ms")
 COMPARABLE = (
     *("accuracy", "accuracy_dense", "accuracy_change", "top5", "top5_dense", "top5_change"),
     *("error", "error_dense", "top5_error", "top5_error_dense", "val_accuracy", "seconds"),

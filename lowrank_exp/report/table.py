@@ -9,7 +9,7 @@ from lowrank_exp.report.quantities import SHOWN, measured
 
 AVERAGED = (
     *SHOWN,
-    *("macs_dense", "weights_dense", "parameters_dense", "parameters_ratio"),
+    *("macs_dense", "weights_dense", "parameters_dense", "parameters_ratio", "bytes_dense", "bytes_ratio"),
     *("latency_ms_dense", "latency_ms_ratio", "val_accuracy", "top5_dense"),
 )
 MIXED = "its seeds ran on different machines, devices or numbers of threads: latency and seconds are left out"

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowrank_exp.modes import kept_modes
 from lowrank_exp.training.device import resolve
+from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.generators import undisturbed
 
 
@@ -64,7 +65,8 @@ def recalibrate_(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], im
             for layer in layers:
                 layer.train()
                 layer.reset_running_stats()
-            _pass(network, loader, images, where)
+            for batch in FirstImages(loader, images):
+                network(batch.to(where, non_blocking=True))
         done = True
     finally:
         for hook in hooks:
@@ -75,19 +77,3 @@ def recalibrate_(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], im
             if not done or seen[layer] == 0:
                 layer.load_state_dict(buffers, strict=False)
     return sum(count > 0 for count in seen.values())
-
-
-def _pass(network: nn.Module, loader: Iterable, images: int, where: torch.device) -> None:
-    """Run the first `images` images of the loader through the network."""
-    torch.default_generator.manual_seed(0)
-    set_epoch = getattr(getattr(loader, "sampler", None), "set_epoch", None)
-    if callable(set_epoch):
-        set_epoch(0)
-    left = images
-    for batch, _ in loader:
-        batch = batch[:left].to(where, non_blocking=True)
-        network(batch)
-        left -= len(batch)
-        if left == 0:
-            return
-    raise ValueError(f"images is {images}, but the loader gives {images - left} per pass: ask for that many or fewer")

@@ -7,8 +7,8 @@ CONV, LINEAR = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
 
 
 def kinds(given):
-    chosen = Decompositions.of(given)
-    return [type(kind) for kind in (chosen.for_layer(CONV), chosen.for_layer(LINEAR))]
+    chosen = Decompositions.of(given).by_layer({"conv": CONV, "linear": LINEAR})
+    return [type(chosen[name]) for name in ("conv", "linear")]
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,8 @@ def kinds(given):
         ({"conv": SpatialSVD(), "linear": None}, [SpatialSVD, type(None)]),
         ({"linear": "linear_svd"}, [type(None), LinearSVD]),
         (Decompositions(ChannelSVD(), None), [ChannelSVD, type(None)]),
+        ({"conv": "spatial_svd", "layers": {"re:c.*": "channel_svd"}}, [ChannelSVD, LinearSVD]),
+        ({"conv": "spatial_svd", "layers": {"linear": None}}, [SpatialSVD, type(None)]),
     ],
 )
 def test_what_convolutions_and_linear_layers_get(given, wanted):
@@ -35,8 +37,8 @@ def test_named_by_what_a_file_says(name):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("tucker", "unknown decomposition 'tucker'; known: channel_svd, linear_svd, spatial_svd"),
-        ({"convolution": "channel_svd"}, r"takes the keys conv and linear, got \['convolution'\]"),
+        ("tucker", "unknown decomposition 'tucker'; known: biclustering, channel_svd, cp, .*, tucker1, tucker2"),
+        ({"convolution": "channel_svd"}, r"takes the keys conv, linear and layers, got \['convolution'\]"),
         (3, "a name or a Decomposition, got 3"),
         ({"conv": ["spatial_svd"]}, r"a name or a Decomposition, got \['spatial_svd'\]"),
     ],

@@ -17,6 +17,7 @@ def layer():
 
 class Counted(ChannelSVD):
     def __init__(self):
+        super().__init__()
         self.computed = 0
 
     def svd(self, layer):

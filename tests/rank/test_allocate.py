@@ -36,9 +36,19 @@ def test_a_plan_tells_rank_cost_and_reason_of_every_layer_in_network_order():
     }
     planned = plan.layers["conv2"]
     assert planned == PlannedLayer(
-        plan["conv2"], "spatial_svd", "chosen by uniform", 8000, 100 * plan["conv2"], 400, 5 * plan["conv2"]
+        plan["conv2"],
+        "spatial_svd",
+        "chosen by uniform",
+        8000,
+        100 * plan["conv2"],
+        400,
+        5 * plan["conv2"],
+        1600,
+        20 * plan["conv2"],
     )
-    assert plan.layers["depth"] == PlannedLayer(None, None, "its weight is parametrized", 1000, 1000, 100, 100)
+    assert plan.layers["depth"] == PlannedLayer(
+        None, None, "its weight is parametrized", 1000, 1000, 100, 100, 400, 400
+    )
     left = 50 * plan["conv1"] + 1000 + 100 * plan["conv2"] + 60 * plan["fc"]
     assert plan.remaining("macs") == left / 20_000
     assert 0.495 <= plan.remaining("macs") <= 0.505

@@ -39,8 +39,10 @@ def make_job(
         "latency": {"batch_size": 1},
         **config,
     }
-    first = PhaseResult("dense", dense, dense - 0.01, 0.3, None, 1e6, 2e5, 2.5e5, 4.0, 10.0, "a")
-    last = PhaseResult("finetune", accuracy, None, 0.4, None, 1e6 * ratio, 2e5 * ratio, 2.5e5 * ratio, 3.0, 5.0, "b")
+    first = PhaseResult("dense", dense, dense - 0.01, 0.3, None, 1e6, 2e5, 2.5e5, 1e6, 4.0, 10.0, "a")
+    last = PhaseResult(
+        "finetune", accuracy, None, 0.4, None, 1e6 * ratio, 2e5 * ratio, 2.5e5 * ratio, 1e6 * ratio, 3.0, 5.0, "b"
+    )
     phases = [first, last] if status == "ok" else []
     place = PLACE | (environment or {})
     key = fingerprint(page)

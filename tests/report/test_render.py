@@ -38,6 +38,7 @@ def test_cells(job: Callable) -> None:
         "weights k": "100.0",
         "weights ratio": "0.500",
         "parameters k": "125.0",
+        "file kB": "500.0",
         "latency ms": "3.000 ± 0.000",
         "seconds": "15",
         "status": "ok",
@@ -77,7 +78,7 @@ def test_latex_tables_use_booktabs_and_escape_labels(job: Callable) -> None:
     assert "% failed: a_b\n% c\n" in text
     assert "svd_energy" not in text
     rows = [line for line in text.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
-    assert [line.replace(r"\&", "").count("&") for line in rows] == [12, 12, 12]
+    assert [line.replace(r"\&", "").count("&") for line in rows] == [13, 13, 13]
 
 
 def test_markdown_holds_convention_origin_and_notes(job: Callable) -> None:

@@ -1,0 +1,174 @@
+"""Codebook: a weight whose blocks are all taken from a few centroids, as a parametrization of torch's own.
+
+Legend: N blocks of a weight, K centroids, D entries of a block, B bits of an index.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from lowrank_exp.decomposition.kmeans import means
+
+
+class Codebook(nn.Module):
+    r"""Parametrize a weight by centroids: block n of the weight, in natural order, is centroid `indices[n]`.
+
+    .. math:: W = (c_{i_1}, c_{i_2} \dots c_{i_N})
+
+    `torch.nn.utils.parametrize.register_parametrization(layer, "weight", Codebook(layer.weight.shape, D, K))` leaves
+    the centroids `(K, D)` as the trained parameter, and the indices, `index_bits(K)` bits each, as a buffer of bytes.
+    Unpacked they are kept for the next call, beside the state, four bytes each; compiled and exported graphs unpack
+    them anew, so that an exported file has the packed ones. `remove_parametrizations(layer, "weight")` gives the plain
+    layer. Setting the weight keeps the indices and makes every centroid the mean of its blocks, which is the nearest
+    weight that these indices can give.
+
+    Args:
+        shape: of the weight.
+        block: D, which divides the last axes of the weight together.
+        size: K.
+        gradient: that of a centroid: the `sum` over its blocks, which is the gradient of the loss, or their `mean`.
+        stored: type of the centroids in a file; see `stored_state` and `round_codebooks_`.
+        device: where the indices lie.
+
+    >>> layer = nn.Linear(8, 2, bias=False)
+    >>> book = Codebook(layer.weight.shape, block=4, size=3)
+    >>> book.assign_(torch.tensor([2, 0, 0, 2]))
+    >>> book(torch.tensor([[0.0] * 4, [1.0] * 4, [2.0] * 4]))[0].tolist(), book.indices.tolist()
+    ([2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0], [130])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        block: int,
+        size: int,
+        gradient: Literal["sum", "mean"] = "sum",
+        stored: torch.dtype = torch.float16,
+        device: Any = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.block, self.size = tuple(shape), block, size
+        self.gradient, self.stored = gradient, stored
+        self.blocks = torch.Size(shape).numel() // block
+        self.register_buffer("indices", _no_bytes(self.blocks, index_bits(size), device))
+        self._unpacked: tuple[Tensor, Tensor] | None = None  # which bytes, and what they hold
+
+    def forward(self, centroids_KD: Tensor) -> Tensor:
+        weight_ND = F.embedding(self.unpacked(), centroids_KD, scale_grad_by_freq=self.gradient == "mean")
+        return weight_ND.view(self.shape)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The centroids `(K, D)` nearest to `weight` under the indices as they are; 0 where an index is not used."""
+        if weight.is_meta:
+            return weight.new_empty(self.size, self.block)
+        return means(weight.reshape(-1, self.block), self.unpacked().long(), self.size)[0].to(weight.dtype)
+
+    def assign_(self, indices_N: Tensor) -> None:
+        """Give block n the centroid `indices_N[n]`, in place."""
+        self.indices.copy_(pack(indices_N, index_bits(self.size)))
+        self._unpacked = None
+
+    def unpacked(self) -> Tensor:
+        """The centroid of every block, `(N,)` int32."""
+        if torch.compiler.is_compiling():
+            return unpack(self.indices, index_bits(self.size), self.blocks)
+        if self._unpacked is None or self._unpacked[0] is not self.indices:  # moved to another device, say
+            self._unpacked = (self.indices, unpack(self.indices, index_bits(self.size), self.blocks))
+        return self._unpacked[1]
+
+    def extra_repr(self) -> str:
+        return f"{self.blocks} blocks of {self.block} from {self.size} centroids"
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._unpacked = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_unpacked": None}
+
+
+def index_bits(size: int) -> int:
+    """Bits that tell `size` centroids apart.
+
+    >>> [index_bits(size) for size in (1, 2, 3, 256, 257)]
+    [0, 1, 2, 8, 9]
+    """
+    return (size - 1).bit_length()
+
+
+def pack(indices_N: Tensor, bits: int) -> Tensor:
+    """`bits` bits of every index, the lowest first, one after the other in `ceil(N bits / 8)` bytes."""
+    stream = torch.zeros(8 * len(_no_bytes(len(indices_N), bits)), dtype=torch.uint8, device=indices_N.device)
+    bits_NB = stream[: len(indices_N) * bits].view(len(indices_N), bits)
+    for b in range(bits):
+        bits_NB[:, b] = (indices_N >> b) & 1
+    return _number(stream.view(-1, 8))
+
+
+def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The `count` indices that `pack` put into bytes, int32."""
+    stream = torch.stack([(packed >> b) & 1 for b in range(8)], dim=1).flatten()
+    return _number(stream[: count * bits].view(count, bits).int())
+
+
+def stored_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `model` with every codebook in the type it is stored in; it loads as any other.
+
+    Raises:
+        ValueError: a centroid beyond the range of that type.
+    """
+    state = model.state_dict()
+    for key, _, stored in _codebooks(model):
+        state[key] = as_stored(state[key], stored)
+    return state
+
+
+def round_codebooks_(model: nn.Module) -> nn.Module:
+    """Round every codebook of `model` to what a file keeps of it, in place: after a fine-tune, before it is judged.
+
+    Raises:
+        ValueError: a centroid beyond the range of the stored type.
+    """
+    with torch.no_grad():
+        for _, centroids_KD, stored in _codebooks(model):
+            centroids_KD.copy_(as_stored(centroids_KD, stored))
+    return model
+
+
+def as_stored(centroids_KD: Tensor, stored: torch.dtype) -> Tensor:
+    """Centroids in the type of a file.
+
+    Raises:
+        ValueError: one of them is beyond the range of that type.
+    """
+    rounded_KD = centroids_KD.to(stored)
+    if not rounded_KD.isfinite().all():
+        name, most = str(stored).removeprefix("torch."), torch.finfo(stored).max
+        raise ValueError(
+            f"centroids reach {centroids_KD.abs().max():.4g}, but {name} ends at {most:.4g}: store them as float32"
+        )
+    return rounded_KD
+
+
+def _codebooks(model: nn.Module) -> list[tuple[str, Tensor, torch.dtype]]:
+    """Key in the state dict, centroids and stored type of every codebook."""
+    found = []
+    for name, chain in model.named_modules():
+        if isinstance(chain, nn.utils.parametrize.ParametrizationList) and isinstance(chain[0], Codebook):
+            found.append((f"{name}.original", chain.original, chain[0].stored))
+    return found
+
+
+def _no_bytes(count: int, bits: int, device: Any = None) -> Tensor:
+    return torch.zeros(-(-count * bits // 8), dtype=torch.uint8, device=device)
+
+
+def _number(bits_NB: Tensor) -> Tensor:
+    """What each row of bits stands for, the lowest first, in the type of the bits."""
+    number_N = torch.zeros_like(bits_NB[:, :1]).sum(dim=1, dtype=bits_NB.dtype)
+    for b in reversed(range(bits_NB.shape[1])):
+        number_N = 2 * number_N + bits_NB[:, b]
+    return number_N

@@ -1,0 +1,73 @@
+"""Which ranks of a layer a policy may choose: those that rules allow and that are cheaper than dense."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lowrank_exp.decomposition import Rank
+from lowrank_exp.rank.budget import Budget
+from lowrank_exp.rank.profile import LayerProfile
+
+
+def cheaper_rungs(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int | None, ...] | str:
+    """The options of a layer, cheapest first: rungs of cheaper ranks within the bounds, then dense (None); or why none.
+
+    A layer of which a rank must be chosen (`dense_option` False) offers every rung within the bounds.
+
+    Args:
+        layer: its profile.
+        bound: the layer's entry in `rules`: None, or a mapping with `min` and `max`; a highest rank keeps dense out.
+        budget: what "cheaper" means: in everything that it bounds.
+
+    Raises:
+        ValueError: a bound that is none, or that leaves no rank.
+    """
+    within = _within(layer, bound)
+    if not layer.dense_option:
+        return tuple(within)
+    costs = list(budget.bounds) or [layer.saves[0]]
+    rungs = [
+        rung
+        for rung in within
+        if all(getattr(layer, f"rank_{what}")[rung - 1] < getattr(layer, what) for what in costs)
+    ]
+    if not rungs:
+        lowest = layer.ranks[within[0] - 1]
+        rank_cost = ", ".join(
+            f"{getattr(layer, f'rank_{w}')[within[0] - 1]:,} of {getattr(layer, w):,} {w}" for w in costs
+        )
+        return f"no rank is cheaper than dense: rank {lowest} has {rank_cost}"
+    dense_allowed = not isinstance(bound, Mapping) or bound.get("max") is None
+    return (*rungs, None) if dense_allowed else tuple(rungs)
+
+
+def _within(layer: LayerProfile, bound: Any) -> list[int]:
+    """The rungs whose ranks lie within a rule's bounds."""
+    if bound is None:
+        return list(range(1, layer.rungs + 1))
+    if not isinstance(bound, Mapping) or set(bound) - {"min", "max"}:
+        raise ValueError(
+            f"the rule for {layer.name} is null (leave it alone), a rank or {{min: ..., max: ...}}, got {bound!r}"
+        )
+    full = max(_numbers(layer.full_rank))
+    low = 1 if bound.get("min") is None else bound["min"]
+    high = full if bound.get("max") is None else bound["max"]
+    whole = all(isinstance(b, int) and not isinstance(b, bool) for b in (low, high))
+    if whole and low > full:
+        raise ValueError(f"the rule for {layer.name} asks for at least {low}, above its full rank {layer.full_rank}")
+    if not whole or not 1 <= low <= high:
+        raise ValueError(f"the rule for {layer.name} needs integers with 1 <= min <= max, got {dict(bound)}")
+    numbers = [_numbers(rank) for rank in layer.ranks]
+    # A number of a rank that cannot be as high as the bound asks is bounded by its own highest.
+    lowest = [min(low, most) for most in _numbers(layer.full_rank)]
+    rungs = [
+        rung
+        for rung, rank in enumerate(numbers, start=1)
+        if max(rank) <= high and all(one >= least for one, least in zip(rank, lowest, strict=True))
+    ]
+    if not rungs:
+        raise ValueError(f"the rule for {layer.name} leaves none of its ranks: {dict(bound)}")
+    return rungs
+
+
+def _numbers(rank: Rank) -> tuple[int, ...]:
+    return rank if isinstance(rank, tuple) else (rank,)

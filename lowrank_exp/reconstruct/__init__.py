@@ -1,0 +1,26 @@
+"""Fit the factors of decomposed layers to data, before any fine-tuning.
+
+| decomposition                                  | whitened              | response    | relu        |
+|------------------------------------------------|-----------------------|-------------|-------------|
+| channel_svd (order kernel_first), linear_svd   | closed form           | closed form | alternating |
+| other chains of plain layers: channel_svd      | one factor at a time, | none        | none        |
+| (pointwise_first), spatial_svd, tucker2, cp ...| alternating           |             |             |
+| a single layer; product_quantization           | none                  | none        | none        |
+
+`AVAILABLE` has it as data, by name.
+
+whitened: min E||W x - What x||^2 over the layer's input patches x; the bias stays. response: min E||y - (M y + b)||^2
+over the layer's responses y, the rank of M bounded; gives the last factor a bias. relu: the same behind the ReLU that
+reads the responses (and behind the batch norm between); gives the last factor a bias. Each of them is symmetric, or
+asymmetric: inputs from the network as compressed so far, targets from the original one.
+
+Where patches are needed (whitened: one factor at a time, or asymmetric), layers are Conv1d, Conv2d or Linear; the
+others act on responses alone and serve transposed and three-dimensional convolutions too.
+"""
+
+from lowrank_exp.reconstruct.available import AVAILABLE, FITS, adds_bias, availability, check_fit
+from lowrank_exp.reconstruct.fit import fit_to_data
+from lowrank_exp.reconstruct.nonlinear import CODE, PAPER
+from lowrank_exp.reconstruct.weights import with_bias
+
+__all__ = ["AVAILABLE", "CODE", "FITS", "PAPER", "adds_bias", "availability", "check_fit", "fit_to_data", "with_bias"]

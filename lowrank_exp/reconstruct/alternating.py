@@ -1,0 +1,173 @@
+r"""Least squares under the second moments of a layer's inputs, for any chain of factors: one factor at a time.
+
+Legend: G groups, O out channels of one group, D = I K entries of a patch; W the target, What the weight that the
+factors w_1 ... w_n stand for, linear in each of them; M second moments of the inputs, r residual of the normal
+equations.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.decomposition.reorder import Reorder
+
+EXACT = 1e-12  # of the squared norm of the responses: an error below it is none
+
+
+def chain_refusal(chain: nn.Module) -> str | None:
+    """Why the factors of `chain` cannot be fitted one at a time; None where they can."""
+    if not isinstance(chain, nn.Sequential):
+        return f"it leaves a single {type(chain).__name__}, no chain of factors"
+    plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Reorder)
+    if other := [type(part).__name__ for part in chain if type(part) not in plain]:
+        return f"its chain has {other[0]} in it, which is no plain layer"
+    factors = [part for part in chain if not isinstance(part, Reorder)]
+    if len(factors) < 2:
+        return "it leaves a single layer with a weight, no chain of factors"
+    kernels = zip(*(getattr(factor, "kernel_size", ()) for factor in factors), strict=True)
+    if any(sum(size > 1 for size in axis) > 1 for axis in kernels):
+        return "two of its factors have a kernel along the same axis"
+    return None
+
+
+def dense_GOD(parts: list[nn.Module], weights: list[Tensor], groups: int) -> Tensor:
+    """The weight that `weights` make in the place of those of `parts`, `(G, O, D)`; differentiable."""
+    return _blocks(_through(_nothing(parts, weights), parts, weights), groups)
+
+
+def _nothing(parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
+    """The kernel `(I, I, 1 ...)` that every channel passes as it is."""
+    first = next(part for part in parts if not isinstance(part, Reorder))
+    channels = weights[0].shape[1] * getattr(first, "groups", 1)
+    one = torch.eye(channels, dtype=weights[0].dtype, device=weights[0].device)
+    return one.reshape(channels, channels, *(1,) * (weights[0].dim() - 2))
+
+
+def _through(kernel_IMK: Tensor, parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
+    """The kernel from the same inputs to the outputs of the last of `parts`.
+
+    No two factors have a kernel along the same axis, so their kernels multiply entry by entry, one of them of size 1.
+    """
+    remaining = iter(weights)
+    for part in parts:
+        if isinstance(part, Reorder):
+            kernel_IMK = part(kernel_IMK)
+            continue
+        groups = getattr(part, "groups", 1)
+        kernel_IGMK, weight_GOMK = kernel_IMK.unflatten(1, (groups, -1)), next(remaining).unflatten(0, (groups, -1))
+        if weight_GOMK.shape[1] == weight_GOMK.shape[2] == 1:  # depthwise
+            kernel_IMK = (kernel_IGMK * weight_GOMK[:, 0]).flatten(1, 2)
+        else:
+            kernel_IMK = torch.einsum("igm...,gom...->igo...", kernel_IGMK, weight_GOMK).flatten(1, 2)
+    return kernel_IMK
+
+
+def _blocks(kernel_IOK: Tensor, groups: int) -> Tensor:
+    """Those of a group's inputs and its own outputs, `(G, O, D)`."""
+    entries_IOK = kernel_IOK.reshape(*kernel_IOK.shape[:2], -1)  # one entry for linear layers
+    kernel_GIGOK = entries_IOK.unflatten(1, (groups, -1)).unflatten(0, (groups, -1))
+    return kernel_GIGOK.diagonal(dim1=0, dim2=2).permute(3, 1, 0, 2).flatten(2)
+
+
+def error(target_GOD: Tensor, what_GOD: Tensor, second_GDD: Tensor) -> float:
+    """tr((W - What) M (W - What)^T), over all groups."""
+    off_GOD = target_GOD - what_GOD
+    return float(((off_GOD @ second_GDD) * off_GOD).sum())
+
+
+def alternating(
+    parts: list[nn.Module],
+    weights: list[Tensor],
+    target_GOD: Tensor,
+    second_GDD: Tensor,
+    sweeps: int = 30,
+    tolerance: float = 2e-4,
+    steps: int = 40,
+) -> list[Tensor]:
+    r"""Weights of the factors of a chain that bring its dense weight closer to the target in the metric of the moments.
+
+    .. math:: \min_{w_1 \dots w_n} tr((W - \hat W) M (W - \hat W)^T), \qquad \hat W = \hat W(w_1, \dots, w_n)
+
+    What is linear in each factor, so one factor with the others fixed is a linear least-squares problem. It is solved
+    by conjugate gradients on its normal equations from the weights at hand, hence no step makes the error larger.
+
+    Args:
+        parts: the modules of the chain, for their settings.
+        weights: to start from, one for every factor, in float64.
+        target_GOD: W.
+        second_GDD: M.
+        sweeps: through all factors, at most.
+        tolerance: of the error, by which the last sweep must have lowered it for another one to follow; a step of
+            conjugate gradients, by a tenth of that.
+        steps: of conjugate gradients for one factor, at most.
+
+    Returns:
+        One weight for every factor, in order.
+    """
+    G, weights = len(target_GOD), list(weights)
+    exact = EXACT * error(target_GOD, torch.zeros_like(target_GOD), second_GDD)
+    now = error(target_GOD, dense_GOD(parts, weights, G), second_GDD)
+    for _ in range(sweeps):
+        before = now
+        for turn in reversed(range(len(weights))):
+            weights[turn] = _one_factor(parts, weights, turn, target_GOD, second_GDD, steps, tolerance / 10)
+        now = error(target_GOD, dense_GOD(parts, weights, G), second_GDD)
+        if before - now <= tolerance * before or now <= exact:
+            break
+    return weights
+
+
+def _one_factor(
+    parts: list[nn.Module],
+    weights: list[Tensor],
+    turn: int,
+    target_GOD: Tensor,
+    second_GDD: Tensor,
+    steps: int,
+    tolerance: float,
+) -> Tensor:
+    """The weight of factor `turn` that is best for the others as they are."""
+    places = [place for place, part in enumerate(parts) if not isinstance(part, Reorder)]
+    before, after = parts[: places[turn]], parts[places[turn] :]
+    kernel_IMK = _through(_nothing(parts, weights), before, weights[:turn])
+
+    def dense(weight: Tensor) -> Tensor:
+        return _blocks(_through(kernel_IMK, after, [weight, *weights[turn + 1 :]]), len(target_GOD))
+
+    with torch.enable_grad():
+        start = weights[turn].clone().requires_grad_()
+        what_GOD = dense(start)
+
+    def adjoint(slope_GOD: Tensor) -> Tensor:
+        return torch.autograd.grad(what_GOD, start, slope_GOD, retain_graph=True)[0]
+
+    def normal(weight: Tensor) -> Tensor:
+        return adjoint(dense(weight) @ second_GDD)
+
+    with torch.no_grad():
+        off_GOD = target_GOD - what_GOD.detach()
+        left = error(off_GOD, torch.zeros_like(off_GOD), second_GDD)
+        return start.detach() + _conjugate_gradients(normal, adjoint(off_GOD @ second_GDD), left, steps, tolerance)
+
+
+def _conjugate_gradients(
+    normal: Callable[[Tensor], Tensor], r: Tensor, left: float, steps: int, tolerance: float
+) -> Tensor:
+    """v with `normal(v)` near r; stops where a step takes less than `tolerance` off the error that is `left`."""
+    v, p = torch.zeros_like(r), r
+    squared = (r * r).sum()
+    for _ in range(steps):
+        Hp = normal(p)
+        curvature = (p * Hp).sum()
+        if not curvature > 0:
+            break
+        alpha = squared / curvature
+        v, r = v + alpha * p, r - alpha * Hp
+        gain = float(alpha * squared)
+        left -= gain
+        if gain <= tolerance * left:
+            break
+        squared, previous = (r * r).sum(), squared
+        p = r + squared / previous * p
+    return v

@@ -1,0 +1,229 @@
+"""Fit the factors of layers to data: one door for a whole network."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.cost import LAYERS
+from lowrank_exp.decomposition.base import Decomposition, Rank
+from lowrank_exp.modes import evaluating
+from lowrank_exp.reconstruct.available import FITS, check_fit
+from lowrank_exp.reconstruct.layer_fit import LayerFit, Options
+from lowrank_exp.reconstruct.nonlinear import PAPER, Schedule
+from lowrank_exp.reconstruct.passes import forward, image_batches
+from lowrank_exp.reconstruct.readers import Reader, readers
+from lowrank_exp.reconstruct.reduced_rank import CUTOFF
+
+
+def fit_to_data(
+    model: nn.Module,
+    wanted: Mapping[str, tuple[Decomposition, Rank]],
+    batches: Iterable[Any],
+    how: str,
+    asymmetric: bool = False,
+    *,
+    images: int = 3000,
+    positions: int = 10,
+    seed: int = 0,
+    schedule: Schedule = PAPER,
+    cutoff: float = CUTOFF,
+    memory: int = 2 * 2**30,
+) -> dict[str, nn.Module]:
+    """The chains of factors for layers of `model`, fitted to what the layers see; `model` itself is not changed.
+
+    All statistics are streamed in float64, in evaluation mode; a layer that is called several times in one pass pools
+    its calls. The table of what there is for which decomposition: `lowrank_exp.reconstruct`.
+
+    Args:
+        model: any network that takes one tensor.
+        wanted: decomposition and rank, by layer name.
+        batches: can be iterated several times; gives tensors of images `(N, ...)`, or tuples with them in front.
+        how: "whitened" (least squares under the second moments of the layer's inputs; the bias stays), "response"
+            (closest linear responses; the last factor has a bias, always) or "relu" (closest behind the ReLU that reads
+            the layer's output, and behind the batch norm between them; a layer whose output anything else reads is
+            fitted as by "response"; a bias, always).
+        asymmetric: inputs are those of the network as compressed so far, layer after layer in the order of the forward
+            pass, and targets those of `model`. Takes a pass over the data, through both networks, for every layer.
+        images, positions, seed: "relu" sees so many random places of each of at most so many images, the first ones.
+        schedule: of "relu", penalties and iterations of each; `lowrank_exp.reconstruct.PAPER` or `CODE`.
+        cutoff: of the largest eigenvalue: below it a direction counts as never seen.
+        memory: bytes that statistics of all layers of one pass may take; more layers take more passes. A layer that
+            needs more by itself gets a pass of its own.
+
+    Returns:
+        By layer name, chains in the type and on the device of the layer. With "response" and "relu" they have the
+        shapes of `kind.skeleton(with_bias(layer), rank)`, else of `kind.skeleton(layer, rank)`.
+
+    Raises:
+        ValueError: a fit that does not exist, for the decomposition or the layer; a layer that the data do not reach or
+            reach with numbers that are not finite; batches that are empty or can be iterated only once; options out of
+            range.
+
+    >>> from lowrank_exp.decomposition import LinearSVD
+    >>> net = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    >>> fit_to_data(net, {"0": (LinearSVD(), 2)}, [torch.eye(6)], "response")["0"]
+    Sequential(
+      (0): Linear(in_features=6, out_features=2, bias=False)
+      (1): Linear(in_features=2, out_features=4, bias=True)
+    )
+    """
+    options = Options(images, positions, seed, schedule, cutoff)
+    layers = _checked(model, wanted, batches, how, asymmetric, options, memory)
+    if not layers:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        chains = _chains(model, layers, wanted, batches, how, asymmetric, options, memory)
+    return {name: chains[name] for name in wanted}
+
+
+def _chains(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    wanted: Mapping[str, tuple[Decomposition, Rank]],
+    batches: Iterable[Any],
+    how: str,
+    asymmetric: bool,
+    options: Options,
+    memory: int,
+) -> dict[str, nn.Module]:
+    """The chains, in the order of the forward pass."""
+    calls, read_by = _probe(model, layers, batches, options.seed, with_readers=how == "relu")
+    fits = {}
+    for name in calls:  # in the order of the forward pass
+        kind, rank = wanted[name]
+        rank = kind.check_rank(layers[name], rank, name)
+        reader = read_by.get(name, Reader(relu=False))
+        fits[name] = LayerFit(name, layers[name], kind, rank, how, asymmetric, options, reader)
+
+    def data() -> Iterator[Tensor]:
+        return image_batches(batches, _device(model), options.seed)
+
+    chains: dict[str, nn.Module] = {}
+    if asymmetric:
+        compressed = copy.deepcopy(model)
+        for name, fit in fits.items():
+            _show_both(model, compressed, fit, calls[name], data())
+            chains[name] = fit.chain()
+            compressed.set_submodule(name, copy.deepcopy(chains[name]))
+    else:
+        for some in _within(memory, fits.values()):
+            _show(model, some, sum(calls[fit.name] for fit in some), data())
+            chains |= {fit.name: fit.chain() for fit in some}
+    return chains
+
+
+def _checked(
+    model: nn.Module,
+    wanted: Mapping[str, tuple[Decomposition, Rank]],
+    batches: Iterable[Any],
+    how: str,
+    asymmetric: bool,
+    options: Options,
+    memory: int,
+) -> dict[str, nn.Module]:
+    """The layers, if all of them can be fitted."""
+    if how not in FITS:
+        raise ValueError(f"there is no fit to data {how!r}; there are {', '.join(FITS)}")
+    for name, value in (("images", options.images), ("positions", options.positions), ("memory", memory)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not 0 <= options.cutoff < 1:
+        raise ValueError(f"cutoff must lie in [0, 1), got {options.cutoff!r}")
+    for stage in options.schedule:
+        if len(stage) != 2 or not stage[0] > 0 or not isinstance(stage[1], int) or stage[1] < 0:
+            raise ValueError(f"schedule must hold pairs of a penalty above 0 and a number of iterations, got {stage!r}")
+    if isinstance(batches, Iterator):
+        raise ValueError("batches can be iterated only once; pass a list or a DataLoader, not a generator")
+    modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    for name, (kind, rank) in wanted.items():
+        if name not in modules:
+            raise ValueError(f"the network has no convolution or linear layer {name!r}")
+        if refusal := kind.refusal(modules[name]):
+            raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
+        rank = kind.check_rank(modules[name], rank, name)
+        kind.check_weight(modules[name], name)
+        check_fit(how, name, kind, modules[name], rank, asymmetric)
+    return {name: modules[name] for name in wanted}
+
+
+def _probe(
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Any], seed: int, with_readers: bool
+) -> tuple[dict[str, int], dict[str, Reader]]:
+    """Calls of every layer in one pass of one image, in the order of the first ones; and what reads their outputs."""
+    image = next((images[:1] for images in image_batches(batches, _device(model), seed)), None)
+    if image is None:
+        raise ValueError("batches are empty: there is nothing to fit to")
+    names = {layer: name for name, layer in layers.items()}
+    calls: dict[str, int] = {}
+
+    def see(name: str) -> Any:
+        def count(x: Tensor, y: Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+
+        return count
+
+    def run() -> None:
+        forward(model, image, {layer: see(name) for layer, name in names.items()})
+
+    with evaluating(model):
+        read_by = readers(model, layers, run) if with_readers else {}
+        if not with_readers:
+            run()
+    if missing := [name for name in layers if name not in calls]:
+        raise ValueError(f"the forward pass never calls {', '.join(missing)}: there is nothing to fit to")
+    return calls, read_by
+
+
+def _show(model: nn.Module, fits: list[LayerFit], calls: int, batches: Iterator[Tensor]) -> None:
+    """One pass over the data for some layers."""
+    first = 0
+    with evaluating(model):
+        for images in batches:
+
+            def see(fit: LayerFit, first: int = first) -> Any:
+                return lambda x, y: fit.add(first, x, y)
+
+            forward(model, images, {fit.layer: see(fit) for fit in fits}, calls)
+            first += len(images)
+            if _sampled(fits, first):
+                return
+
+
+def _show_both(model: nn.Module, compressed: nn.Module, fit: LayerFit, calls: int, batches: Iterator[Tensor]) -> None:
+    """One pass over the data for one layer, which is still dense in both networks."""
+    first, twin = 0, compressed.get_submodule(fit.name)
+    with evaluating(model), evaluating(compressed):
+        for images in batches:
+            kept: list[tuple[Tensor, Tensor]] = []
+            # Later layers may write over their inputs.
+            forward(model, images, {fit.layer: lambda x, y, kept=kept: kept.append((x.clone(), y.clone()))}, calls)
+            turns = iter(kept)
+            see = {twin: lambda x, y, first=first, turns=turns: fit.add(first, *next(turns), hat=(x, y))}
+            forward(compressed, images, see, calls)
+            first += len(images)
+            if _sampled([fit], first):
+                return
+
+
+def _sampled(fits: list[LayerFit], images: int) -> bool:
+    """Whether no fit needs more than the images so far."""
+    return all(fit.sample is not None and images >= fit.options.images for fit in fits)
+
+
+def _within(memory: int, fits: Iterable[LayerFit]) -> Iterator[list[LayerFit]]:
+    """Runs of fits whose statistics together stay within `memory`, at least one fit each."""
+    some: list[LayerFit] = []
+    for fit in fits:
+        if some and sum(one.bytes() for one in [*some, fit]) > memory:
+            yield some
+            some = []
+        some.append(fit)
+    if some:
+        yield some
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

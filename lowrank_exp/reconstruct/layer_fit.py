@@ -1,0 +1,163 @@
+"""One layer's fit: its statistics, and its chain of factors from them.
+
+Legend: G groups, O out channels of one group, K columns of a weight (in channels x kernel entries), R rank; y responses
+of a layer, y^ (`hat`) those in the network as compressed so far, y' = a y + c those behind a batch norm.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.cost import out_channels
+from lowrank_exp.decomposition.base import Decomposition, Rank
+from lowrank_exp.reconstruct.alternating import alternating, dense_GOD, error
+from lowrank_exp.reconstruct.available import acts_on_responses
+from lowrank_exp.reconstruct.moments import Moments
+from lowrank_exp.reconstruct.nonlinear import Schedule, relu_response
+from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO
+from lowrank_exp.reconstruct.readers import Reader
+from lowrank_exp.reconstruct.response import linear_response
+from lowrank_exp.reconstruct.samples import Sample
+from lowrank_exp.reconstruct.weights import factors_of, weight_GOK
+from lowrank_exp.reconstruct.whitened import target, whitened, whitened_by_responses
+
+SMALLEST_SCALE = 1e-6  # of a batch norm, relative to its largest: below it a channel is treated as if it had this one
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a fit may be told besides its kind; see `fit_to_data`."""
+
+    images: int
+    positions: int
+    seed: int
+    schedule: Schedule
+    cutoff: float
+
+
+class LayerFit:
+    """One layer's statistics, and its chain of factors from them."""
+
+    def __init__(
+        self,
+        name: str,
+        layer: nn.Module,
+        kind: Decomposition,
+        rank: Rank,
+        how: str,
+        asymmetric: bool,
+        options: Options,
+        reader: Reader,
+    ) -> None:
+        self.name, self.layer, self.kind, self.rank = name, layer, kind, rank
+        self.how, self.options, self.reader = how, options, reader
+        if reader.a is not None and not reader.a.any():
+            self.reader = Reader(relu=False)  # nothing comes through the batch norm: there is no error behind it
+        self.by_patches = how == "whitened" and (asymmetric or not acts_on_responses(kind))
+        self.by_sample = how == "relu" and self.reader.relu
+        self.moments = Moments()
+        self.sample = Sample(options.images, options.positions, options.seed) if self.by_sample else None
+
+    def bytes(self) -> int:
+        """What its statistics take at most, while the data go by."""
+        G = getattr(self.layer, "groups", 1)
+        if self.by_sample:
+            size = self.layer.weight.element_size()
+            return self.options.images * self.options.positions * out_channels(self.layer) * size
+        side = self.layer.weight[0].numel() if self.by_patches else out_channels(self.layer) // G
+        return 8 * G * side**2
+
+    def add(self, first_image: int, x: Tensor, y: Tensor, hat: tuple[Tensor, Tensor] | None = None) -> None:
+        """Count one call in: input and output, and (`hat`) the same in the network as compressed so far."""
+        if self.sample is not None:
+            if first_image < self.options.images:
+                self.sample.add(self.layer, first_image, y, *(() if hat is None else hat[1:]))
+            return
+        rows_of, tensors = patches_GPD, [x] if hat is None else [x, hat[0]]
+        if not self.by_patches:
+            rows_of, tensors = responses_GPO, [y] if hat is None else [y, hat[1]]
+        for rows in zip(*(rows_of(self.layer, tensor) for tensor in tensors), strict=True):
+            self.moments.add(*map(self._without_bias, rows))
+
+    def chain(self) -> nn.Module:
+        """The factors; the statistics are given up."""
+        self._check()
+        if self.sample is not None:
+            chain = self._of_map(*self._relu())
+        elif self.how != "whitened":
+            moments, W_GOK = self.moments, weight_GOK(self.layer, self.moments.mean_GD.device)
+            chain = self._of_map(*linear_response(moments, W_GOK, self.rank, self.options.cutoff))
+        else:
+            chain = self._whitened()
+        self.moments, self.sample = Moments(), None
+        return chain
+
+    def _without_bias(self, rows_GPD: Tensor) -> Tensor:
+        """Responses without the bias where the bias is not to be fitted."""
+        if self.how != "whitened" or self.by_patches or self.layer.bias is None:
+            return rows_GPD
+        return rows_GPD - self.layer.bias.to(rows_GPD).reshape(len(rows_GPD), 1, -1)
+
+    def _whitened(self) -> nn.Module:
+        moments, cutoff = self.moments, self.options.cutoff
+        W_GOK = weight_GOK(self.layer, moments.mean_GD.device)
+        if not self.by_patches:
+            what_GOK = whitened_by_responses(W_GOK, moments.second_GDD, self.rank, cutoff)
+            return factors_of(self.kind, self.layer, self.rank, what_GOK)
+        T_GOK = target(W_GOK, moments, cutoff)
+        if acts_on_responses(self.kind):
+            return factors_of(self.kind, self.layer, self.rank, whitened(T_GOK, moments.second_GDD, self.rank, cutoff))
+        plain = self.kind.factorize(self.layer, self.rank)
+        parts = list(copy.deepcopy(plain).to(W_GOK.device))
+        weights = alternating(parts, _weights(plain, W_GOK), T_GOK, moments.second_GDD)
+        fitted = copy.deepcopy(plain)
+        with torch.no_grad():
+            for factor, weight in zip((f for f in fitted if hasattr(f, "weight")), weights, strict=True):
+                factor.weight.copy_(weight)
+        errors = [
+            error(T_GOK, dense_GOD(parts, _weights(chain, W_GOK), len(W_GOK)), moments.second_GDD)
+            for chain in (fitted, plain)
+        ]
+        return fitted if errors[0] <= errors[1] else plain  # the rounding of the weights could make it worse
+
+    def _relu(self) -> tuple[Tensor, Tensor]:
+        """M and b of the layer's responses, found in the coordinates of the batch norm behind it: y' = a y + c."""
+        y_GPO, hat_GPO = self.sample.rows_GPO(self.layer)
+        G, W_GOK = len(y_GPO), weight_GOK(self.layer, y_GPO.device)
+        a_GO = torch.ones_like(W_GOK[:, :, 0])
+        c_GO = torch.zeros_like(a_GO)
+        if self.reader.a is not None:
+            a_GO = _safe(self.reader.a.to(a_GO)).reshape(G, -1)
+            c_GO = self.reader.c.to(a_GO).reshape(G, -1)
+        scaled = [rows_GPO * a_GO[:, None] + c_GO[:, None] for rows_GPO in (y_GPO, hat_GPO)]
+        options = self.options
+        M_GOO, b_GO = relu_response(*scaled, a_GO[:, :, None] * W_GOK, self.rank, options.schedule, options.cutoff)
+        shifted_GO = (M_GOO @ c_GO[:, :, None])[:, :, 0] + b_GO - c_GO
+        return M_GOO * a_GO[:, None, :] / a_GO[:, :, None], shifted_GO / a_GO
+
+    def _of_map(self, M_GOO: Tensor, b_GO: Tensor) -> nn.Module:
+        """The factors that answer M (W x + bias) + b."""
+        if self.layer.bias is not None:
+            bias_GO = self.layer.bias.detach().to(b_GO).reshape(b_GO.shape)
+            b_GO = b_GO + (M_GOO @ bias_GO[:, :, None])[:, :, 0]
+        what_GOK = M_GOO @ weight_GOK(self.layer, M_GOO.device)
+        return factors_of(self.kind, self.layer, self.rank, what_GOK, b_GO.flatten())
+
+    def _check(self) -> None:
+        seen = self.moments if self.sample is None else self.sample
+        if not seen.count:
+            raise ValueError(f"{self.name}: no data reach it any more; can batches be iterated several times?")
+        if not seen.finite():
+            raise ValueError(f"{self.name}: the data reach it with numbers that are not finite; it cannot be fitted")
+
+
+def _weights(chain: nn.Module, like: Tensor) -> list[Tensor]:
+    return [part.weight.detach().to(like) for part in chain if hasattr(part, "weight")]
+
+
+def _safe(a_O: Tensor) -> Tensor:
+    """Scales away from zero, with their signs."""
+    sign_O = torch.where(a_O < 0, -1.0, 1.0).to(a_O)
+    return sign_O * a_O.abs().clamp(min=SMALLEST_SCALE * float(a_O.abs().max()))

@@ -1,0 +1,51 @@
+r"""Least squares under the second moments of a layer's inputs, in closed form.
+
+Legend: G groups, O out channels of one group, D = I K entries of a patch, R rank; x patches of the original network,
+x^ of the network as compressed so far, M^ = E[x^ x^^T], C = E[x x^^T], W the weight, What its approximation.
+"""
+
+from torch import Tensor
+
+from lowrank_exp.reconstruct.moments import Moments
+from lowrank_exp.reconstruct.reduced_rank import CUTOFF, floor_of, leading, least_squares
+
+
+def target(weight_GOD: Tensor, moments: Moments, cutoff: float = CUTOFF) -> Tensor:
+    r"""The weight without bound on its rank that answers best, `(G, O, D)`.
+
+    .. math:: T = W + W (C - \hat M) \hat M^+ \;\in\; \arg\min_T E||W x - T \hat x||^2
+
+    W itself where x^ is x.
+    """
+    second_GDD = moments.second_GDD
+    change_GOD = weight_GOD @ (moments.cross_GDD - second_GDD)
+    return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff))
+
+
+def whitened(target_GOD: Tensor, second_GDD: Tensor, rank: int, cutoff: float = CUTOFF) -> Tensor:
+    r"""The weight of rank at most R nearest to `target_GOD` in the metric of the moments, `(G, O, D)`.
+
+    .. math:: \min_{\hat W} tr((T - \hat W) \hat M (T - \hat W)^T), \qquad \hat W = U_R U_R^T T
+
+    with U_R from the SVD of T M^^{1/2}: the eigenvectors of T M^ T^T, for which M^ need not be invertible. With the
+    identity for M^ it is the SVD of the weight.
+
+    Source: Denton et al. 2014, "Exploiting linear structure", the metric of the data's covariance.
+
+    Differs from the paper:
+        1. The moments are uncentred, since the bias stays as it is.
+        2. The optimum itself; the paper solves in the whitened space and maps back by the inverse.
+
+    >>> import torch
+    >>> whitened(torch.diag(torch.tensor([3.0, 2.0]))[None], torch.diag(torch.tensor([1.0, 9.0]))[None], 1)[0].tolist()
+    [[0.0, 0.0], [0.0, 2.0]]
+    """
+    moment_GOO = target_GOD @ second_GDD @ target_GOD.mT
+    U_GOR = leading(moment_GOO, target_GOD, rank, floor_of(moment_GOO, cutoff))
+    return U_GOR @ (U_GOR.mT @ target_GOD)
+
+
+def whitened_by_responses(weight_GOD: Tensor, moment_GOO: Tensor, rank: int, cutoff: float = CUTOFF) -> Tensor:
+    """`whitened` of the weight itself, from the moment W M W^T of the responses without bias: far smaller than M."""
+    U_GOR = leading(moment_GOO, weight_GOD, rank, floor_of(moment_GOO, cutoff))
+    return U_GOR @ (U_GOR.mT @ weight_GOD)

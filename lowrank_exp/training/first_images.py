@@ -1,0 +1,41 @@
+"""The same first images of a loader, as often as they are asked for."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class FirstImages:
+    """Batches of the first `images` images of a loader, without labels, the last batch cut to size.
+
+    Where the loader's sampler has `set_epoch`, it is set to epoch 0; a plain shuffling loader draws from the global
+    generator, which is seeded with 0 first. So every pass gives the same images.
+
+    Raises:
+        ValueError: the loader gives fewer images.
+
+    >>> loader = [(torch.zeros(4, 1), torch.zeros(4)), (torch.ones(4, 1), torch.zeros(4))]
+    >>> [len(batch) for batch in FirstImages(loader, 6)]
+    [4, 2]
+    """
+
+    loader: Iterable
+    images: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        torch.default_generator.manual_seed(0)
+        set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(0)
+        left = self.images
+        for batch, _ in self.loader:
+            batch = batch[:left]
+            left -= len(batch)
+            yield batch
+            if left == 0:
+                return
+        given = self.images - left
+        raise ValueError(f"images is {self.images}, but the loader gives {given} per pass: ask for that many or fewer")
