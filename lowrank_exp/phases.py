@@ -146,6 +146,8 @@ class Factorize(Phase):
         if (fit := options.pop("fit")) is None:
             return {}
         images = min(options.pop("images"), setting.data.sizes["train"])
+        if fit == "relu":
+            options["images"] = images
         loader = setting.data.train_loader(options.pop("batch_size"), setting.seed, augment=False)
         return {"reconstruct": fit, "batches": FirstImages(loader, images), "seed": setting.seed, **options}
 

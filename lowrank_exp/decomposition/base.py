@@ -23,6 +23,7 @@ class Decomposition(ABC):
     """
 
     name: ClassVar[str]
+    cuts: ClassVar[int] = 0  # how many matrices a rank cuts
     saves: ClassVar[tuple[str, ...]] = WHAT  # what a lower rank can lower
 
     def options(self) -> dict[str, Any]:
@@ -48,6 +49,10 @@ class Decomposition(ABC):
     @abstractmethod
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """Share of the squared norm of the weight that each of `ranks` keeps, `(len(ranks),)`, in [0, 1], rising."""
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
+        """What a rank cuts, a matrix per number and group: its singular values `(G, L)` and the longer side."""
+        return ()
 
     def ladder(self, layer: nn.Module) -> list[Rank]:
         """The ranks that a policy chooses from, cheapest first, `full_rank(layer)` last."""

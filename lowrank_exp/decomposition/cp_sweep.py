@@ -34,18 +34,19 @@ def sweep(tensor_BOP: Tensor, factors: list[Tensor], solve: Solve) -> tuple[list
     return swept, ((twice - gram_BRR.double() @ solved) * solved).sum((1, 2))  # 2 <M, A> - <A, G A>
 
 
-def least_squares(ridge: float) -> Solve:
+def least_squares(ridge_B: Tensor) -> Solve:
     """Solves `(G + rho I) A = M`, rho a share `ridge` of the mean of G's diagonal, or more where Cholesky needs it."""
 
     def solve(gram_BRR: Tensor, mttkrp_BRn: Tensor, factors: list[Tensor], mode: int) -> Tensor:
-        gram_BRR, share = gram_BRR.double(), ridge
+        gram_BRR = gram_BRR.double()
         mean_B = gram_BRR.diagonal(dim1=1, dim2=2).mean(1)
         mean_B = mean_B.where(mean_B > 0, 1.0)
         one_RR = torch.eye(gram_BRR.shape[1], dtype=torch.float64, device=gram_BRR.device)
-        lower, failed_B = torch.linalg.cholesky_ex(gram_BRR + share * mean_B[:, None, None] * one_RR)
+        share_B = ridge_B
+        lower, failed_B = torch.linalg.cholesky_ex(gram_BRR + (share_B * mean_B)[:, None, None] * one_RR)
         while failed_B.any():
-            share = 100 * max(share, 1e-12)
-            lower, failed_B = torch.linalg.cholesky_ex(gram_BRR + share * mean_B[:, None, None] * one_RR)
+            share_B = 100 * share_B.clamp(min=1e-12)
+            lower, failed_B = torch.linalg.cholesky_ex(gram_BRR + (share_B * mean_B)[:, None, None] * one_RR)
         solved = torch.cholesky_solve(mttkrp_BRn.double(), lower).to(mttkrp_BRn.dtype)
         return unit(solved) if mode else solved
 

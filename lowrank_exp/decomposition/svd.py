@@ -35,6 +35,8 @@ class SVDDecomposition(Decomposition):
     rank is that of each group: a layer of G groups has G x rank maps between its two factors.
     """
 
+    cuts = 1
+
     @abstractmethod
     def matrices(self, layer: nn.Module) -> Tensor:
         """The weight of `layer` as one matrix per group, `(G, M, N)`."""
@@ -57,6 +59,9 @@ class SVDDecomposition(Decomposition):
     def singular_values(self, layer: nn.Module) -> Tensor:
         """The singular values of every group's matrix, `(G, full rank)`, descending."""
         return gram_singular_values(self._numbers(layer))
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
+        return ((self.singular_values(layer).cpu().numpy(), max(self.matrices(layer).shape[1:])),)
 
     def factorize(self, layer: nn.Module, rank: int, svd: SVD | None = None) -> nn.Sequential:
         """The plain layers with the truncated SVD of the weight.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition.base import Decomposition, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
+from lowrank_exp.decomposition.gram import gram_singular_values
 from lowrank_exp.decomposition.hooi import along_spectra, flat_spectra, hooi, kept_shares, squared_singular_values
 from lowrank_exp.decomposition.svd import SVDDecomposition, middle, two, wrong_kind
 
@@ -44,6 +45,7 @@ class Tucker2(Decomposition):
     """
 
     name = "tucker2"
+    cuts = 2
 
     def __init__(self, iterations: int = 100, tolerance: float = 1e-3) -> None:
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
@@ -106,6 +108,11 @@ class Tucker2(Decomposition):
             squared_singular_values(W_GOIK.transpose(1, 2).flatten(2)),
             squared_singular_values(W_GOIK.flatten(2)),
         )
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
+        W_GOIK = kernel_GOIK(layer).flatten(3)
+        both = W_GOIK.transpose(1, 2).flatten(2), W_GOIK.flatten(2)
+        return tuple((gram_singular_values(W_GNM).cpu().numpy(), max(W_GNM.shape[1:])) for W_GNM in both)
 
     def factor_weights(self, layer: nn.Module, ranks: Sequence[tuple[int, int]]) -> np.ndarray:
         I, O, K = _sizes(layer)

@@ -2,6 +2,9 @@
 
 from lowrank_exp.rank.allocate import allocate
 from lowrank_exp.rank.budget import Budget, Candidate, Problem, meet
+from lowrank_exp.rank.enc_curves import network_quality
+from lowrank_exp.rank.enc_files import profiles_from_enc
+from lowrank_exp.rank.evbmf import evbmf_rank
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import LayerProfile, profile
 
@@ -13,6 +16,9 @@ __all__ = [
     "PlannedLayer",
     "Problem",
     "allocate",
+    "evbmf_rank",
     "meet",
+    "network_quality",
     "profile",
+    "profiles_from_enc",
 ]

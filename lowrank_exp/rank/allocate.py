@@ -12,7 +12,11 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.names import by_layer
 from lowrank_exp.rank.budget import Budget, Candidate, Problem
+from lowrank_exp.rank.enc_inf import enc_inf
+from lowrank_exp.rank.enc_map import enc_map
+from lowrank_exp.rank.enc_model import enc_model
 from lowrank_exp.rank.energy import energy
+from lowrank_exp.rank.evbmf import evbmf
 from lowrank_exp.rank.fixed import fixed
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import LayerProfile
@@ -20,7 +24,7 @@ from lowrank_exp.rank.rules import cheaper_rungs
 from lowrank_exp.rank.uniform import uniform
 
 _UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
-_POLICIES = {policy.__name__: policy for policy in (fixed, uniform, energy)}
+_POLICIES = {policy.__name__: policy for policy in (fixed, uniform, energy, evbmf, enc_map, enc_model, enc_inf)}
 Policy = Callable[..., dict[str, Rank | None]]
 
 
@@ -40,7 +44,8 @@ def allocate(
 
     Args:
         layers: profiles by name, in network order.
-        policy: `fixed`, `uniform`, `energy`, or a function of a `Problem` that returns ranks by name.
+        policy: `fixed`, `uniform`, `energy`, `evbmf`, `enc_map`, `enc_model`, `enc_inf`, or a function of a `Problem`
+            that returns ranks by name.
         macs: fraction of the dense MACs that may remain, in (0, 1].
         weights: fraction of the dense weights that may remain, in (0, 1].
         bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
@@ -49,7 +54,7 @@ def allocate(
         rules: by name or `re:` pattern: None leaves it alone, a rank (an int, or a list where the decomposition has
             several) sets it, `{min: 8, max: 32}` bounds it: every number of a rank that has several.
         over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
-        options: the policy's own (`share` of energy).
+        options: the policy's own (`share` of energy, `metric` of enc_map ...).
 
     Raises:
         ValueError: names that do not exist, ranks out of range, a budget that is not in (0, 1] or cannot be met within
@@ -115,13 +120,13 @@ def _problem(
 
 
 def _checked(ranks: Mapping[str, Rank | None], problem: Problem, policy: str) -> dict[str, Rank | None]:
-    """What a policy returned: one of its options for every candidate."""
+    """What a policy returned: one option for every candidate, or numbers of its own where a rank has several."""
     allowed = {candidate.profile.name: candidate.ranks for candidate in problem.candidates}
     if ranks.keys() != allowed.keys():
         wrong = sorted(ranks.keys() ^ allowed.keys())
         raise ValueError(f"the {policy} policy must return a rank for every candidate and no other layer, see {wrong}")
     for name, rank in ranks.items():
-        if rank not in allowed[name]:
+        if not isinstance(rank, tuple) and rank not in allowed[name]:
             raise ValueError(f"the {policy} policy returned {rank!r} for {name}, which is none of {allowed[name]}")
     return {name: _plain(rank) for name, rank in ranks.items()}
 

@@ -46,6 +46,7 @@ class LayerProfile:
     weight_bytes: int | None = None  # of the dense weight in a file; None: four for every entry
     weight_bytes_at: np.ndarray | None = field(default=None, repr=False)
     saves: tuple[str, ...] = WHAT  # what a lower rank can lower
+    unfoldings: tuple[tuple[np.ndarray, int], ...] = field(default=(), repr=False)  # see Decomposition.unfoldings
     cost_at: Callable[[Rank], Cost] | None = field(default=None, repr=False, compare=False)  # of ranks off the ladder
     dense_option: bool = True  # False: a rank must be chosen, cheaper than dense or not
     sampled_ranks: tuple[Rank, ...] = ()  # rising; the layer alone was cut to each of them, to measure the network ...
@@ -159,7 +160,7 @@ def _profile(
     if refusal:
         return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal)
     decomposition.check_weight(layer, cost.name)
-    ladder = decomposition.ladder(layer)
+    ladder, meta = decomposition.ladder(layer), layer.weight.is_meta
     singular_values, kept = _spectrum(layer, decomposition, ladder, store)
 
     def cost_at(rank: Rank) -> Cost:
@@ -182,6 +183,7 @@ def _profile(
         weight_bytes=layer.weight.numel() * layer.weight.element_size(),
         weight_bytes_at=size,
         saves=decomposition.saves,
+        unfoldings=((np.zeros((1, 0)), 0),) * decomposition.cuts if meta else decomposition.unfoldings(layer),
         cost_at=cost_at,
     )
 

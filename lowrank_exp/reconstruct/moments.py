@@ -47,6 +47,11 @@ class Moments:
         return all(bool(value.isfinite().all()) for value in self._sums.values())
 
     @property
+    def asymmetric(self) -> bool:
+        """Whether there are two kinds of rows."""
+        return "hat" in self._sums
+
+    @property
     def mean_GD(self) -> Tensor:
         """E[x]."""
         return self._sums["x"] / self.count

@@ -17,6 +17,8 @@ def target(weight_GOD: Tensor, moments: Moments, cutoff: float = CUTOFF) -> Tens
 
     W itself where x^ is x.
     """
+    if not moments.asymmetric:
+        return weight_GOD
     second_GDD = moments.second_GDD
     change_GOD = weight_GOD @ (moments.cross_GDD - second_GDD)
     return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff))
