@@ -5,8 +5,9 @@
 
 Both sides in one process, warm, medians of repeats, back to back. Kernels have the shapes of torchvision's networks and
 two kinds of numbers: Gaussian, and approximately of low rank (Gaussian factors of half the channels, and noise of a
-tenth of their norm). Errors are relative Frobenius errors of the kernel: of the SVDs at half the full rank, of
-the singular values that of the values. CP runs until it has the peer's final error. Peers: the extra `bench`.
+tenth of their norm). The SVDs are those of half the full rank, which the peer has to cut from a whole one; `whole_svd`
+has all components on both sides. Errors are relative Frobenius errors of the kernel at that rank, or of the singular
+values. CP runs until it has the peer's final error. Peers: the extra `bench`.
 """
 
 import argparse
@@ -100,14 +101,16 @@ def svd_cases(kind: SVDDecomposition, networks: tuple[str, ...], repeats: int) -
         W_GMN = kind.matrices(layer).detach().contiguous()
         R = -(-min(W_GMN.shape[1:]) // 2)
 
-        def ours(W_GMN: Tensor = W_GMN) -> tuple[Tensor, ...]:
-            return gram_svd(W_GMN)
-
         def peer(W_GMN: Tensor = W_GMN) -> tuple[Tensor, ...]:
             return tuple(torch.linalg.svd(W_GMN, full_matrices=False))
 
-        errors = [relative(U[..., :R] * S[:, None, :R] @ V[:, :R], W_GMN) for U, S, V in (ours(), peer())]
-        yield record(f"{kind.name} {label}", medians(ours, peer, repeats), tuple(errors), "torch.linalg.svd")
+        for name, rank in ((kind.name, R), (f"whole_svd {kind.name}", None)):
+
+            def ours(W_GMN: Tensor = W_GMN, rank: int | None = rank) -> tuple[Tensor, ...]:
+                return gram_svd(W_GMN, rank)
+
+            errors = [relative(U[..., :R] * S[:, None, :R] @ V[:, :R], W_GMN) for U, S, V in (ours(), peer())]
+            yield record(f"{name} {label}", medians(ours, peer, repeats), tuple(errors), "torch.linalg.svd")
 
         def values(W_GMN: Tensor = W_GMN) -> Tensor:
             return gram_singular_values(W_GMN)
@@ -209,7 +212,7 @@ def totals(records: list[dict]) -> None:
     """Ratios of sums over the cases of one kind."""
     groups: dict[str, list[dict]] = {}
     for r in records:
-        kind = " ".join(r["case"].split()[: 2 if r["case"].startswith(("singular_values", "cp")) else 1])
+        kind = " ".join(r["case"].split()[: 2 if r["case"].startswith(("singular_values", "whole_svd", "cp")) else 1])
         numbers = next((numbers for numbers in KERNELS if r["case"].endswith(numbers)), "whole")
         groups.setdefault(f"{kind}, {numbers}", []).append(r)
     print()

@@ -239,7 +239,8 @@ def _fitted_to_weights(
 ) -> dict[str, nn.Module]:
     chains = {}
     for name, (kind, rank) in wanted.items():
-        known = (store(kind, modules[name]),) if isinstance(kind, SVDDecomposition) else ()
+        stored = isinstance(kind, SVDDecomposition) and store.folder is not None
+        known = (store(kind, modules[name]),) if stored else ()
         chains[name] = kind.factorize(modules[name], rank, *known)
     return chains
 

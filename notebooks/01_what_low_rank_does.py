@@ -32,10 +32,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from lowrank_exp import measure
 from lowrank_exp.data import Digits
-from lowrank_exp.decomposition import ChannelSVD, SpatialSVD, recompose
-from lowrank_exp.decomposition.cp import CP
+from lowrank_exp.decomposition import CP, ChannelSVD, SpatialSVD, Tucker2, recompose
 from lowrank_exp.decomposition.im2col import Im2Col, toeplitz
-from lowrank_exp.decomposition.tucker import Tucker2
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.machine import machine
 from lowrank_exp.models import lenet5

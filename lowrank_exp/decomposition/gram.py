@@ -12,12 +12,12 @@ from torch import Tensor
 _SHARP = {torch.float32: 2e-2, torch.float64: 1e-4}
 # Rows of a Gram matrix computed at a time, each block from its diagonal on.
 _BLOCK = 128
-# The smallest share of the largest singular value that a float32 eigenvalue gives to five digits.
-_FLAT = 0.1
+# Matrices of up to so many entries are left to LAPACK, which is faster there.
+_SMALL = 20_000
 
 
-def gram_svd(W_GMN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The thin SVD `W = U diag(S) V` of every matrix: `U_GMR`, `S_GR` (descending) and `V_GRN`.
+def gram_svd(W_GMN: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The thin SVD `W = U diag(S) V` of every matrix: `U_GMR`, `S_GR` (descending) and `V_GRN`; R = `rank` at most.
 
     .. math:: W W^T = U \Lambda U^T, \qquad L = U^T W, \qquad s_r = \|l_r\|, \qquad v_r = l_r / s_r
 
@@ -29,19 +29,21 @@ def gram_svd(W_GMN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         W_GMN: matrices of float32 or float64, of any scale and rank, finite.
+        rank: how many of the largest singular values are wanted; None: all. What the others need is not computed.
 
     >>> W = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [0.0, 0.0]]])
     >>> U, S, V = gram_svd(W)
     >>> S.tolist(), torch.equal(U * S @ V, W)
     ([[4.0, 3.0]], True)
     """
-    if W_GMN.is_meta:
-        return tuple(torch.linalg.svd(W_GMN, full_matrices=False))
+    if W_GMN.is_meta or W_GMN[0].numel() <= _SMALL:
+        U_GMR, S_GR, V_GRN = torch.linalg.svd(W_GMN, full_matrices=False)
+        return U_GMR[..., :rank], S_GR[:, :rank], V_GRN[:, :rank]
     if W_GMN.shape[1] > W_GMN.shape[2]:
-        U_GNR, S_GR, V_GRM = gram_svd(W_GMN.mT)
+        U_GNR, S_GR, V_GRM = gram_svd(W_GMN.mT, rank)
         return V_GRM.mT, S_GR, U_GNR.mT
     W_GMN, exponent_G1 = _scaled(W_GMN)
-    U_GMM, L_GMN, S_GM = _rotated(W_GMN)
+    U_GMM, L_GMN, S_GM = _rotated(W_GMN, rank)
     if (S_GM.diff(dim=1) > 0).any():
         S_GM, order_GM = S_GM.sort(dim=1, descending=True, stable=True)
         U_GMM = U_GMM.gather(2, order_GM[:, None, :].expand_as(U_GMM))
@@ -54,7 +56,7 @@ def gram_singular_values(W_GMN: Tensor) -> Tensor:
     """The singular values of every matrix, `(G, R)`, descending: roots of the eigenvalues of the Gram matrix.
 
     Of float32 matrices the Gram matrix is float64, whose squaring leaves more digits than float32 has. Long matrices
-    with a flat spectrum, no value below a tenth of the largest, are spared that: there float32 keeps five digits.
+    are spared that where float32 is sharp for all values: each is right to 1e-5 of the largest, and mostly to 1e-6.
     Float64 matrices go to LAPACK.
     """
     if W_GMN.is_meta or W_GMN.dtype == torch.float64:
@@ -62,7 +64,7 @@ def gram_singular_values(W_GMN: Tensor) -> Tensor:
     if W_GMN.shape[1] > W_GMN.shape[2]:
         W_GMN = W_GMN.mT
     W_GMN, exponent_G1 = _scaled(W_GMN)
-    S_GM = _flat_spectra(W_GMN)
+    S_GM = _sharp_values(W_GMN)
     if S_GM is None:
         S_GM = _roots(_gram(W_GMN.double())).to(W_GMN.dtype)
     return torch.ldexp(S_GM, exponent_G1)
@@ -77,11 +79,22 @@ def _scaled(W_GMN: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ldexp(W_GMN, -exponent_G1[:, :, None]), exponent_G1
 
 
-def _rotated(W_GMN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal `U_GMM`, `L_GMN = U^T W` with orthogonal rows nearly in descending order, and their norms."""
+def _rotated(W_GMN: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal `U_GMM`, `L_GMN = U^T W` with orthogonal rows nearly in descending order, and their norms.
+
+    The first `rank` rows alone, where the Gram matrix of all is sharp for them.
+    """
     M = W_GMN.shape[1]
     sharp, rounding = _SHARP[W_GMN.dtype], 4 * torch.finfo(W_GMN.dtype).eps
     U_GMM = _eigenvectors(W_GMN)
+    if rank is not None and rank < M:
+        U_GMR = U_GMM[:, :, :rank]
+        L_GRN = U_GMR.mT @ W_GMN
+        S_GR = _norms(L_GRN)
+        if (sharp * S_GR[:, :1] <= S_GR).all():
+            return U_GMR, L_GRN, S_GR
+        U_GMM, L_GMN, S_GM = _rotated(W_GMN, None)
+        return U_GMM[:, :, :rank], L_GMN[:, :rank], S_GM[:, :rank]
     L_GMN = U_GMM.mT @ W_GMN
     start = 0
     while True:
@@ -108,18 +121,12 @@ def _separate_(U_GMM: Tensor, L_GMN: Tensor, S_GM: Tensor, start: int) -> None:
         rows[:, :start] += X_GMM @ rows[:, start:]
 
 
-def _flat_spectra(W_GMN: Tensor) -> Tensor | None:
+def _sharp_values(W_GMN: Tensor) -> Tensor | None:
     """The singular values in float32; None where some are too small against the largest for that."""
-    _, M, N = W_GMN.shape
-    if N < 2 * M:  # even the values of a Gaussian matrix fall far below the largest
+    if W_GMN.shape[2] < 2 * W_GMN.shape[1]:  # even the values of a Gaussian matrix fall far below the largest
         return None
-    gram_GMM = _gram(W_GMN).triu()
-    diagonal_GM = gram_GMM.diagonal(dim1=1, dim2=2)
-    squared_G = 2 * (gram_GMM**2).sum(dim=(1, 2)) - (diagonal_GM**2).sum(dim=1)
-    if (diagonal_GM.sum(dim=1) ** 2 < M / 2 * squared_G).any():  # sum(s^2)^2 / sum(s^4): how many values count
-        return None
-    S_GM = _roots(gram_GMM)
-    return S_GM if (S_GM[:, -1] >= _FLAT * S_GM[:, 0]).all() else None
+    S_GM = _roots(_gram(W_GMN))
+    return S_GM if (S_GM[:, -1] >= _SHARP[W_GMN.dtype] * S_GM[:, 0]).all() else None
 
 
 def _roots(gram_GMM: Tensor) -> Tensor:

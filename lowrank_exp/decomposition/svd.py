@@ -52,9 +52,9 @@ class SVDDecomposition(Decomposition):
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         return energy_of(self.singular_values(layer).cpu().numpy())[np.asarray(ranks) - 1]
 
-    def svd(self, layer: nn.Module) -> SVD:
-        """The thin SVD of every group's matrix, at least in float32. It serves every rank."""
-        return SVD(*gram_svd(self._numbers(layer)))
+    def svd(self, layer: nn.Module, rank: int | None = None) -> SVD:
+        """The thin SVD of every group's matrix, at least in float32; up to `rank`, or whole to serve every rank."""
+        return SVD(*gram_svd(self._numbers(layer), rank))
 
     def singular_values(self, layer: nn.Module) -> Tensor:
         """The singular values of every group's matrix, `(G, full rank)`, descending."""
@@ -75,7 +75,7 @@ class SVDDecomposition(Decomposition):
             ValueError: a rank out of range.
         """
         rank = self.check_rank(layer, rank)
-        weights = self.unfold(layer, *(svd or self.svd(layer)).split(rank))
+        weights = self.unfold(layer, *(svd or self.svd(layer, rank)).split(rank))
         return filled(self.skeleton(layer, rank), weights, layer)
 
     def _numbers(self, layer: nn.Module) -> Tensor:

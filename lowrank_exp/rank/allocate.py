@@ -17,14 +17,17 @@ from lowrank_exp.rank.enc_map import enc_map
 from lowrank_exp.rank.enc_model import enc_model
 from lowrank_exp.rank.energy import energy
 from lowrank_exp.rank.evbmf import evbmf
-from lowrank_exp.rank.fixed import fixed
+from lowrank_exp.rank.fixed import fixed as given_ranks
+from lowrank_exp.rank.knapsack import knapsack
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import LayerProfile
 from lowrank_exp.rank.rules import cheaper_rungs
 from lowrank_exp.rank.uniform import uniform
 
 _UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
-_POLICIES = {policy.__name__: policy for policy in (fixed, uniform, energy, evbmf, enc_map, enc_model, enc_inf)}
+_POLICIES = {
+    policy.__name__: policy for policy in (given_ranks, uniform, energy, evbmf, enc_map, enc_model, enc_inf, knapsack)
+}
 Policy = Callable[..., dict[str, Rank | None]]
 
 
@@ -37,6 +40,7 @@ def allocate(
     bytes: float | None = None,
     ranks: Mapping[str, Rank | None] | str | os.PathLike | None = None,
     rules: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Rank | None] | None = None,
     over: str = "all",
     **options: Any,
 ) -> Plan:
@@ -44,13 +48,14 @@ def allocate(
 
     Args:
         layers: profiles by name, in network order.
-        policy: `fixed`, `uniform`, `energy`, `evbmf`, `enc_map`, `enc_model`, `enc_inf`, or a function of a `Problem`
-            that returns ranks by name.
+        policy: `fixed`, `uniform`, `energy`, `evbmf`, `enc_map`, `enc_model`, `enc_inf`, `knapsack`, or a function of
+            a `Problem` that returns ranks by name.
         macs: fraction of the dense MACs that may remain, in (0, 1].
         weights: fraction of the dense weights that may remain, in (0, 1].
         bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
         ranks: ranks set by hand, by name or `re:` pattern (None: leave alone), or the path of a plan file. They are
             obeyed, with a warning where dense would be cheaper; the policy decides on the other layers.
+        fixed: more ranks set by hand, beside those of a plan file in `ranks`; they win.
         rules: by name or `re:` pattern: None leaves it alone, a rank (an int, or a list where the decomposition has
             several) sets it, `{min: 8, max: 32}` bounds it: every number of a rank that has several.
         over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
@@ -67,8 +72,8 @@ def allocate(
     chosen, name, options = _policy(policy, options)
     budget = Budget(macs, weights, bytes)
     _check_savings(layers, budget)
-    set_ranks = _ranks(ranks, layers)
-    if chosen is fixed and ranks is None:
+    set_ranks = _ranks(ranks, layers) | by_layer(fixed or {}, layers, "fixed")
+    if chosen is given_ranks and ranks is None and fixed is None:
         raise ValueError(
             "the fixed policy needs `ranks`: a mapping such as {conv1: 4, 're:fc.*': 8}, or the path of a plan file. "
             f"The layers are: {', '.join(layers)}"
@@ -214,4 +219,6 @@ def _planned(layer: LayerProfile, rank: Rank | None, reason: str) -> PlannedLaye
 
 
 def _why_dense(policy: str) -> str:
-    return "not named in ranks" if policy == "fixed" else f"the rank that {policy} wished is not cheaper than dense"
+    if policy in ("fixed", "knapsack"):
+        return {"fixed": "not named in ranks", "knapsack": "dense is best for the whole, says knapsack"}[policy]
+    return f"the rank that {policy} wished is not cheaper than dense"

@@ -140,3 +140,20 @@ def test_same_matrices_same_numbers_whatever_the_layout_and_the_global_generator
     turned = gram_svd(W.mT.contiguous().mT)
     assert torch.equal(W, before)
     np.testing.assert_allclose(turned[1].numpy(), first[1].numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("decay", [0.0, 2.0, 6.0])
+def test_the_first_components_alone_are_those_of_all(decay):
+    generator = torch.Generator().manual_seed(3)
+    W = torch.randn(2, 150, 200, generator=generator, dtype=torch.float64)
+    U, _, V = torch.linalg.svd(W, full_matrices=False)
+    spectrum = 10 ** (-decay * torch.linspace(0, 1, 150, dtype=torch.float64))
+    W = ((U * spectrum) @ V).float()
+    for rank in (1, 40, 149, 150):
+        for matrices in (W, W.mT):
+            first, S, second = gram_svd(matrices, rank)
+            assert S.shape == (2, rank)
+            error = (first * S[:, None] @ second - matrices).norm()
+            tail = spectrum[rank:].norm() * 2**0.5
+            assert error <= 1.001 * tail + 1e-6 * matrices.norm()
+            torch.testing.assert_close(S, spectrum[:rank].float().expand(2, rank), rtol=1e-4, atol=1e-6)
