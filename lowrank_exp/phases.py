@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.rank import LayerProfile, Plan, profile
+from lowrank_exp.rank import BudgetError, LayerProfile, Plan, allocate, profile
+from lowrank_exp.reconstruct import check_options
 from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
 from lowrank_exp.training import FirstImages, fit_, recalibrate_
 
@@ -127,9 +128,27 @@ class Factorize(Phase):
     rank: Callable[[Mapping[str, LayerProfile]], Plan]
     reconstruct: Mapping[str, Any] = field(default_factory=lambda: {"fit": None})
 
+    def __post_init__(self) -> None:
+        options = dict(self.reconstruct)
+        if (fit := options.pop("fit", None)) is None:
+            return
+        for name in ("images", "batch_size"):
+            value = options.pop(name, None)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"reconstruct.{name} must be a whole number of at least 1, got {value!r}")
+        check_options(fit, **options)
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
-        plan = self.rank(profile(network, example, Decompositions.of(self.decomposition)))
-        replay_to_plan_(network, plan, self.reconstruct["fit"], self.reconstruct.get("asymmetric", False))
+        layers = profile(network, example, Decompositions.of(self.decomposition))
+        try:
+            plan = self.rank(layers)
+        except BudgetError as error:
+            # The ladders of Tucker-2 and the tensor train follow the spectra, which are not known yet.
+            if not error.between or not any(isinstance(layer.full_rank, tuple) for layer in layers.values()):
+                raise
+            lowest = {layer.name: layer.ranks[0] for layer in layers.values() if layer.rungs}
+            plan = allocate(layers, "fixed", ranks=lowest)
+        replay_to_plan_(network, plan, self.reconstruct.get("fit"), self.reconstruct.get("asymmetric", False))
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         example = torch.zeros(1, *setting.data.input_shape)
@@ -143,7 +162,7 @@ class Factorize(Phase):
     def fit_to(self, setting: Setting) -> dict[str, Any]:
         """What `factorize_` takes beside the plan: nothing where the fit is to the weights."""
         options = dict(self.reconstruct)
-        if (fit := options.pop("fit")) is None:
+        if (fit := options.pop("fit", None)) is None:
             return {}
         images = min(options.pop("images"), setting.data.sizes["train"])
         if fit == "relu":

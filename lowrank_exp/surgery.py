@@ -25,7 +25,7 @@ from lowrank_exp.decomposition import (
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.names import by_layer
 from lowrank_exp.rank.plan import Plan
-from lowrank_exp.reconstruct import adds_bias, check_fit, fit_to_data
+from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def factorize_(
             a bias afterwards.
         batches: images to fit to: anything that gives tensors `(N, ...)`, or tuples that start with one, and that can
             be gone through several times.
-        store: where SVDs are kept.
+        store: where SVDs are kept; None computes what the ranks need.
         options: of the fit: `asymmetric`, `seed` and others, see `lowrank_exp.reconstruct.fit_to_data`.
 
     Returns:
@@ -104,11 +104,15 @@ def factorize_(
     if reconstruct is not None:
         if batches is None:
             raise ValueError(f"reconstruct={reconstruct!r} fits to data: pass batches of images")
+        check_options(reconstruct, **options)
         chains = fit_to_data(model, wanted, batches, reconstruct, **options)
-    elif batches is not None or options:
-        raise ValueError(f"batches and {sorted(options)} belong to a fit to data: pass reconstruct as well")
+    elif given := [*(["batches"] if batches is not None else []), *sorted(options)]:
+        raise ValueError(
+            f"factorize_ got {', '.join(given)} without a fit to data: pass reconstruct as well. Options of a "
+            "decomposition belong to its object, as in decomposition=ChannelSVD(order='pointwise_first')"
+        )
     else:
-        chains = _fitted_to_weights(modules, wanted, store or SVDStore())
+        chains = _fitted_to_weights(modules, wanted, store)
     for name, (kind, rank) in wanted.items():
         model.set_submodule(name, chains[name])
         if modules[name].bias is None and any(key.endswith("bias") for key in chains[name].state_dict()):
@@ -235,11 +239,11 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def _fitted_to_weights(
-    modules: Mapping[str, nn.Module], wanted: Mapping[str, tuple[Decomposition, Rank]], store: SVDStore
+    modules: Mapping[str, nn.Module], wanted: Mapping[str, tuple[Decomposition, Rank]], store: SVDStore | None
 ) -> dict[str, nn.Module]:
     chains = {}
     for name, (kind, rank) in wanted.items():
-        stored = isinstance(kind, SVDDecomposition) and store.folder is not None
+        stored = isinstance(kind, SVDDecomposition) and store is not None
         known = (store(kind, modules[name]),) if stored else ()
         chains[name] = kind.factorize(modules[name], rank, *known)
     return chains

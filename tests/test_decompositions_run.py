@@ -112,3 +112,40 @@ def test_a_compressed_network_is_decomposed_anew(command, tmp_path):
     assert result.phases[0].accuracy == result.phases[1].accuracy
     assert {layer.decomposition for layer in result.layers} <= {"channel_svd", "linear_svd", None}
     load(again / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["reconstruct=whitened", "reconstruct.images=0"], "reconstruct.images must be a whole number of at least 1"),
+        (["reconstruct=whitened", "reconstruct.asymmetric=yess"], "asymmetric must be true or false, got 'yess'"),
+        (
+            ["reconstruct=relu", "decomposition=channel_svd", "reconstruct.schedule=[1,2]"],
+            "schedule must hold pairs of a penalty above 0 and a number of iterations, got",
+        ),
+        (["reconstruct=whitened", "+reconstruct.cutof=1e-3"], "a fit to data has no option cutof; it takes asymmetric"),
+        (["decomposition=cp", "decomposition.conv.spatial=both"], "spatial"),
+        (["decomposition=channel_svd", "decomposition.conv.order=first"], "order"),
+    ],
+)
+def test_mistakes_end_before_training(options, message, command, tmp_path, capsys):
+    assert command(*SMOKE, *options) == 1
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "outputs").glob("store/train-*"))
+
+
+def test_a_budget_between_the_flat_rungs_of_pairs_is_met_by_the_real_ones(command, tmp_path):
+    options = ["decomposition=tucker2", "decomposition.linear=null", "rank.macs=0.28", "method.order=[train,factorize]"]
+    assert command(*SMOKE, *options) == 0
+    result, _ = only_result(tmp_path / "outputs")
+    assert 0.2772 <= result.phases[-1].macs / result.phases[0].macs <= 0.2828
+
+
+def test_a_plan_of_other_options_is_refused(command, tmp_path, capsys):
+    options = ["decomposition=channel_svd", "method.order=[factorize]"]
+    assert command(*SMOKE, *options, "decomposition.conv.order=pointwise_first") == 0
+    _, folder = only_result(tmp_path / "outputs")
+    replay = ["rank=fixed", f"rank.ranks={folder / 'plan.yaml'}"]
+    assert command(*SMOKE, *options, *replay) == 1
+    assert "by channel_svd with {'order': 'pointwise_first'}, here it is channel_svd" in capsys.readouterr().err
+    assert command(*SMOKE, *options, *replay, "decomposition.conv.order=pointwise_first") == 0

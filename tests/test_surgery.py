@@ -350,7 +350,7 @@ def test_a_fit_to_responses_gives_a_bias_that_files_know_of(tmp_path):
 def test_fits_to_data_say_what_they_need():
     with pytest.raises(ValueError, match="reconstruct='whitened' fits to data: pass batches"):
         factorize_(network(), {"0": 2}, reconstruct="whitened")
-    with pytest.raises(ValueError, match="belong to a fit to data"):
+    with pytest.raises(ValueError, match="got batches without a fit to data: pass reconstruct"):
         factorize_(network(), {"0": 2}, batches=[images()])
     with pytest.raises(ValueError, match=r"^0: there is no fit 'relu' for spatial_svd"):
         factorize_(network(), {"0": 2}, reconstruct="relu", batches=[images()])

@@ -56,8 +56,8 @@ class ProductQuantization(Decomposition):
         pointwise_block: D of convolutions whose kernel has one entry.
         linear_block: D of linear layers.
         iterations: of k-means, at most.
-        centroids: their type in a file, float16 or float32. The layer computes in its own type, with centroids rounded
-            to that of the file.
+        centroids: their type in a file, float16 or float32. The layer computes in its own type; its centroids are
+            rounded to that of the file here, and after further training again when the file is written.
         gradient: of a centroid: sum or mean over its blocks.
         seed: of k-means.
 

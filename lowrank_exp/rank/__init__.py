@@ -1,15 +1,16 @@
 """Rank policies: which rank for which layer. Functions from profiles and a budget to a plan."""
 
 from lowrank_exp.rank.allocate import allocate
-from lowrank_exp.rank.budget import Budget, Candidate, Problem, meet
+from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Problem, meet
 from lowrank_exp.rank.enc_curves import network_quality
 from lowrank_exp.rank.enc_files import profiles_from_enc
-from lowrank_exp.rank.evbmf import evbmf_rank
+from lowrank_exp.rank.evbmf_solution import evbmf_rank
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import LayerProfile, profile
 
 __all__ = [
     "Budget",
+    "BudgetError",
     "Candidate",
     "LayerProfile",
     "Plan",

@@ -172,12 +172,19 @@ def _ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, int | No
         return by_layer(ranks, layers, "ranks")
     plan = ranks if isinstance(ranks, Plan) else Plan.read(ranks)
     for name, entry in plan.layers.items():
-        made_with, here = entry.decomposition, layers[name].decomposition if name in layers else None
-        if entry.rank is not None and here and made_with != here:
+        if entry.rank is None or name not in layers or not layers[name].decomposition:
+            continue
+        made_with, here = (entry.decomposition, entry.options), (layers[name].decomposition, layers[name].options)
+        if made_with != here:
             raise ValueError(
-                f"the plan decomposes {name} by {made_with}, here it is {here}: set the same decomposition"
+                f"the plan decomposes {name} by {_told(*made_with)}, here it is {_told(*here)}: set the same "
+                "decomposition and options"
             )
     return by_layer(plan.ranks, layers, "the plan")
+
+
+def _told(decomposition: str, options: Mapping[str, Any]) -> str:
+    return f"{decomposition} with {dict(options)}" if options else decomposition
 
 
 def _alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, Any], over: str) -> str | None:

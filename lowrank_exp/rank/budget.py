@@ -47,6 +47,14 @@ class Budget:
         return bool(self.bounds)
 
 
+class BudgetError(ValueError):
+    """No reachable cost lies within 1 % of the budget; `between`: there are some below and some above."""
+
+    def __init__(self, message: str, between: bool) -> None:
+        super().__init__(message)
+        self.between = between
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One layer that may be decomposed: its options in order of cost, the last one dense (None) if allowed.
@@ -189,7 +197,8 @@ def _searched(problem: Problem, options: list[int]) -> list[int]:
     below = combination(int(np.argmax(np.where(load <= 1, load, -np.inf)))) if (load <= 1).any() else None
     above = combination(int(np.argmin(np.where(load > 1, load, np.inf)))) if (load > 1).any() else None
     complete = all(len(tried) == len(c.rungs) for tried, c in zip(near, problem.candidates, strict=True))
-    raise ValueError(_unreachable(problem, below, above, "nearest" if complete else "nearest found"))
+    message = _unreachable(problem, below, above, "nearest" if complete else "nearest found")
+    raise BudgetError(message, between=below is not None and above is not None)
 
 
 def _near(problem: Problem, options: list[int]) -> list[np.ndarray]:

@@ -34,7 +34,7 @@ def energy_curve(layer: LayerProfile) -> np.ndarray:
     with plain singular values, not squared. Groups of a convolution count together. A layer that gains nothing beyond
     rank 1 has quality 1 everywhere.
 
-    Source: Kim, Khan, Kyung 2019 (ENC), supplementary material, section 3.
+    Source: Kim, Khan, Kyung 2019 (ENC), supplementary material.
 
     Differs from the paper:
         1. Where a decomposition has no singular values (Tucker-2), S is the share of the squared norm that it keeps.
@@ -97,7 +97,7 @@ def network_quality(layers: Mapping[str, LayerProfile], ranks: Mapping[str, Rank
     Raises:
         ValueError: names or ranks that the layers do not have.
 
-    Source: Kim, Khan, Kyung 2019 (ENC), supplementary material, section 3, and the authors' code for A_c.
+    Source: Kim, Khan, Kyung 2019 (ENC), supplementary material, and the authors' code for A_c.
     """
     if ranks.keys() != layers.keys():
         raise ValueError(f"a rank is needed for every layer and no other, see {sorted(ranks.keys() ^ layers.keys())}")

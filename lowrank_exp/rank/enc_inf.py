@@ -33,7 +33,7 @@ def enc_inf(
     Raises:
         ValueError: as `enc_candidates`, or a score is not a number.
 
-    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), section 3.3.
+    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC).
     """
     if not callable(score):
         raise ValueError(f"enc_inf needs a function score(ranks) -> validation accuracy, got {score!r}")

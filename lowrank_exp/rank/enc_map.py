@@ -42,7 +42,7 @@ def enc_map(problem: Problem, *, metric: str = "energy", first: str = "map") -> 
         ValueError: no budget is given, an option is unknown, a layer has no measured accuracy, or no reachable cost
             meets the budget.
 
-    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), section 3.2, and the authors' code.
+    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), and the authors' code.
 
     Differs from the paper:
         1. Ranks that miss the budget by more than 1 % are replaced: alpha is turned up as long as the budget holds,

@@ -53,7 +53,7 @@ def enc_model(
 ) -> dict[str, Rank | None]:
     """The best of `enc_candidates`, whose arguments these are.
 
-    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), section 3.3.
+    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC).
     """
     options = {"space": space, "margin": margin, "density": density, "first": first}
     return enc_candidates(problem, metric=metric, sub_groups=sub_groups, curve=curve, **options)[0]
@@ -96,7 +96,7 @@ def enc_candidates(
         ValueError: no budget is given, it cannot be met, an option is out of range, or the metric needs measurements
             that a layer does not have.
 
-    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), section 3.3, supplementary material,
+    Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), supplementary material,
     section 4, and the authors' code.
 
     Differs from the paper:

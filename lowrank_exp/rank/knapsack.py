@@ -45,7 +45,7 @@ def knapsack(
             reachable cost meets the budget.
 
     Source: Kellerer, Pferschy, Pisinger 2004, "Knapsack problems", chapter 11 (multiple-choice knapsack); y_p and y_m:
-    Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), supplementary material, section 3.
+    Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC), supplementary material.
     """
     if not problem.budget:
         raise ValueError("the knapsack policy needs a budget: set macs or weights to a fraction in (0, 1]")

@@ -11,6 +11,7 @@ from lowrank_exp.decomposition import Decomposition, Decompositions, Rank, SVDDe
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.decomposition.svd import energy_of
+from lowrank_exp.names import by_layer
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def profile(
     costs = layer_costs(model, example_input)
     modules = {name: module for name, module in model.named_modules() if name in costs}
     kinds = chosen.by_layer(modules)
+    exceptions = by_layer(chosen.layers, modules, "decomposition.layers")
+    reasons = {n: "left alone by decomposition.layers" for n, kind in exceptions.items() if kind is None} | reasons
     return {name: _profile(modules[name], cost, kinds[name], reasons.get(name), store) for name, cost in costs.items()}
 
 

@@ -19,8 +19,19 @@ others act on responses alone and serve transposed and three-dimensional convolu
 """
 
 from lowrank_exp.reconstruct.available import AVAILABLE, FITS, adds_bias, availability, check_fit
-from lowrank_exp.reconstruct.fit import fit_to_data
+from lowrank_exp.reconstruct.fit import check_options, fit_to_data
 from lowrank_exp.reconstruct.nonlinear import CODE, PAPER
 from lowrank_exp.reconstruct.weights import with_bias
 
-__all__ = ["AVAILABLE", "CODE", "FITS", "PAPER", "adds_bias", "availability", "check_fit", "fit_to_data", "with_bias"]
+__all__ = [
+    "AVAILABLE",
+    "CODE",
+    "FITS",
+    "PAPER",
+    "adds_bias",
+    "availability",
+    "check_fit",
+    "check_options",
+    "fit_to_data",
+    "with_bias",
+]

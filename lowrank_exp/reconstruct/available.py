@@ -76,7 +76,10 @@ def check_fit(
     if how not in FITS:
         raise ValueError(f"there is no fit to data {how!r}; there are {', '.join(FITS)}")
     if refusal := _refusal(layer, kind, kind.ladder(layer)[0] if rank is None else rank, how, asymmetric):
-        raise ValueError(f"{name}: {refusal}")
+        raise ValueError(
+            f"{name}: {refusal}. Leave the layer alone by a rule ({{{name}: null}}), give it another decomposition, or "
+            "fit to the weights"
+        )
 
 
 def _refusal(layer: nn.Module, kind: Decomposition, rank: Rank, how: str, asymmetric: bool) -> str | None:
@@ -84,8 +87,8 @@ def _refusal(layer: nn.Module, kind: Decomposition, rank: Rank, how: str, asymme
     there = availability(kind)
     if how not in there:
         reason = f" ({_REASONS[kind.name]})" if kind.name in _REASONS else ""
-        kinds = "is none" if not there else f"are {', '.join(one for one in FITS if one in there)}"
-        return f"there is no fit {how!r} for {kind.name}{reason}; for it there {kinds}"
+        kinds = ", ".join(one for one in FITS if one in there) or "none"
+        return f"there is no fit {how!r} for {kind.name}{reason}, which has: {kinds}"
     if how != "whitened" or (acts_on_responses(kind) and not asymmetric):
         return None
     if refusal := patches_refusal(layer):

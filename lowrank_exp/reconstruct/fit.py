@@ -1,7 +1,8 @@
 """Fit the factors of layers to data: one door for a whole network."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from lowrank_exp.reconstruct.nonlinear import PAPER, Schedule
 from lowrank_exp.reconstruct.passes import forward, image_batches
 from lowrank_exp.reconstruct.readers import Reader, readers
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF
+
+_NO_OPTIONS = ("model", "wanted", "batches", "how")
 
 
 def fit_to_data(
@@ -115,6 +118,38 @@ def _chains(
     return chains
 
 
+def check_options(how: str, **options: Any) -> None:
+    """Nothing, if `fit_to_data` can take these options.
+
+    Raises:
+        ValueError: a fit or an option that does not exist, or a value out of range.
+    """
+    if how not in FITS:
+        raise ValueError(f"there is no fit to data {how!r}; there are {', '.join(FITS)}")
+    known = [name for name in inspect.signature(fit_to_data).parameters if name not in _NO_OPTIONS]
+    if unknown := sorted(options.keys() - set(known)):
+        raise ValueError(f"a fit to data has no option {', '.join(unknown)}; it takes {', '.join(known)}")
+    for name in ("images", "positions", "memory"):
+        value = options.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if not isinstance(options.get("asymmetric", False), bool):
+        raise ValueError(f"asymmetric must be true or false, got {options['asymmetric']!r}")
+    cutoff = options.get("cutoff", 0.0)
+    if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not 0 <= cutoff < 1:
+        raise ValueError(f"cutoff must lie in [0, 1), got {cutoff!r}")
+    stages = options.get("schedule", PAPER)
+    if not isinstance(stages, Sequence) or not all(_is_stage(stage) for stage in stages):
+        raise ValueError(f"schedule must hold pairs of a penalty above 0 and a number of iterations, got {stages!r}")
+
+
+def _is_stage(stage: Any) -> bool:
+    if not isinstance(stage, Sequence) or isinstance(stage, str) or len(stage) != 2:
+        return False
+    penalty, iterations = stage
+    return isinstance(penalty, int | float) and penalty > 0 and isinstance(iterations, int) and iterations >= 0
+
+
 def _checked(
     model: nn.Module,
     wanted: Mapping[str, tuple[Decomposition, Rank]],
@@ -125,16 +160,7 @@ def _checked(
     memory: int,
 ) -> dict[str, nn.Module]:
     """The layers, if all of them can be fitted."""
-    if how not in FITS:
-        raise ValueError(f"there is no fit to data {how!r}; there are {', '.join(FITS)}")
-    for name, value in (("images", options.images), ("positions", options.positions), ("memory", memory)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if not 0 <= options.cutoff < 1:
-        raise ValueError(f"cutoff must lie in [0, 1), got {options.cutoff!r}")
-    for stage in options.schedule:
-        if len(stage) != 2 or not stage[0] > 0 or not isinstance(stage[1], int) or stage[1] < 0:
-            raise ValueError(f"schedule must hold pairs of a penalty above 0 and a number of iterations, got {stage!r}")
+    check_options(how, asymmetric=asymmetric, memory=memory, **vars(options))
     if isinstance(batches, Iterator):
         raise ValueError("batches can be iterated only once; pass a list or a DataLoader, not a generator")
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}

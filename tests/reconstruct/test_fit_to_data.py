@@ -428,7 +428,7 @@ def refused(message, wanted=WANTED, how="response", batches=None, net=None, **op
 
 def test_what_is_refused():
     refused("no fit to data 'pca'; there are whitened, response, relu", how="pca")
-    refused("^0: there is no fit 'relu' for spatial_svd; for it there are whitened", {"0": (SpatialSVD(), 2)}, "relu")
+    refused("^0: there is no fit 'relu' for spatial_svd, which has: whitened", {"0": (SpatialSVD(), 2)}, "relu")
     refused("no convolution or linear layer '1'", {"1": (ChannelSVD(), 2)})
     refused("6 cannot be decomposed by channel_svd: channel_svd takes", {"6": (ChannelSVD(), 2)})
     refused("0: rank 9 is above the full rank 8", {"0": (ChannelSVD(), 9)})
