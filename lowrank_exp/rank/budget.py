@@ -50,7 +50,7 @@ class Budget:
 class BudgetError(ValueError):
     """No reachable cost lies within 1 % of the budget; `between`: there are some below and some above."""
 
-    def __init__(self, message: str, between: bool) -> None:
+    def __init__(self, message: str, between: bool = False) -> None:
         super().__init__(message)
         self.between = between
 
