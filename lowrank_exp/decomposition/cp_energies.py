@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lowrank_exp.decomposition.cp_als import cp_als
+from lowrank_exp.decomposition.svd import energy_of
 
 _MEASURED, _SWEEPS = 6, 6
 
@@ -20,7 +22,8 @@ def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, **o
 
     Six ranks, each a constant factor above the last, are fitted by a few sweeps each. A rising curve (Fritsch and
     Carlson's) goes through them over the logarithm of the rank, and reaches 1 where the components have as many numbers
-    as the tensor. Measured so, kernels keep a few hundredths less than after a fit to the end.
+    as the tensor. Measured so, kernels keep a few hundredths less than after a fit to the end. Where at most two modes
+    are longer than 1 the share is that of the SVD, exact.
 
     Args:
         tensor: `(tensors, n_1, ..., n_N)`.
@@ -32,7 +35,13 @@ def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, **o
 
     if full_rank == 1 or not tensor.any():  # a layer of zeros loses nothing at any rank
         return np.ones(len(ranks))
-    last = min(full_rank, _counted(tensor.shape[1:]))
+    if len(long := [n for n in tensor.shape[1:] if n > 1]) < 3:  # matrices, whose best CP is their SVD
+        matrices = tensor.reshape(len(tensor), long[0] if long else 1, -1)
+        curve = np.ones(full_rank)
+        kept = energy_of(torch.linalg.svdvals(matrices).cpu().numpy())[:full_rank]
+        curve[: len(kept)] = kept
+        return curve[np.asarray(ranks) - 1]
+    last = min(full_rank, _counted(long))
     measured = np.unique(np.geomspace(1, last, _MEASURED + 1).round().astype(int))
     short = {**options, "max_iterations": _SWEEPS, "init": "slices", "restarts": 0, "batch_axes": 1}
     kept = [1 - cp_als(tensor, int(rank), **short).relative_error ** 2 for rank in measured[:-1]]
@@ -44,8 +53,5 @@ def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, **o
 
 
 def _counted(sizes: Sequence[int]) -> int:
-    """The rank at which components have as many numbers as the tensor; of a matrix, its rank."""
-    long = [n for n in sizes if n > 1]
-    if len(long) < 3:
-        return max(2, min(long, default=1))
-    return max(2, math.ceil(math.prod(long) / (sum(long) - len(long) + 1)))
+    """The rank at which components have as many numbers as the tensor."""
+    return max(2, math.ceil(math.prod(sizes) / (sum(sizes) - len(sizes) + 1)))
