@@ -3,12 +3,11 @@
 Parameter names follow the public checkpoints of akamaster/pytorch_resnet_cifar10, which load as they are.
 """
 
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from lowrank_exp.models.constructor import check_whole, network
+from lowrank_exp.models.constructor import check_choice, check_whole, network
 
 WIDTHS = (16, 32, 64)  # channels of the 3x3 convolutions in the three stages
 SMALLEST_INPUT = 4  # two stages halve the map
@@ -215,9 +214,3 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, shortcut: st
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
     )
-
-
-def check_choice(name: str, got: object, allowed: Sequence[str]) -> None:
-    """Raise ValueError unless `got` is one of `allowed`."""
-    if got not in allowed:
-        raise ValueError(f"{name}={got!r}, but it must be one of {', '.join(allowed)}")

@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
@@ -48,7 +48,7 @@ def network(constructor: Callable[P, Network]) -> Callable[P, Network]:
         except TypeError as error:
             raise TypeError(f"{name}: {error}; its arguments are {', '.join(signature.parameters)}") from None
         bound.apply_defaults()
-        arguments = dict(bound.arguments)
+        arguments = {argument: plain(value) for argument, value in bound.arguments.items()}
         weights = arguments.pop("weights")
         for argument in ("num_classes", "in_channels", "input_size"):
             check_whole(argument, arguments[argument])
@@ -63,6 +63,20 @@ def network(constructor: Callable[P, Network]) -> Callable[P, Network]:
     return construct
 
 
+def plain(value: Any) -> Any:
+    """`value` with its mappings and sequences, of whatever kind, as dicts and lists: as JSON would give it back.
+
+    >>> import types
+    >>> plain(types.MappingProxyType({"blocks": (3, 4)}))
+    {'blocks': [3, 4]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(each) for each in value]
+    return value
+
+
 def check_whole(name: str, got: object, at_least: int = 1) -> None:
     """Raise ValueError unless `got` is an int (no bool) of `at_least` or more.
 
@@ -72,3 +86,9 @@ def check_whole(name: str, got: object, at_least: int = 1) -> None:
     """
     if not isinstance(got, int) or isinstance(got, bool) or got < at_least:
         raise ValueError(f"{name}={got!r}, but it must be a whole number, {at_least} or more")
+
+
+def check_choice(name: str, got: object, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless `got` is one of `allowed`."""
+    if got not in allowed:
+        raise ValueError(f"{name}={got!r}, but it must be one of {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998)."""
+"""LeNet-5 and LeNet-300-100 (LeCun et al., Gradient-Based Learning Applied to Document Recognition, 1998)."""
 
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
@@ -71,3 +71,46 @@ def pooled_side(side: int) -> int:
     14
     """
     return (side - 4) // 2
+
+
+class LeNet300100(nn.Module):
+    """fc1 - fc2 - fc3 over the pixels; build it by `lenet_300_100`."""
+
+    def __init__(self, num_classes: int, in_channels: int, input_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_channels * input_size * input_size, 300)
+        self.fc2 = nn.Linear(300, 100)
+        self.fc3 = nn.Linear(100, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = relu(self.fc1(x.flatten(1)))
+        x = relu(self.fc2(x))
+        return self.fc3(x)
+
+
+@network
+def lenet_300_100(
+    num_classes: int = 10, in_channels: int = 1, input_size: int = 28, weights: str | None = None
+) -> LeNet300100:
+    """LeNet-300-100: three linear layers of 300, 100 and `num_classes`, no convolution.
+
+    Input (N, in_channels, input_size, input_size), output logits (N, num_classes). With the defaults:
+    266,200 MACs and weights, 266,610 parameters. PyTorch's default initialisation.
+
+    Args:
+        num_classes: outputs of fc3.
+        in_channels: 1 for grey images.
+        input_size: side of the square image in pixels; decides the inputs of fc1 (784 at 28).
+        weights: path of a checkpoint to load, see `load_weights_`.
+
+    Raises:
+        ValueError: if an argument is out of its range, or `weights` does not fit.
+
+    Differs from the paper:
+        1. ReLU instead of the scaled tanh.
+        2. fc3 gives logits for a softmax; the paper trains its outputs by squared error.
+
+    >>> lenet_300_100().fc1
+    Linear(in_features=784, out_features=300, bias=True)
+    """
+    return LeNet300100(num_classes, in_channels, input_size)

@@ -53,6 +53,8 @@ def read_state(path: str | os.PathLike, known: Set[str] = frozenset()) -> dict[s
 def load_weights_(module: nn.Module, path: str | os.PathLike) -> None:
     """Load a checkpoint into `module`, in place: all weights and buffers, or none and an error.
 
+    `path` may be the name of published weights, where the module has such (`hub`): see `weights_file`.
+
     Names and shapes must be the module's own, see `read_state` for the files and prefixes. The count
     `num_batches_tracked` of batch norms alone may be missing, as it is in files that PyTorch before 0.4.1
     wrote, and is then left as it is. Of a module on the meta device only names and shapes are checked.
@@ -61,8 +63,11 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> None:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is none that `read_state` reads, or is of another network.
     """
+    path = weights_file(module, path)
     own = module.state_dict()
     state = read_state(path, known=own.keys())
+    if (published := module.__dict__.get("published")) is not None:
+        state = published.translated(state, own.keys())
     missing = [name for name in own if name not in state and not name.endswith(".num_batches_tracked")]
     unexpected = [name for name in state if name not in own]
     reshaped = [
@@ -79,6 +84,16 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> None:
         )
     if not any(tensor.is_meta for tensor in own.values()):
         module.load_state_dict(own | state)
+
+
+def weights_file(module: nn.Module, weights: str | os.PathLike) -> str | os.PathLike:
+    """The file that `weights` stands for: a path, or a name under which the module's makers publish weights.
+
+    Such a file is downloaded if it is not there yet, see `PublishedWeights.file`. Only networks made by `hub` have
+    names for weights.
+    """
+    published = module.__dict__.get("published")
+    return weights if published is None else published.file(weights)
 
 
 def unpickle(path: str | os.PathLike) -> Any:

@@ -6,11 +6,35 @@ from typing import Any
 
 from torch import nn
 
+from lowrank_exp.models.alexnet import alexnet, alexnet_torchvision
 from lowrank_exp.models.cifar_resnet import cifar_resnet
-from lowrank_exp.models.lenet import lenet5
+from lowrank_exp.models.densenet import densenet
+from lowrank_exp.models.hub import hub
+from lowrank_exp.models.lenet import lenet5, lenet_300_100
+from lowrank_exp.models.resnet import resnet
+from lowrank_exp.models.spp10 import spp10
+from lowrank_exp.models.vanilla_cnn import vanilla_cnn
+from lowrank_exp.models.vgg import vgg
+from lowrank_exp.models.zeiler_fergus import zeiler_fergus
 
 # A new network goes here and into the package's __init__.
-CONSTRUCTORS = {constructor.__name__: constructor for constructor in (lenet5, cifar_resnet)}
+CONSTRUCTORS = {
+    constructor.__name__: constructor
+    for constructor in (
+        alexnet,
+        alexnet_torchvision,
+        cifar_resnet,
+        densenet,
+        hub,
+        lenet5,
+        lenet_300_100,
+        resnet,
+        spp10,
+        vanilla_cnn,
+        vgg,
+        zeiler_fergus,
+    )
+}
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:

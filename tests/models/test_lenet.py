@@ -4,7 +4,7 @@ from scipy.signal import correlate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lowrank_exp.models import lenet5
+from lowrank_exp.models import lenet5, lenet_300_100
 
 
 def convolve(x_CHW, layer):
@@ -78,3 +78,29 @@ def test_layers_in_order():
 def test_refuses_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         lenet5(**arguments)
+
+
+@pytest.mark.parametrize(("input_size", "in_channels"), [(28, 1), (5, 3)])
+def test_output_of_lenet_300_100_is_that_of_the_layers_written_out(input_size, in_channels):
+    torch.manual_seed(0)
+    network = lenet_300_100(input_size=input_size, in_channels=in_channels, num_classes=7).double()
+    image = torch.randn(*network.input_shape, dtype=torch.float64)
+    out = image.reshape(-1)
+    for layer, last in ((network.fc1, False), (network.fc2, False), (network.fc3, True)):
+        out = layer.weight @ out + layer.bias
+        out = out if last else out.clamp(min=0)
+    torch.testing.assert_close(network(image[None])[0], out)
+
+
+def test_costs_of_lenet_300_100():
+    network = lenet_300_100()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, 28, 28))
+    assert counter.get_total_flops() // 2 == 784 * 300 + 300 * 100 + 100 * 10 == 266_200
+    assert sum(parameter.numel() for parameter in network.parameters()) == 266_200 + 300 + 100 + 10
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"input_size": 0}, "input_size=0"), ({"num_classes": 0}, "num_")])
+def test_lenet_300_100_refuses_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        lenet_300_100(**arguments)

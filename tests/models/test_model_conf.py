@@ -13,6 +13,10 @@ FILES = sorted((CONF / "model").glob("*.yaml"))
 
 def test_there_is_a_file_for_each_network_of_the_tables():
     names = {"lenet5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"}
+    names |= {"alexnet", "alexnet_small", "alexnet_torchvision", "lenet_300_100", "spp10", "zeiler_fergus"}
+    names |= {"resnet18", "resnet34", "resnet50", "resnet18_imagenet", "resnet50_imagenet", "hub"}
+    names |= {"vanilla3", "vanilla8", "vanilla13", "vanilla18", "densenet40", "densenet100", "densenet100_bc"}
+    names |= {"vgg11", "vgg13", "vgg16", "vgg19", "vgg16_imagenet"}
     assert names <= {path.stem for path in FILES}
 
 
@@ -31,4 +35,9 @@ def test_every_argument_is_written_out_and_builds(path):
         assert network(torch.zeros(2, *network.input_shape)).shape == (2, 7)
     if name == "cifar_resnet":
         assert path.stem == f"resnet{config['depth']}"
+    if name == "resnet":
+        assert path.stem == f"resnet{config['depth']}" + {"cifar": "", "imagenet": "_imagenet"}[config["stem"]]
+    if name == "vgg":
+        assert path.stem.removesuffix("_imagenet") == f"vgg{config['depth']}"
+        assert (config["head"] == "imagenet") == path.stem.endswith("_imagenet")
     assert network.input_shape == (config["in_channels"], config["input_size"], config["input_size"])

@@ -5,16 +5,48 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank_exp.models import build, cifar_resnet, lenet5, network
+from lowrank_exp.models import (
+    alexnet,
+    alexnet_torchvision,
+    build,
+    cifar_resnet,
+    densenet,
+    hub,
+    lenet5,
+    lenet_300_100,
+    network,
+    resnet,
+    spp10,
+    vanilla_cnn,
+    vgg,
+    zeiler_fergus,
+)
 from lowrank_exp.models.zoo import CONSTRUCTORS
 
-EVERY = [
+EVERY = [  # thin and on small images where the network is one for ImageNet
+    (alexnet, {"width": 0.1, "num_classes": 5, "input_size": 67}),
+    (alexnet, {"groups": 1, "width": 0.05, "num_classes": 5, "in_channels": 1, "input_size": 80}),
+    (alexnet_torchvision, {"width": 0.05, "num_classes": 5, "in_channels": 1, "input_size": 64}),
     (lenet5, {}),
     (lenet5, {"num_classes": 3, "in_channels": 3, "input_size": 20}),
     (cifar_resnet, {}),
     (cifar_resnet, {"depth": 8, "shortcut": "b", "num_classes": 100, "in_channels": 1, "input_size": 16}),
     (cifar_resnet, {"depth": 11, "block": "bottleneck"}),
     (cifar_resnet, {"depth": None, "blocks_per_stage": 2, "block": "bottleneck", "shortcut": "b"}),
+    (densenet, {"depth": 10, "growth": 4, "num_classes": 5, "input_size": 16}),
+    (densenet, {"depth": 10, "growth": 4, "bottleneck": True, "reduction": 0.5, "in_channels": 1, "input_size": 8}),
+    (hub, {"name": "squeezenet1_1", "arguments": {"dropout": 0.5}, "num_classes": 5, "input_size": 32}),
+    (lenet_300_100, {}),
+    (lenet_300_100, {"num_classes": 3, "in_channels": 3, "input_size": 4}),
+    (resnet, {"width": 0.125}),
+    (resnet, {"depth": 50, "stem": "imagenet", "width": 0.1, "num_classes": 5, "in_channels": 1, "input_size": 40}),
+    (spp10, {"width": 0.05, "num_classes": 5, "in_channels": 1, "input_size": 79}),
+    (vanilla_cnn, {}),
+    (vanilla_cnn, {"convolutions": 2, "filters": 4, "batch_norm": False, "in_channels": 1, "input_size": 9}),
+    (vgg, {"width": 0.25}),
+    (vgg, {"depth": 11, "batch_norm": False, "head": "cifar512", "width": 0.1, "in_channels": 1, "input_size": 40}),
+    (vgg, {"depth": 13, "head": "imagenet", "width": 0.05, "num_classes": 5}),
+    (zeiler_fergus, {"width": 0.05, "num_classes": 5, "in_channels": 1, "input_size": 60}),
 ]
 
 
@@ -67,8 +99,8 @@ def test_signature_and_docstring_stay():
 
 
 def test_refuses_unknown_names_and_arguments():
-    with pytest.raises(ValueError, match="no network is called 'vgg': there are cifar_resnet, lenet5"):
-        build("vgg", {})
+    with pytest.raises(ValueError, match=r"no network is called 'lenet6': there are alexnet, .*, lenet5, "):
+        build("lenet6", {})
     with pytest.raises(ValueError, match="lenet5 has no argument depth, width: it takes num_classes, in_channels, "):
         build("lenet5", {"depth": 3, "width": 4, "num_classes": 2})
     with pytest.raises(ValueError, match="lenet5 has no argument weights"):
