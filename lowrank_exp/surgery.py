@@ -150,11 +150,7 @@ def recompose_(model: nn.Module, layers: Sequence[str] = ("re:.*",)) -> nn.Modul
             raise ValueError(f"{name} cannot be recomposed: {error}") from error
     for name, layer in dense.items():
         model.set_submodule(name, layer)
-    model.lowrank_edits = [
-        edit
-        for edit in edits_of(model)
-        if not (isinstance(edit, Factorize) and any(f"{edit.layer}.".startswith(f"{name}.") for name in dense))
-    ]
+    model.lowrank_edits = _without(edits_of(model), dense)
     return model
 
 
@@ -267,6 +263,22 @@ def _wanted(
             raise ValueError(f"{name} has rank {rank}, but no decomposition is given for layers of its kind")
         wanted[name] = (kind, rank)
     return wanted
+
+
+def _without(edits: Sequence[Edit], dense: Mapping[str, nn.Module]) -> list[Edit]:
+    """The edits that are left when the layers of `dense` have taken the place of their factors.
+
+    A bias that a fit gave to a factor is one of the dense layer now.
+    """
+    inner = [edit.layer for edit in edits if isinstance(edit, Bias)]
+    given = [
+        Bias(name)
+        for name, layer in dense.items()
+        if layer.bias is not None and any(factor.startswith(f"{name}.") for factor in inner) and name not in inner
+    ]
+    gone = [edit for edit in edits if any(edit.layer.startswith(f"{name}.") for name in dense)]
+    gone += [edit for edit in edits if isinstance(edit, Factorize) and edit.layer in dense]
+    return [*(edit for edit in edits if edit not in gone), *given]
 
 
 def _remember(model: nn.Module, edit: Edit) -> None:

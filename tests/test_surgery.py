@@ -354,3 +354,32 @@ def test_fits_to_data_say_what_they_need():
         factorize_(network(), {"0": 2}, batches=[images()])
     with pytest.raises(ValueError, match=r"^0: there is no fit 'relu' for spatial_svd"):
         factorize_(network(), {"0": 2}, reconstruct="relu", batches=[images()])
+
+
+def test_a_layer_decomposed_twice_with_a_bias_inside_goes_back():
+    calibration = [images(count=16, seed=5)]
+    model = factorize_(network().eval(), {"0": 6}, "channel_svd")
+    factorize_(model, {"0.0": 2}, "channel_svd", reconstruct="response", batches=calibration)
+    assert model[0][0][1].bias.abs().min() > 0
+    with torch.no_grad():
+        wanted = model(images())
+        model[0][0][1].bias.mul_(2)
+        assert relative(model(images()), wanted) > 1e-3  # so the bias tells
+        model[0][0][1].bias.div_(2)
+        recompose_(model, ["0"])
+        assert relative(model(images()), wanted) < 1e-5
+    assert str(model[0]) == str(network()[0])
+    assert edits_of(model) == [Bias("0")]
+    again = replay_(network().eval(), edits_of(model))
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(images()), model(images()))
+
+
+def test_a_bias_before_zero_padding_does_not_go_back():
+    model = factorize_(network().eval(), {"0": 6}, "spatial_svd")
+    factorize_(model, {"0.0": 3}, "channel_svd", reconstruct="response", batches=[images(count=16, seed=5)])
+    before, wanted = edits_of(model), model(images())
+    with pytest.raises(ValueError, match=r"^0 cannot be recomposed: a bias .*zero padding of Conv2d\(6, 8.*behind it"):
+        recompose_(model)
+    assert edits_of(model) == before
+    assert torch.equal(model(images()), wanted)

@@ -25,6 +25,7 @@ class Decomposition(ABC):
     name: ClassVar[str]
     cuts: ClassVar[int] = 0  # how many matrices a rank cuts
     saves: ClassVar[tuple[str, ...]] = WHAT  # what a lower rank can lower
+    ladder_follows_weights: ClassVar[bool] = False  # another ladder on the meta device, which knows no numbers
 
     def options(self) -> dict[str, Any]:
         """The constructor arguments, as plain values."""
@@ -55,7 +56,11 @@ class Decomposition(ABC):
         return ()
 
     def ladder(self, layer: nn.Module) -> list[Rank]:
-        """The ranks that a policy chooses from, cheapest first, `full_rank(layer)` last."""
+        """The ranks that a policy chooses from, cheapest first, `full_rank(layer)` last.
+
+        The layer's sizes decide it, and where `ladder_follows_weights` its weight does too: then the ladder of a layer
+        on the meta device has the same ends and other rungs between them.
+        """
         return list(range(1, self.full_rank(layer) + 1))
 
     def factor_weights(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:

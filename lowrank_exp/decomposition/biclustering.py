@@ -6,6 +6,7 @@ P = O / H out channels; K, or K1 and K2, ranks of a block.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.cost import CONVOLUTIONS
+from lowrank_exp.decomposition.als_options import ALSOptions
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.cp_als import cp_als, cp_exact
@@ -96,6 +98,7 @@ class Biclustering(Decomposition):
         self.seed = seed
         self.restarts = restarts
         self.iterations = iterations
+        self.als = ALSOptions(tolerance=TOLERANCE, max_iterations=iterations, seed=seed)
 
     def options(self) -> dict[str, Any]:
         return {
@@ -164,8 +167,10 @@ class Biclustering(Decomposition):
         blocks_BPJX, inputs, outputs = self._blocks(layer)
         L, G, H, ones = layer.groups, self.in_clusters, self.out_clusters, (1,) * axes(layer)
         if self.inner == "outer":
-            full = rank == self.full_rank(layer)
-            fit = cp_exact(blocks_BPJX, batch_axes=1) if full else cp_als(blocks_BPJX, rank, **self._fit_options())
+            if rank == self.full_rank(layer):
+                fit = cp_exact(blocks_BPJX, batch_axes=1)
+            else:
+                fit = cp_als(blocks_BPJX, rank, batch_axes=1, **asdict(self.als))
             last_BPK, first_BJK, b_BXK = fit.factors
             middle = b_BXK.mT.reshape(-1, 1, 1, *layer.kernel_size)
         else:
@@ -191,12 +196,9 @@ class Biclustering(Decomposition):
         """
         blocks_BPJX, _, _ = self._blocks(layer)
         if self.inner == "outer":
-            return estimated_energies(blocks_BPJX, ranks, self.full_rank(layer), **self._fit_options())
+            return estimated_energies(blocks_BPJX, ranks, self.full_rank(layer), self.als)
         K1, K2 = np.asarray(ranks).T
         return kept_shares(blocks_BPJX)[K1 - 1, K2 - 1]
-
-    def _fit_options(self) -> dict[str, Any]:
-        return {"batch_axes": 1, "tolerance": TOLERANCE, "max_iterations": self.iterations, "seed": self.seed}
 
     def _shape(self, layer: nn.Module) -> tuple[int, int, int, int]:
         """B, J, X, P."""

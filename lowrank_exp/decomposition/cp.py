@@ -5,6 +5,7 @@ Legend: G groups, O out channels and I in channels of one group, H x W kernel, K
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.cost import CONVOLUTIONS
+from lowrank_exp.decomposition.als_options import ALSOptions
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.cp_als import CPFit, cp_als, cp_exact
 from lowrank_exp.decomposition.cp_energies import estimated_energies
 from lowrank_exp.decomposition.cp_stable import norm_constrained
-from lowrank_exp.decomposition.cp_start import STARTS
 from lowrank_exp.decomposition.svd import wrong_kind
 
 SPATIAL = ("separate", "merged")
@@ -75,27 +76,20 @@ class CP(Decomposition):
     ) -> None:
         if spatial not in SPATIAL:
             raise ValueError(f"spatial must be separate or merged, got {spatial!r}")
-        if init not in STARTS:
-            raise ValueError(f"init must be one of {', '.join(STARTS)}, got {init!r}")
-        if min(ridge, tolerance, restarts) < 0 or max_seconds <= 0 or max_iterations < 1:
-            raise ValueError(
-                "ridge, tolerance and restarts must be 0 or more, max_seconds above 0, max_iterations 1 or more; got "
-                f"{ridge}, {tolerance}, {restarts}, {max_seconds} and {max_iterations}"
-            )
         self.spatial, self.stable = spatial, stable
-        self.fit_options = {
-            "init": init,
-            "ridge": ridge,
-            "acceleration": acceleration,
-            "tolerance": tolerance,
-            "max_iterations": max_iterations,
-            "max_seconds": max_seconds,
-            "restarts": restarts,
-            "seed": seed,
-        }
+        self.als = ALSOptions(
+            init=init,
+            ridge=ridge,
+            acceleration=acceleration,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            max_seconds=max_seconds,
+            restarts=restarts,
+            seed=seed,
+        )
 
     def options(self) -> dict[str, Any]:
-        return {"spatial": self.spatial, **self.fit_options, "stable": self.stable}
+        return {"spatial": self.spatial, **asdict(self.als), "stable": self.stable}
 
     def refusal(self, layer: nn.Module) -> str | None:
         if self.spatial == "merged":
@@ -129,7 +123,7 @@ class CP(Decomposition):
         tensor_GOIK = self._tensor(layer)
         if rank == self.full_rank(layer):
             return cp_exact(tensor_GOIK, batch_axes=1)
-        fit = cp_als(tensor_GOIK, rank, batch_axes=1, **self.fit_options)
+        fit = cp_als(tensor_GOIK, rank, batch_axes=1, **asdict(self.als))
         return norm_constrained(tensor_GOIK, fit) if self.stable else fit
 
     def factorize(self, layer: nn.Module, rank: int) -> nn.Sequential:
@@ -146,7 +140,7 @@ class CP(Decomposition):
 
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """An estimate from short fits at six ranks, see `estimated_energies`."""
-        return estimated_energies(self._tensor(layer), ranks, self.full_rank(layer), **self.fit_options)
+        return estimated_energies(self._tensor(layer), ranks, self.full_rank(layer), self.als)
 
     def _kept(self, layer: nn.Module) -> list[tuple[bool, ...]]:
         """The axes that each depthwise convolution works along."""

@@ -5,19 +5,20 @@ Legend: n the size of a mode.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lowrank_exp.decomposition.als_options import ALSOptions
 from lowrank_exp.decomposition.cp_als import cp_als
 from lowrank_exp.decomposition.svd import energy_of
 
 _MEASURED, _SWEEPS = 6, 6
 
 
-def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, **options: Any) -> np.ndarray:
+def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, als: ALSOptions) -> np.ndarray:
     """Share of the squared norm that a CP keeps at `ranks`, `(len(ranks),)`, in [0, 1], rising; an estimate.
 
     Six ranks, each a constant factor above the last, are fitted by a few sweeps each. A rising curve (Fritsch and
@@ -29,7 +30,7 @@ def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, **o
         tensor: `(tensors, n_1, ..., n_N)`.
         ranks: from 1 to `full_rank`.
         full_rank: where nothing is lost for certain.
-        options: of `cp_als`.
+        als: how each is fitted; its init, sweeps and restarts do not count here.
     """
     from scipy.interpolate import PchipInterpolator  # slow to import
 
@@ -43,8 +44,8 @@ def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, **o
         return curve[np.asarray(ranks) - 1]
     last = min(full_rank, _counted(long))
     measured = np.unique(np.geomspace(1, last, _MEASURED + 1).round().astype(int))
-    short = {**options, "max_iterations": _SWEEPS, "init": "slices", "restarts": 0, "batch_axes": 1}
-    kept = [1 - cp_als(tensor, int(rank), **short).relative_error ** 2 for rank in measured[:-1]]
+    short = asdict(replace(als, init="slices", max_iterations=_SWEEPS, restarts=0))
+    kept = [1 - cp_als(tensor, int(rank), batch_axes=1, **short).relative_error ** 2 for rank in measured[:-1]]
     rising = np.maximum.accumulate([*kept, 1.0])
     curve = np.ones(full_rank)
     curve[:last] = PchipInterpolator(np.log(measured), rising)(np.log(np.arange(1, last + 1))).clip(0, 1)

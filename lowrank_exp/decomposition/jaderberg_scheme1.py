@@ -5,12 +5,14 @@ Legend: G groups, O out channels and I in channels of one group, C = G I all in 
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.decomposition.als_options import ALSOptions
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.cp_als import cp_als
@@ -61,23 +63,18 @@ class JaderbergScheme1(Decomposition):
         restarts: int = 4,
         seed: int = 0,
     ) -> None:
-        if min(ridge, tolerance, restarts) < 0 or max_seconds <= 0 or max_iterations < 1:
-            raise ValueError(
-                "ridge, tolerance and restarts must be 0 or more, max_seconds above 0, max_iterations 1 or more; got "
-                f"{ridge}, {tolerance}, {restarts}, {max_seconds} and {max_iterations}"
-            )
-        self.fit_options = {
-            "ridge": ridge,
-            "acceleration": acceleration,
-            "tolerance": tolerance,
-            "max_iterations": max_iterations,
-            "max_seconds": max_seconds,
-            "restarts": restarts,
-            "seed": seed,
-        }
+        self.als = ALSOptions(
+            ridge=ridge,
+            acceleration=acceleration,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            max_seconds=max_seconds,
+            restarts=restarts,
+            seed=seed,
+        )
 
     def options(self) -> dict[str, Any]:
-        return dict(self.fit_options)
+        return {name: value for name, value in asdict(self.als).items() if name != "init"}
 
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, (nn.Conv2d, nn.Conv1d, nn.ConvTranspose2d, nn.ConvTranspose1d))
@@ -103,7 +100,7 @@ class JaderbergScheme1(Decomposition):
         rank, tensor_COK = self.check_rank(layer, rank), self._tensor(layer)
         if rank == self.full_rank(layer):
             return _entries(tensor_COK)
-        return list(cp_als(tensor_COK, rank, batch_axes=1, **self.fit_options).factors)
+        return list(cp_als(tensor_COK, rank, batch_axes=1, **asdict(self.als)).factors)
 
     def factorize(self, layer: nn.Module, rank: int) -> nn.Sequential:
         rank = self.check_rank(layer, rank)
@@ -119,7 +116,7 @@ class JaderbergScheme1(Decomposition):
 
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """An estimate from short fits at six ranks, see `estimated_energies`."""
-        return estimated_energies(self._tensor(layer), ranks, self.full_rank(layer), **self.fit_options)
+        return estimated_energies(self._tensor(layer), ranks, self.full_rank(layer), self.als)
 
     def _tensor(self, layer: nn.Module) -> Tensor:
         """The kernels of every in channel, `(C, O, H, W)`."""

@@ -1,6 +1,7 @@
 """From factors back to one dense layer.
 
-Legend: G groups, O out channels and I in channels (of one group where G stands before them), K kernel entries.
+Legend: G groups, O out channels and I in channels (of one group where G stands before them), C channels between two
+factors, K kernel entries.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from lowrank_exp.cost import LAYERS
-from lowrank_exp.decomposition.convolution import TRANSPOSED, axes, weight_like
+from lowrank_exp.decomposition.convolution import TRANSPOSED, axes, kernel_GOIK, weight_like
 from lowrank_exp.decomposition.reorder import Reorder
 
 # Convolutions compose as polynomials multiply, which is what a transposed convolution does to a kernel.
@@ -23,14 +24,16 @@ def recompose(chain: nn.Sequential) -> nn.Module:
     """The one plain layer that does what a chain of factors does; `chain` is not changed.
 
     The inverse of `factorize` at full rank, up to rounding; at a lower rank the dense layer of the approximated weight,
-    which can be factorized again by any decomposition.
+    which can be factorized again by any decomposition. A bias of an inner factor goes through those behind it into the
+    bias of the layer.
 
     Args:
         chain: what a decomposition left in the place of a layer: linear layers, or convolutions that have a kernel, a
             stride, padding and dilation each axis at one place only, with `Reorder` among them; or one layer.
 
     Raises:
-        ValueError: other modules in the chain, a bias before the last layer, or an axis with settings at two places.
+        ValueError: other modules in the chain, an axis with settings at two places, or a bias of an inner factor that
+            does not act alike everywhere: zero padding or a transposed convolution with a kernel is behind it.
 
     >>> layer = nn.Conv2d(4, 6, 3, stride=2)
     >>> from lowrank_exp.decomposition import SpatialSVD
@@ -42,18 +45,16 @@ def recompose(chain: nn.Sequential) -> nn.Module:
     factors = [part for part in parts if not isinstance(part, Reorder)]
     if not factors or not all(isinstance(factor, LAYERS) for factor in factors):
         raise ValueError(f"only chains of plain layers can be recomposed, got {chain}")
-    if any(factor.bias is not None for factor in factors[:-1]):
-        raise ValueError(f"a bias before the last factor has no place in one dense layer: {chain}")
+    bias_C = _bias(parts)
     if all(isinstance(factor, nn.Linear) for factor in factors):
-        dense = _linear(factors)
+        dense = _linear(factors, bias_C is not None)
     else:
-        dense = _convolution(parts, factors)
+        dense = _convolution(parts, factors, bias_C is not None)
         with torch.no_grad():
             dense.weight.copy_(weight_like(dense, _grouped(composed(parts, [f.weight for f in factors]), dense.groups)))
-    if dense.bias is not None:
+    if bias_C is not None:
         with torch.no_grad():
-            after = parts[parts.index(factors[-1]) + 1 :]
-            dense.bias.copy_(nn.Sequential(*after)(factors[-1].bias[None])[0])
+            dense.bias.copy_(bias_C)
     dense.weight.requires_grad_(any(factor.weight.requires_grad for factor in factors))
     return dense.train(chain.training)
 
@@ -84,19 +85,62 @@ def _parts(chain: nn.Module) -> list[nn.Module]:
     return [part for one in chain for part in _parts(one)] if isinstance(chain, nn.Sequential) else [chain]
 
 
-def _linear(factors: list[nn.Linear]) -> nn.Linear:
+def _bias(parts: list[nn.Module]) -> Tensor | None:
+    """What the biases of all factors together add to the output, `(O,)`; None where no factor has one.
+
+    Whether it is the same everywhere is decided by the settings, not by the numbers, so on the meta device as well.
+    """
+    bias_C = None
+    for part in parts:
+        if bias_C is not None:
+            bias_C = _behind(part, bias_C)
+        if not isinstance(part, Reorder) and part.bias is not None:
+            own_C = part.bias.detach()
+            own_C = own_C if own_C.dtype == torch.float64 else own_C.float()
+            bias_C = own_C if bias_C is None else bias_C + own_C
+    return bias_C
+
+
+def _behind(part: nn.Module, map_C: Tensor) -> Tensor:
+    """What `part`, its own bias left out, makes of maps that have one number everywhere: such maps again.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if isinstance(part, Reorder):
+        return part(map_C[None])[0]
+    if isinstance(part, nn.Linear):
+        return part.weight.detach().to(map_C.dtype) @ map_C
+    if reason := _unevenness(part):
+        raise ValueError(f"a bias before the last factor has no place in one dense layer: {reason} of {part} behind it")
+    sums_GOI = kernel_GOIK(part).flatten(3).sum(dim=3).to(map_C.dtype)
+    return (sums_GOI @ map_C.unflatten(0, (part.groups, -1, 1))).flatten()
+
+
+def _unevenness(part: nn.Module) -> str | None:
+    """Why maps that have one number everywhere lose this in a convolution; None where they keep it."""
+    if isinstance(part, TRANSPOSED):
+        pointwise = {*part.kernel_size, *part.stride} == {1} and not any(part.output_padding)
+        return None if pointwise else "not every place gets it through the same entries of the kernel"
+    if part.padding_mode != "zeros" or part.padding == "valid":
+        return None
+    widths = [size - 1 for size in part.kernel_size] if part.padding == "same" else part.padding
+    return "it is less at the border, by the zero padding" if any(widths) else None
+
+
+def _linear(factors: list[nn.Linear], bias: bool) -> nn.Linear:
     first, last = factors[0], factors[-1]
     with torch.no_grad():
         product = first.weight
         for factor in factors[1:]:
             product = factor.weight @ product
         place = {"device": product.device, "dtype": product.dtype}
-        dense = skip_init(nn.Linear, first.in_features, last.out_features, bias=last.bias is not None, **place)
+        dense = skip_init(nn.Linear, first.in_features, last.out_features, bias=bias, **place)
         dense.weight.copy_(product)
     return dense
 
 
-def _convolution(parts: list[nn.Module], factors: list[nn.Module]) -> nn.Module:
+def _convolution(parts: list[nn.Module], factors: list[nn.Module], bias: bool) -> nn.Module:
     """A convolution with the settings of all factors together, weight not set."""
     first, last = factors[0], factors[-1]
     kind = type_before_parametrizations(next((f for f in factors if isinstance(f, TRANSPOSED)), first))
@@ -114,7 +158,7 @@ def _convolution(parts: list[nn.Module], factors: list[nn.Module]) -> nn.Module:
         last.out_channels,
         **settings,
         groups=first.in_channels // int(reached_I.sum()),
-        bias=last.bias is not None,
+        bias=bias,
         padding_mode=modes.pop() if modes else "zeros",
         device=first.weight.device,
         dtype=first.weight.dtype,

@@ -43,6 +43,7 @@ class TensorTrain(Decomposition):
     """
 
     name = "tensor_train"
+    ladder_follows_weights = True
 
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, CONVOLUTIONS)

@@ -46,6 +46,7 @@ class Tucker2(Decomposition):
 
     name = "tucker2"
     cuts = 2
+    ladder_follows_weights = True
 
     def __init__(self, iterations: int = 100, tolerance: float = 1e-3) -> None:
         if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:

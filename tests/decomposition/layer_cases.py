@@ -6,6 +6,7 @@ Legend: G groups, O out channels and I in channels of one group, K kernel entrie
 import copy
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import nn
@@ -66,6 +67,8 @@ LAYERS = {
     "linear of three dimensions": (nn.Linear(7, 5), (2, 3, 7)),
     "linear of one dimension": (nn.Linear(7, 5), (7,)),
 }
+CONVOLUTIONS = {name: case for name, case in LAYERS.items() if not isinstance(case[0], nn.Linear)}
+every_convolution = pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
 
 
 def decompositions_of(layer):

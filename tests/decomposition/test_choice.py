@@ -20,7 +20,7 @@ def kinds(given):
         ({"conv": "channel_svd"}, [ChannelSVD, LinearSVD]),
         ({"conv": SpatialSVD(), "linear": None}, [SpatialSVD, type(None)]),
         ({"linear": "linear_svd"}, [type(None), LinearSVD]),
-        (Decompositions(ChannelSVD(), None), [ChannelSVD, type(None)]),
+        (Decompositions((ChannelSVD(),), ()), [ChannelSVD, type(None)]),
         ({"conv": "spatial_svd", "layers": {"re:c.*": "channel_svd"}}, [ChannelSVD, LinearSVD]),
         ({"conv": "spatial_svd", "layers": {"linear": None}}, [SpatialSVD, type(None)]),
     ],
@@ -39,8 +39,9 @@ def test_named_by_what_a_file_says(name):
     [
         ("tucker", "unknown decomposition 'tucker'; known: biclustering, channel_svd, cp, .*, tucker1, tucker2"),
         ({"convolution": "channel_svd"}, r"takes the keys conv, linear and layers, got \['convolution'\]"),
-        (3, "a name or a Decomposition, got 3"),
-        ({"conv": ["spatial_svd"]}, r"a name or a Decomposition, got \['spatial_svd'\]"),
+        (3, "a name, a Decomposition or a list of them, got 3"),
+        ({"conv": ["spatial_svd", 3]}, "a name, a Decomposition or a list of them, got 3"),
+        (["spatial_svd", "tucker2", "spatial_svd"], r"spatial_svd with the options \{\} is listed twice"),
     ],
 )
 def test_what_is_no_decomposition_is_refused(given, message):

@@ -82,12 +82,12 @@ REFUSED |= dict.fromkeys((*PLANAR, "cp"), LINEAR | VOLUMES)
 
 
 @functools.cache
-def made(case, place):
-    """A layer with numbers and its factors at the middle or the highest rung, made once."""
+def made(case, place, dtype=torch.float64):
+    """A layer with numbers and its factors at the lowest, the middle or the highest rung, made once."""
     kind, layer, _ = CASES[case]
-    layer = filled(layer)
+    layer = filled(layer, dtype=dtype)
     ladder = kind.ladder(layer)
-    rank = {"middle": ladder[len(ladder) // 2], "full": ladder[-1]}[place]
+    rank = {"lowest": ladder[0], "middle": ladder[len(ladder) // 2], "full": ladder[-1]}[place]
     return layer, rank, kind.factorize(layer, rank)
 
 
@@ -103,17 +103,19 @@ def test_which_layers_are_refused(kind):
 
 
 @every_case
-def test_full_rank_gives_the_output_of_the_layer(case):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_full_rank_gives_the_output_of_the_layer(case, dtype, tolerance):
     kind, _, shape = CASES[case]
-    layer, _, chain = made(case, "full")
-    x = images(shape)
+    layer, _, chain = made(case, "full", dtype)
+    x = images(shape, dtype=dtype)
     with torch.no_grad():
         got, wanted = chain(x), layer(x)
     assert got.shape == wanted.shape
-    assert got.dtype == torch.float64
+    assert got.dtype == dtype
     if kind.name not in INEXACT:
         # Centroids are float32 whatever the layer.
-        assert relative(got, wanted) <= (1e-6 if kind.name == "product_quantization" else 1e-9)
+        lost = max(tolerance, 1e-6) if kind.name == "product_quantization" else tolerance
+        assert relative(got.double(), wanted.double()) <= lost
 
 
 @every_case
@@ -122,19 +124,26 @@ def test_a_chain_is_the_layer_of_its_recomposed_weight(case):
     x, dense = images(CASES[case][2]), recompose(chain)
     assert str(dense) == str(layer)
     with torch.no_grad():
-        assert relative(chain(x), dense(x)) <= 1e-10
+        assert relative(chain(x), dense(x)) <= 1e-12
 
 
 @every_case
 def test_costs_are_those_of_the_real_layers(case):
     kind, _, shape = CASES[case]
-    for place in ("middle", "full"):
-        layer, rank, chain = made(case, place)
+    found = [made(case, place) for place in ("lowest", "middle", "full")]
+    layer, ranks = found[0][0], [rank for _, rank, _ in found]
+    macs = []
+    for _, _, chain in found:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             chain(torch.zeros(shape, dtype=torch.float64))
-        # The layer is called twice.
-        assert kind.rank_macs(layer, (shape, shape), [rank]).tolist() == [2 * (counter.get_total_flops() // 2)]
-        assert kind.rank_weights(layer, [rank]).tolist() == [sum(factor.weight.numel() for factor in layers_of(chain))]
+        macs.append(2 * (counter.get_total_flops() // 2))  # the layer is called twice
+    weights = [[factor.weight.numel() for factor in layers_of(chain)] for _, _, chain in found]
+    rungs = [kind.ladder(layer).index(rank) for rank in ranks]
+    assert kind.factor_weights(layer, ranks).tolist() == weights
+    for own in (ranks, None):
+        taken = slice(None) if own else rungs
+        assert kind.rank_macs(layer, (shape, shape), own)[taken].tolist() == macs
+        assert kind.rank_weights(layer, own)[taken].tolist() == [sum(of) for of in weights]
 
 
 @every_case
@@ -149,6 +158,17 @@ def test_a_ladder_rises_to_the_full_rank(case):
         for cost in costs:
             assert cost.shape == (len(ladder),)
             assert (np.diff(cost) >= 0).all()
+
+
+def test_which_ladders_follow_the_weights():
+    """Those that are others without numbers, on the meta device."""
+    others = {
+        kind.name
+        for kind, layer, _ in CASES.values()
+        if kind.ladder(filled(layer)) != kind.ladder(copy.deepcopy(layer).to("meta"))
+    }
+    assert others == {"tucker2", "tensor_train"}
+    assert others == {kind.name for kind in KINDS.values() if kind.ladder_follows_weights}
 
 
 @every_case
@@ -180,27 +200,27 @@ def test_factors_are_plain_layers_like_the_dense_one(case):
     assert all(factor.bias is None for factor in factors[:-1])
     assert (factors[-1].bias is None) == (layer.bias is None)
     if kind.name != "product_quantization":
+        assert type(chain) is nn.Sequential
         assert all(type(part) in (*PLAIN, Reorder) for part in chain)
+    assert not {p.data_ptr() for p in chain.parameters()} & {p.data_ptr() for p in layer.parameters()}
     for name, tensor in layer.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
-    if kind.name not in INEXACT:
-        x = images(CASES[case][2], dtype=torch.float32)
-        with torch.no_grad():
-            assert relative(chain(x).double(), layer(x).double()) <= 1e-5
 
 
 @every_case
 def test_skeletons_take_the_numbers_of_the_factors(case):
     kind, _, shape = CASES[case]
-    layer, rank, chain = made(case, "middle")
-    skeleton = named(kind.name, **kind.options()).skeleton(layer, rank)
-    assert str(skeleton) == str(chain)
-    skeleton.load_state_dict(chain.state_dict())
-    meta = kind.skeleton(layer, rank, device="meta")
-    assert {n: t.shape for n, t in meta.state_dict().items()} == {n: t.shape for n, t in chain.state_dict().items()}
-    assert all(p.is_meta for p in meta.parameters())
-    with torch.no_grad():
-        assert torch.equal(skeleton(images(shape)), chain(images(shape)))
+    for place in ("lowest", "middle", "full"):
+        layer, rank, chain = made(case, place)
+        skeleton = named(kind.name, **kind.options()).skeleton(layer, rank)
+        assert str(skeleton) == str(chain)
+        skeleton.load_state_dict(chain.state_dict())
+        meta = kind.skeleton(layer, rank, device="meta")
+        assert str(meta) == str(chain)
+        assert {n: t.shape for n, t in meta.state_dict().items()} == {n: t.shape for n, t in chain.state_dict().items()}
+        assert all(p.is_meta for p in meta.parameters())
+        with torch.no_grad():
+            assert torch.equal(skeleton(images(shape)), chain(images(shape)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

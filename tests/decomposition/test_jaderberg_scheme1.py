@@ -4,12 +4,10 @@ import math
 
 import numpy as np
 import pytest
-import tensorly
 import torch
 from layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
-from tensorly.decomposition import parafac
+from tensorly_peers import cp_error
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition.jaderberg_scheme1 import JaderbergScheme1
 from lowrank_exp.decomposition.recompose import recompose
@@ -37,22 +35,9 @@ def error_of(layer, rank, scheme=None):
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_one_filter_per_kernel_entry_gives_the_output_of_the_layer(layer, shape, dtype, tolerance):
-    layer, x = filled(layer, dtype=dtype), images(shape, dtype=dtype)
-    full = QUICK.full_rank(layer)
-    assert full == math.prod(layer.kernel_size)
-    chain = QUICK.factorize(layer, full)
-    with torch.no_grad():
-        got, wanted = chain(x), layer(x)
-    assert got.shape == wanted.shape
-    assert got.dtype == dtype
-    assert relative(got.double(), wanted.double()) <= tolerance
-
-
-@every_case
 def test_chain_does_what_its_filters_do(layer, shape):
     layer, x = filled(layer), images(shape)
+    assert QUICK.full_rank(layer) == math.prod(layer.kernel_size)
     rank = max(1, QUICK.full_rank(layer) // 3)
     chain = QUICK.factorize(layer, rank)
     kernel = rebuilt(layer, chain, rank)
@@ -64,22 +49,6 @@ def test_chain_does_what_its_filters_do(layer, shape):
     assert relative(kernel, kernels(layer.weight, layer)) < 1.0
 
 
-@every_case
-def test_costs_and_shapes_are_those_of_the_real_layers(layer, shape):
-    full = QUICK.full_rank(layer)
-    macs, weights = QUICK.rank_macs(layer, (shape, shape)), QUICK.rank_weights(layer)
-    assert len(macs) == len(weights) == full
-    for rank in {1, full}:
-        chain = QUICK.factorize(layer, rank)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            chain(torch.zeros(shape))
-        assert macs[rank - 1] == 2 * (counter.get_total_flops() // 2)  # the layer is called twice
-        assert weights[rank - 1] == sum(factor.weight.numel() for factor in chain)
-        skeleton = QUICK.skeleton(layer, rank, device="meta")
-        assert str(skeleton) == str(chain)
-        assert all(t.is_meta for t in skeleton.state_dict().values())
-
-
 @pytest.mark.parametrize("rank", [1, 2, 4, 6])
 def test_error_of_every_channel_is_at_most_that_of_tensorly(rank):
     layer = filled(nn.Conv2d(4, 12, 3))
@@ -88,12 +57,7 @@ def test_error_of_every_channel_is_at_most_that_of_tensorly(rank):
     for channel in range(4):
         tensor = kernel_OIHW[:, channel]
         ours = relative(np.einsum("om,hm,wm->ohw", a_COM[channel], v_CHM[channel], h_CWM[channel]), tensor)
-        with tensorly.backend_context("numpy"):
-            peers = [
-                parafac(tensor, rank, n_iter_max=100, init=init, tol=1e-8, random_state=0) for init in ("svd", "random")
-            ]
-        theirs = min(relative(np.einsum("om,hm,wm->ohw", *peer.factors), tensor) for peer in peers)
-        assert 0.05 < ours <= 1.001 * theirs
+        assert 0.05 < ours <= 1.001 * cp_error(tensor, rank)
 
 
 def test_planted_separable_filters_are_found():
