@@ -13,12 +13,14 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lowrank_exp.artifact import load, save
     from lowrank_exp.cost import Measurement, measure
-    from lowrank_exp.rank import LayerProfile, Plan, allocate, profile
+    from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity
     from lowrank_exp.surgery import factorize_
+    from lowrank_exp.training import NetworkScore
 
 __all__ = [
     "LayerProfile",
     "Measurement",
+    "NetworkScore",
     "Plan",
     "allocate",
     "factorize_",
@@ -26,12 +28,15 @@ __all__ = [
     "measure",
     "profile",
     "save",
+    "with_accuracy",
+    "with_sensitivity",
 ]
 
 # Imported on first use, so that `lowrank-exp --help` need not wait for torch.
 _HOMES = {
     "LayerProfile": "lowrank_exp.rank",
     "Measurement": "lowrank_exp.cost",
+    "NetworkScore": "lowrank_exp.training",
     "Plan": "lowrank_exp.rank",
     "allocate": "lowrank_exp.rank",
     "factorize_": "lowrank_exp.surgery",
@@ -39,6 +44,8 @@ _HOMES = {
     "measure": "lowrank_exp.cost",
     "profile": "lowrank_exp.rank",
     "save": "lowrank_exp.artifact",
+    "with_accuracy": "lowrank_exp.rank",
+    "with_sensitivity": "lowrank_exp.rank",
 }
 
 

@@ -1,15 +1,23 @@
-"""What a job prints: a row per phase as it ends, a row per layer, and where the result lies."""
+"""What a job prints: a row per phase as it ends, a row per layer, and where the result lies; or what it would do."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from lowrank_exp.estimate import Estimate, in_words
+from lowrank_exp.rank import Plan
+from lowrank_exp.rank.reachable import Reach
 from lowrank_exp.results import PhaseResult, Result
 
 PHASE_COLUMNS = ("phase", "test %", "val %", "MACs", "weights", "parameters", "kB", "ms", "seconds")
 LAYER_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "reason")
+PLAN_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "weights after", "reason")
+BUDGET_COLUMNS = ("budget", "smallest", "all decomposed", "largest")
+TIME_COLUMNS = ("phase", "time", "most of it")
+UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 WIDTH = 110  # of tables that go to a file
 
 
@@ -65,6 +73,42 @@ class Console:
         self.say("kB: 1,000 bytes of the file, everything in it.")
         self.say(f"ms: latency, median of one forward pass at batch {batch} ({conditions}). seconds: of the phase.")
         self.terminal.print(str(path), soft_wrap=True, markup=False)
+
+    def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
+        """The ranks that a phase would choose; below, what remains of the dense network, by what is counted."""
+        layers = _table(PLAN_COLUMNS, left=2)
+        layers.columns[-1].justify = "left"
+        layers.columns[-1].no_wrap = False
+        for name, layer in plan.layers.items():
+            rank = "dense" if layer.rank is None else str(layer.rank)
+            counts = (f"{count:,}" for count in (layer.macs_before, layer.macs_after, layer.weights_after))
+            layers.add_row(name, layer.decomposition or "-", rank, *counts, layer.reason)
+        self.say(f"{phase}: the plan")
+        self.terminal.print(layers)
+        for counted, of in remains.items():
+            shares = ", ".join(f"{of.remaining(what):.2%} of the {told}" for what, told in UNITS.items())
+            self.say(f"{counted}: {shares} remain")
+
+    def reachable(self, phase: str, budgets: Mapping[str, Reach], over: str) -> None:
+        """The smallest and the largest budgets that can be met, as fractions of dense."""
+        table = _table(BUDGET_COLUMNS, left=1)
+        for what, reach in budgets.items():
+            table.add_row(f"rank.{what}", *(f"{share:.4f}" for share in reach))
+        self.say(f"{phase}: budgets that can be met, over {'the convolutions' if over == 'conv' else 'all layers'}")
+        self.terminal.print(table)
+
+    def estimates(self, estimates: Sequence[Estimate], conditions: str) -> None:
+        """The time of every phase and of all."""
+        table = _table(TIME_COLUMNS, left=3)
+        table.columns[-1].no_wrap = False
+        for one in estimates:
+            table.add_row(one.phase, one.told, one.dominant)
+        left = [one for one in estimates if one.parts]
+        total = in_words(sum(one.seconds for one in left), any(one.unknown for one in left)) if left else "finished"
+        table.add_row("all", total, "")
+        self.terminal.print(table)
+        self.say(f"time: a few steps and forward passes of each phase's network, timed here ({conditions}), times")
+        self.say("their number. Nothing was trained.")
 
 
 def _table(columns: tuple[str, ...], left: int) -> Table:

@@ -1,9 +1,10 @@
 """What a method is made of. Each phase is short: it calls the rooms below."""
 
+import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,15 +16,29 @@ from torch.optim import Optimizer
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.rank import BudgetError, LayerProfile, Plan, allocate, profile
+from lowrank_exp.environment import tensors_digest
+from lowrank_exp.rank import (
+    BudgetError,
+    LayerProfile,
+    Plan,
+    allocate,
+    needs,
+    profile,
+    with_accuracy,
+    with_sensitivity,
+)
 from lowrank_exp.reconstruct import check_options
+from lowrank_exp.results import digest
 from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
-from lowrank_exp.training import FirstImages, fit_, recalibrate_
+from lowrank_exp.training import FirstImages, NetworkScore, fit_, recalibrate_
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a phase may use: the data, its own seed, where it runs, and a folder for what it must not lose."""
+    """What a phase may use: the data, its own seed, where it runs, and folders for what it must not lose.
+
+    `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up.
+    """
 
     name: str
     data: ImageData
@@ -31,6 +46,7 @@ class Setting:
     device: str
     progress: bool
     folder: Path
+    scores: Path
     svds: SVDStore
     on_epoch: Callable[[Mapping[str, float]], None]
 
@@ -120,12 +136,16 @@ class Factorize(Phase):
     Args:
         decomposition: `conv` and `linear`, as `lowrank_exp.profile` takes them.
         rank: called with the profiles, gives the plan: `lowrank_exp.allocate` with its policy and budget.
+        measure: for policies that look at data: `quality` (accuracy or loss), `images` for validation drawn by `seed`,
+            `samples` of ranks per layer and what the `others` are (`with_accuracy`), `gradients`: training images for
+            the sensitivity, and `batch_size`.
         reconstruct: a fit to training images: `fit` (whitened, response, relu; null: to the weights alone), `images`,
             `batch_size`, and the fit's own options.
     """
 
     decomposition: Mapping[str, Any]
-    rank: Callable[[Mapping[str, LayerProfile]], Plan]
+    rank: Callable[..., Plan]
+    measure: Mapping[str, Any] = field(default_factory=dict)
     reconstruct: Mapping[str, Any] = field(default_factory=lambda: {"fit": None})
 
     def __post_init__(self) -> None:
@@ -140,24 +160,94 @@ class Factorize(Phase):
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         layers = profile(network, example, Decompositions.of(self.decomposition))
-        try:
-            plan = self.rank(layers)
-        except BudgetError as error:
-            # The ladders of Tucker-2 and the tensor train follow the spectra, which are not known yet.
-            if not error.between or not any(isinstance(layer.full_rank, tuple) for layer in layers.values()):
-                raise
-            lowest = {layer.name: layer.ranks[0] for layer in layers.values() if layer.rungs}
-            plan = allocate(layers, "fixed", ranks=lowest)
+        plan = self.stand_in(layers, lambda ranks: 1.0)
         replay_to_plan_(network, plan, self.reconstruct.get("fit"), self.reconstruct.get("asymmetric", False))
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        example = torch.zeros(1, *setting.data.input_shape)
-        layers = profile(network, example, Decompositions.of(self.decomposition), store=setting.svds)
-        with warnings.catch_warnings():  # said once, by the walk
-            warnings.simplefilter("ignore")
-            plan = self.rank(layers)
+        plan = self.plan(network, setting)
         factorize_(network, plan, store=setting.svds, **self.fit_to(setting))
         return Done(plan=plan)
+
+    def stand_in(self, layers: Mapping[str, LayerProfile], score: Callable[..., float]) -> Plan:
+        """A plan with made-up sensitivities and the given `score`, of which no more than the shapes is to be believed.
+
+        The score is asked for as many rank sets as that of the data would be.
+        """
+        if "accuracy" in self.needs:
+            layers = with_accuracy(layers, score, **self._sampling)
+        if "sensitivity" in self.needs:
+            layers = {name: _stand_in(layer) for name, layer in layers.items()}
+        try:
+            return self._planned(layers, score)
+        except BudgetError as error:
+            # The ladders of Tucker-2 and the tensor train follow the spectra, which are not known yet.
+            if not error.between or not any(layer.ladder_follows_weights for layer in layers.values()):
+                raise
+            lowest = {layer.name: layer.ranks[0] for layer in layers.values() if layer.rungs}
+            return allocate(layers, "fixed", ranks=lowest)
+
+    def profiles(self, network: nn.Module, setting: Setting) -> dict[str, LayerProfile]:
+        """What the layers of this network would cost and keep."""
+        example = torch.zeros(1, *setting.data.input_shape)
+        return profile(network, example, Decompositions.of(self.decomposition), store=setting.svds)
+
+    def plan(self, network: nn.Module, setting: Setting) -> Plan:
+        """The ranks that the policy chooses for this network."""
+        layers = self.profiles(network, setting)
+        if "sensitivity" in self.needs:
+            loader = setting.data.train_loader(self.measure["batch_size"], self.measure["seed"], augment=False)
+            images = min(self.measure["gradients"], setting.data.sizes["train"])
+            layers = with_sensitivity(layers, network, FirstImages(loader, images, labels=True), store=setting.svds)
+        with contextlib.ExitStack() as stack:
+            score = None
+            if self.needs & {"accuracy", "score"}:
+                score = stack.enter_context(self._score(network, layers, setting))
+            if "accuracy" in self.needs:
+                layers = with_accuracy(layers, score, **self._sampling)
+            with warnings.catch_warnings():  # said once, by the walk
+                warnings.simplefilter("ignore")
+                return self._planned(layers, score)
+
+    def _planned(self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None) -> Plan:
+        return self.rank(layers, score=score) if "score" in self.needs else self.rank(layers)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the policy looks at beside the weights."""
+        options = getattr(self.rank, "keywords", {})
+        return needs(options["policy"], options) if "policy" in options else frozenset()
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        return {name: self.measure[name] for name in ("samples", "others")}
+
+    def scored_images(self, data: ImageData) -> int:
+        """How many validation images a score looks at.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not data.sizes["val"]:
+            raise ValueError(
+                "this rank policy measures accuracies on validation images, and there are none: set data.validation to "
+                "a fraction of the training images, or choose a policy that looks at the weights alone"
+            )
+        return min(self.measure["images"], data.sizes["val"])
+
+    def _score(self, network: nn.Module, layers: Mapping[str, LayerProfile], setting: Setting) -> NetworkScore:
+        self.scored_images(setting.data)
+        images, seed = self.measure["images"], self.measure["seed"]
+        decides = [tensors_digest(network), setting.data.digest, images, seed]
+        return NetworkScore(
+            network,
+            layers,
+            setting.data.val_sample(images, seed, self.measure["batch_size"]),
+            quality=self.measure["quality"],
+            device=setting.device,
+            svds=setting.svds,
+            folder=setting.scores / digest(decides)[:16],
+            progress=setting.progress,
+        )
 
     def fit_to(self, setting: Setting) -> dict[str, Any]:
         """What `factorize_` takes beside the plan: nothing where the fit is to the weights."""
@@ -220,3 +310,8 @@ class Evaluate(Phase):
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         return Done()
+
+
+def _stand_in(layer: LayerProfile) -> LayerProfile:
+    """A profile with sensitivities that nobody has measured, for the walk."""
+    return replace(layer, sensitivity=layer.error, others=tuple(map(_stand_in, layer.others)))

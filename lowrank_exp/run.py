@@ -18,11 +18,13 @@ from lowrank_exp.console import Console
 from lowrank_exp.cost import layer_costs, measure, one_image
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.dry_run import DryRun
 from lowrank_exp.environment import environment, file_digest, latency_conditions, tensors_digest
+from lowrank_exp.estimate import Estimate
 from lowrank_exp.files import copy_whole, held
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.loggers import Identity, Log
-from lowrank_exp.models import load_weights_
+from lowrank_exp.models import load_weights_, weights_file
 from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Phase, Setting, Train
@@ -35,8 +37,10 @@ from lowrank_exp.training.generators import seed_all
 STORED = ("accuracy", "val_accuracy", "loss", "top5")
 
 
-def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result:
+def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result | None:
     """Run one job in `folder`, or read its result where it has finished with the same outcome keys.
+
+    With `dry_run` print what it would do, and write nothing but SVDs to the store; then there is no result.
 
     Args:
         cfg: the composed configuration, without Hydra's own node.
@@ -50,6 +54,9 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
     config |= {"experiment": labels["experiment"], "row": labels["row"]}
     identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config} | dict(labels)
     console = Console(cfg.progress)
+    if cfg.dry_run:
+        _Job(cfg, config, folder, labels, console).dry_run(identity["fingerprint"])
+        return None
     variables = dict(os.environ)
     with held(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}")):
         try:
@@ -171,7 +178,11 @@ class _Job:
         weights = self.config["model"].get("weights")
         model = {name: value for name, value in self.config["model"].items() if name != "weights"}
         # The tensors tell of what the configuration does not: a constructor whose code has changed.
-        start = [model, file_digest(weights) if weights else None, tensors_digest(self.initial)]
+        start = [
+            model,
+            file_digest(weights_file(self.initial, weights)) if weights else None,
+            tensors_digest(self.initial),
+        ]
         key = digest([*start, self.data.digest, self.cfg.seed])
         steps = []
         for name, phase in self.phases.items():
@@ -202,6 +213,25 @@ class _Job:
         result = Result("ok", **identity, phases=phases, layers=layers, environment=environment(self.device))
         result.write(self.folder / RESULT)
         return result
+
+    def dry_run(self, expected: str) -> None:
+        """Plans, reachable budgets and an estimate of the time."""
+        if (finished := self.finished(expected)) is not None:
+            self.console.say("finished already; nothing would be run again")
+        evaluation, latency = self.cfg.evaluation.batch_size, self.cfg.latency.seconds
+        untrained = self.cfg.model.get("weights") is None
+        dry_run = DryRun(self.initial, untrained, self.data, evaluation, latency, self.console)
+        for step in self.steps:
+            setting = self.setting(step, self.store.folder(step.name, step.key))
+            seed_all(setting.seed)
+            if self.store.read(step.name, step.key) is not None:
+                self.files = self.store.network(step.name, step.key)
+                dry_run.finished(step.phase, setting, self.store.plan(step.name, step.key), self.stored_network())
+            elif finished is not None:
+                dry_run.estimates.append(Estimate(step.name))
+            else:
+                dry_run.phase(step.phase, setting)
+        self.console.estimates(dry_run.estimates, f"{self.device}, {torch.get_num_threads()} threads")
 
     def finished(self, expected: str) -> Result | None:
         """The job's result, if it ended well, and with what decides the numbers now."""
@@ -268,10 +298,8 @@ class _Job:
                     on_epoch(metrics)
                 return self.with_latency_here(outcome)
             network = self.stored_network().to(self.device)
-            seed = int(step.key[:8], 16)
-            seed_all(seed)
-            svds = SVDStore(Path(self.cfg.paths.store) / "svd")
-            setting = Setting(step.name, self.data, seed, self.device, self.cfg.progress, folder, svds, on_epoch)
+            setting = self.setting(step, folder, on_epoch)
+            seed_all(setting.seed)
             seconds = stopwatch()
             done = step.phase.run_(network, setting)
             seconds = seconds()
@@ -281,6 +309,14 @@ class _Job:
             outcome = self.measured(step, done.applied, seconds, done.history)
             self.store.write(outcome)
         return outcome
+
+    def setting(
+        self, step: _Step, folder: Path, on_epoch: Callable[[Mapping[str, float]], None] = lambda metrics: None
+    ) -> Setting:
+        """What a phase may use."""
+        seed, store = int(step.key[:8], 16), Path(self.cfg.paths.store)
+        scores, svds = store / "scores", SVDStore(store / "svd")
+        return Setting(step.name, self.data, seed, self.device, self.cfg.progress, folder, scores, svds, on_epoch)
 
     def stored_network(self) -> nn.Module:
         """The network after the last finished phase, as its file gives it."""

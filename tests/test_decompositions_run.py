@@ -21,7 +21,8 @@ RANKS = {
     "grouped_channel_svd": "{conv2: 3, fc2: 5}",
     "linear_svd": "{fc1: 20, fc2: 5}",
 }
-NAMES = sorted(path.stem for path in (CONF / "decomposition").glob("*.yaml"))
+CHOOSING = {"alds": "alds", "joined": "knapsack"}  # several decompositions, for a rank policy that chooses among them
+NAMES = sorted({path.stem for path in (CONF / "decomposition").glob("*.yaml")} - set(CHOOSING))
 
 
 def only_result(outputs):
@@ -56,6 +57,17 @@ def test_a_budget_is_met_with_every_decomposition(name, command, tmp_path):
     result, _ = only_result(tmp_path / "outputs")
     remaining = result.phases[-1].macs / sum(layer.macs_before for layer in result.layers)
     assert 0.99 * budget <= remaining <= 1.01 * budget
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_several_decompositions_need_a_policy_that_chooses(name, command, tmp_path, capsys):
+    alone, chosen = tmp_path / "alone", tmp_path / "chosen"
+    options = [f"decomposition={name}", "rank.macs=0.6", "method.order=[factorize]"]
+    assert command(*SMOKE, *options, outputs=alone) == 1
+    assert "and uniform does not choose among decompositions: give one, or take a policy" in capsys.readouterr().err
+    assert command(*SMOKE, *options, f"rank={CHOOSING[name]}", outputs=chosen) == 0
+    result, _ = only_result(chosen)
+    assert 0.594 <= result.phases[-1].macs / sum(layer.macs_before for layer in result.layers) <= 0.606
 
 
 def test_a_budget_of_bytes_by_product_quantization(command, tmp_path):

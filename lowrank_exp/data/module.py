@@ -242,6 +242,12 @@ class ImageData(LightningDataModule, ABC):
         source = self._ready()
         return self._fixed_loader(self._train_images, source.train_labels, self._val_rows, batch_size)
 
+    def val_sample(self, images: int, seed: int, batch_size: int) -> DataLoader:
+        """Batches of so many validation images drawn by `seed`, or of all where there are fewer."""
+        source = self._ready()
+        drawn = torch.randperm(len(self._val_rows), generator=torch.Generator().manual_seed(seed))[:images]
+        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows[drawn], batch_size)
+
     def test_loader(self, batch_size: int) -> DataLoader:
         """Test batches in a fixed order, without augmentation; no image is left out. For reporting only."""
         labels = self._ready().test_labels

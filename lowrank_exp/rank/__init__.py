@@ -1,17 +1,21 @@
 """Rank policies: which rank for which layer. Functions from profiles and a budget to a plan."""
 
 from lowrank_exp.rank.allocate import allocate
-from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Problem, meet
+from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Problem, meet
 from lowrank_exp.rank.enc_curves import network_quality
 from lowrank_exp.rank.enc_files import profiles_from_enc
 from lowrank_exp.rank.evbmf_solution import evbmf_rank
+from lowrank_exp.rank.measure import with_accuracy
+from lowrank_exp.rank.needs import needs
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import LayerProfile, profile
+from lowrank_exp.rank.sensitivity import with_sensitivity
 
 __all__ = [
     "Budget",
     "BudgetError",
     "Candidate",
+    "Choice",
     "LayerProfile",
     "Plan",
     "PlannedLayer",
@@ -19,7 +23,10 @@ __all__ = [
     "allocate",
     "evbmf_rank",
     "meet",
+    "needs",
     "network_quality",
     "profile",
     "profiles_from_enc",
+    "with_accuracy",
+    "with_sensitivity",
 ]

@@ -4,6 +4,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,45 @@ import numpy as np
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.names import by_layer
-from lowrank_exp.rank.budget import Budget, Candidate, Problem
+from lowrank_exp.rank.alds import alds
+from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
 from lowrank_exp.rank.enc_inf import enc_inf
 from lowrank_exp.rank.enc_map import enc_map
 from lowrank_exp.rank.enc_model import enc_model
 from lowrank_exp.rank.energy import energy
 from lowrank_exp.rank.evbmf import evbmf
 from lowrank_exp.rank.fixed import fixed as given_ranks
+from lowrank_exp.rank.greedy_eval import greedy_eval
 from lowrank_exp.rank.knapsack import knapsack
+from lowrank_exp.rank.multiples import at_multiples, check_multiple
+from lowrank_exp.rank.operator_norm import operator_norm
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import LayerProfile
 from lowrank_exp.rank.rules import cheaper_rungs
+from lowrank_exp.rank.stable_rank import stable_rank
 from lowrank_exp.rank.uniform import uniform
 
 _UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 _POLICIES = {
-    policy.__name__: policy for policy in (given_ranks, uniform, energy, evbmf, enc_map, enc_model, enc_inf, knapsack)
+    policy.__name__: policy
+    for policy in (
+        alds,
+        enc_inf,
+        enc_map,
+        enc_model,
+        energy,
+        evbmf,
+        given_ranks,
+        greedy_eval,
+        knapsack,
+        operator_norm,
+        stable_rank,
+        uniform,
+    )
 }
-Policy = Callable[..., dict[str, Rank | None]]
+_CHOOSING = (alds, knapsack)  # among several decompositions of a layer
+Score = Callable[[dict[str, Rank | None]], float]
+Policy = Callable[..., dict[str, Rank | Choice | None]]
 
 
 def allocate(
@@ -41,15 +63,17 @@ def allocate(
     ranks: Mapping[str, Rank | None] | str | os.PathLike | None = None,
     rules: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Rank | None] | None = None,
+    multiple: int | None = None,
     over: str = "all",
+    score: Score | None = None,
     **options: Any,
 ) -> Plan:
     """Choose a rank for every layer.
 
     Args:
         layers: profiles by name, in network order.
-        policy: `fixed`, `uniform`, `energy`, `evbmf`, `enc_map`, `enc_model`, `enc_inf`, `knapsack`, or a function of
-            a `Problem` that returns ranks by name.
+        policy: `alds`, `enc_inf`, `enc_map`, `enc_model`, `energy`, `evbmf`, `fixed`, `greedy_eval`, `knapsack`,
+            `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that returns ranks by name.
         macs: fraction of the dense MACs that may remain, in (0, 1].
         weights: fraction of the dense weights that may remain, in (0, 1].
         bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
@@ -58,26 +82,53 @@ def allocate(
         fixed: more ranks set by hand, beside those of a plan file in `ranks`; they win.
         rules: by name or `re:` pattern: None leaves it alone, a rank (an int, or a list where the decomposition has
             several) sets it, `{min: 8, max: 32}` bounds it: every number of a rank that has several.
+        multiple: the policy chooses among ranks that are multiples of this (8, 16, 32); None: among all.
         over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
+        score: of ranks by layer name (None: dense), higher is better; what `enc_inf` asks. It must know all layers,
+            those left alone too. Other policies do not look at it.
         options: the policy's own (`share` of energy, `metric` of enc_map ...).
 
     Raises:
         ValueError: names that do not exist, ranks out of range, a budget that is not in (0, 1] or cannot be met within
             1 %, contradicting arguments. The message says what was got, what is allowed and what to do.
     """
-    if over not in ("all", "conv"):
-        raise ValueError(f"over={over!r} is not known: all (the whole network) or conv (its convolutions)")
-    if not layers:
-        raise ValueError("there are no convolutions or linear layers to choose ranks for")
     chosen, name, options = _policy(policy, options)
     budget = Budget(macs, weights, bytes)
-    _check_savings(layers, budget)
-    set_ranks = _ranks(ranks, layers) | by_layer(fixed or {}, layers, "fixed")
+    problem, planned = problem_of(layers, budget, ranks, rules, fixed, multiple, over)
     if chosen is given_ranks and ranks is None and fixed is None:
         raise ValueError(
             "the fixed policy needs `ranks`: a mapping such as {conv1: 4, 're:fc.*': 8}, or the path of a plan file. "
             f"The layers are: {', '.join(layers)}"
         )
+    if chosen not in _CHOOSING and isinstance(policy, str):
+        _check_single(problem.candidates, name)
+    if "score" in inspect.signature(chosen).parameters:
+        options["score"] = _scored(score, planned, name)
+    for layer_name, choice in _checked(chosen(problem, **options), problem, name).items():
+        if choice is None:
+            planned[layer_name] = _planned(layers[layer_name], None, _why_dense(name))
+        else:
+            planned[layer_name] = _planned(choice.profile, choice.rank, f"chosen by {name}")
+    return Plan({layer: planned[layer] for layer in layers}, name, over)
+
+
+def problem_of(
+    layers: Mapping[str, LayerProfile],
+    budget: Budget,
+    ranks: Mapping[str, Rank | None] | str | os.PathLike | None = None,
+    rules: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Rank | None] | None = None,
+    multiple: int | None = None,
+    over: str = "all",
+) -> tuple[Problem, dict[str, PlannedLayer]]:
+    """What is left to a policy, and the layers that are decided without one; the arguments are those of `allocate`."""
+    if over not in ("all", "conv"):
+        raise ValueError(f"over={over!r} is not known: all (the whole network) or conv (its convolutions)")
+    if not layers:
+        raise ValueError("there are no convolutions or linear layers to choose ranks for")
+    multiple = check_multiple(multiple)
+    _check_savings(layers, budget)
+    set_ranks = _ranks(ranks, layers) | by_layer(fixed or {}, layers, "fixed")
     bounds = by_layer(rules or {}, layers, "rules")
 
     candidates: list[Candidate] = []
@@ -90,18 +141,48 @@ def allocate(
         elif reason := _alone(layer, set_ranks, bounds, over):
             planned[layer.name] = _planned(layer, None, reason)
         else:
-            cheaper = cheaper_rungs(layer, bounds.get(layer.name), budget)
-            if isinstance(cheaper, str):
-                planned[layer.name] = _planned(layer, None, cheaper)
+            found = _candidate(at_multiples(layer, multiple), bounds.get(layer.name), budget)
+            if isinstance(found, str):
+                planned[layer.name] = _planned(layer, None, found)
             else:
-                candidates.append(Candidate(layer, cheaper))
+                candidates.append(found)
+    return _problem(layers, candidates, planned, budget, over, multiple), planned
 
-    problem = _problem(layers, candidates, planned, budget, over)
-    for layer_name, rank in _checked(chosen(problem, **options), problem, name).items():
-        layer = layers[layer_name]
-        reason = _why_dense(name) if rank is None else f"chosen by {name}"
-        planned[layer_name] = _planned(layer, rank, reason)
-    return Plan({layer: planned[layer] for layer in layers}, name, over)
+
+def _candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidate | str:
+    """What a layer offers, by all decompositions that have a cheaper rank within the bound; or why nothing."""
+    if layer.refusal:
+        return layer.refusal
+    offers, errors = [], []
+    for one in (layer, *layer.others):
+        try:
+            offers.append((one, cheaper_rungs(one, bound, budget)))
+        except ValueError as error:  # it has no such rank; another may
+            errors.append(error)
+    if not offers:
+        raise errors[0]
+    found = [Candidate(one, rungs) for one, rungs in offers if not isinstance(rungs, str)]
+    return replace(found[0], others=tuple(found[1:])) if found else offers[0][1]
+
+
+def _check_single(candidates: Sequence[Candidate], policy: str) -> None:
+    for candidate in candidates:
+        if candidate.others:
+            names = [one.profile.decomposition for one in (candidate, *candidate.others)]
+            raise ValueError(
+                f"{candidate.profile.name} may be decomposed by {', '.join(names)}, and {policy} does not choose among "
+                "decompositions: give one, or take a policy that does (knapsack, alds)"
+            )
+
+
+def _scored(score: Score | None, planned: Mapping[str, PlannedLayer], policy: str) -> Score:
+    """The score of a policy's ranks together with those that it does not decide on."""
+    if not callable(score):
+        raise ValueError(
+            f"{policy} looks at the network's score: pass score, a function of ranks by layer, got {score!r}"
+        )
+    alone = {name: layer.rank for name, layer in planned.items()}
+    return lambda ranks: score(alone | ranks)
 
 
 def _problem(
@@ -110,6 +191,7 @@ def _problem(
     planned: Mapping[str, PlannedLayer],
     budget: Budget,
     over: str,
+    multiple: int,
 ) -> Problem:
     counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
     alone = [planned[layer.name] for layer in counted if layer.name in planned]
@@ -121,19 +203,28 @@ def _problem(
         {what: sum(getattr(layer, f"{what}_after") for layer in alone) for what in dense},
         dense,
         budget,
+        multiple,
     )
 
 
-def _checked(ranks: Mapping[str, Rank | None], problem: Problem, policy: str) -> dict[str, Rank | None]:
+def _checked(ranks: Mapping[str, Rank | Choice | None], problem: Problem, policy: str) -> dict[str, Choice | None]:
     """What a policy returned: one option for every candidate, or numbers of its own where a rank has several."""
-    allowed = {candidate.profile.name: candidate.ranks for candidate in problem.candidates}
-    if ranks.keys() != allowed.keys():
-        wrong = sorted(ranks.keys() ^ allowed.keys())
+    candidates = {candidate.profile.name: candidate for candidate in problem.candidates}
+    if ranks.keys() != candidates.keys():
+        wrong = sorted(ranks.keys() ^ candidates.keys())
         raise ValueError(f"the {policy} policy must return a rank for every candidate and no other layer, see {wrong}")
-    for name, rank in ranks.items():
-        if not isinstance(rank, tuple) and rank not in allowed[name]:
-            raise ValueError(f"the {policy} policy returned {rank!r} for {name}, which is none of {allowed[name]}")
-    return {name: _plain(rank) for name, rank in ranks.items()}
+    return {name: _choice(candidates[name], rank, policy) for name, rank in ranks.items()}
+
+
+def _choice(candidate: Candidate, rank: Rank | Choice | None, policy: str) -> Choice | None:
+    given = rank if isinstance(rank, Choice) else Choice(candidate.profile, rank)
+    offers = next((one for one in (candidate, *candidate.others) if one.profile is given.profile), None)
+    name = candidate.profile.name
+    if offers is None:
+        raise ValueError(f"the {policy} policy returned a decomposition for {name} that it was not offered")
+    if not isinstance(given.rank, tuple) and given.rank not in offers.ranks:
+        raise ValueError(f"the {policy} policy returned {given.rank!r} for {name}, which is none of {offers.ranks}")
+    return None if given.rank is None else replace(given, rank=_plain(given.rank))
 
 
 def _plain(rank: Any) -> Any:
@@ -144,7 +235,7 @@ def _plain(rank: Any) -> Any:
 
 
 def _check_savings(layers: Mapping[str, LayerProfile], budget: Budget) -> None:
-    for layer in layers.values():
+    for layer in (one for first in layers.values() for one in (first, *first.others)):
         if useless := [what for what in budget.bounds if what not in layer.saves]:
             raise ValueError(
                 f"{layer.name}: {layer.decomposition} does not save {' and '.join(useless)} at any rank, so it takes "
@@ -153,34 +244,48 @@ def _check_savings(layers: Mapping[str, LayerProfile], budget: Budget) -> None:
             )
 
 
+def policy_named(name: str) -> Policy:
+    """The policy called `name`.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones.
+    """
+    if name not in _POLICIES:
+        raise ValueError(f"unknown rank policy {name!r}; known: {', '.join(sorted(_POLICIES))}")
+    return _POLICIES[name]
+
+
 def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
-    if isinstance(policy, str):
-        if policy not in _POLICIES:
-            raise ValueError(f"unknown rank policy {policy!r}; known: {', '.join(sorted(_POLICIES))}")
-        policy = _POLICIES[policy]
+    policy = policy_named(policy) if isinstance(policy, str) else policy
     name = getattr(policy, "__name__", type(policy).__name__)
-    allowed = list(inspect.signature(policy).parameters)[1:]
+    allowed = [option for option in list(inspect.signature(policy).parameters)[1:] if option != "score"]
     if unknown := set(options) - set(allowed):
         raise ValueError(f"the {name} policy has no option {sorted(unknown)}; it takes {allowed or 'none'}")
     return policy, name, options
 
 
-def _ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, int | None]:
+def _ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, Rank | Choice | None]:
     if ranks is None:
         return {}
     if isinstance(ranks, Mapping) and not isinstance(ranks, Plan):
         return by_layer(ranks, layers, "ranks")
     plan = ranks if isinstance(ranks, Plan) else Plan.read(ranks)
-    for name, entry in plan.layers.items():
-        if entry.rank is None or name not in layers or not layers[name].decomposition:
-            continue
-        made_with, here = (entry.decomposition, entry.options), (layers[name].decomposition, layers[name].options)
-        if made_with != here:
-            raise ValueError(
-                f"the plan decomposes {name} by {_told(*made_with)}, here it is {_told(*here)}: set the same "
-                "decomposition and options"
-            )
-    return by_layer(plan.ranks, layers, "the plan")
+    return by_layer({name: _entry(name, entry, layers) for name, entry in plan.layers.items()}, layers, "the plan")
+
+
+def _entry(name: str, entry: PlannedLayer, layers: Mapping[str, LayerProfile]) -> Rank | Choice | None:
+    """A plan's rank, of the decomposition that the plan names, where the layer has that."""
+    if entry.rank is None or name not in layers or not layers[name].decomposition:
+        return entry.rank
+    offered = (layers[name], *layers[name].others)
+    for one in offered:
+        if (entry.decomposition, entry.options) == (one.decomposition, one.options):
+            return Choice(one, entry.rank)
+    here = " or ".join(_told(one.decomposition, one.options) for one in offered)
+    raise ValueError(
+        f"the plan decomposes {name} by {_told(entry.decomposition, entry.options)}, here it is {here}: set the same "
+        "decomposition and options"
+    )
 
 
 def _told(decomposition: str, options: Mapping[str, Any]) -> str:
@@ -202,6 +307,14 @@ def _alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, A
 def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
     if layer.refusal:
         raise ValueError(f"{layer.name} has rank {rank} {reason}, but it cannot be decomposed: {layer.refusal}")
+    if isinstance(rank, Choice):
+        layer, rank = rank.profile, rank.rank
+    elif layer.others:
+        names = ", ".join(one.decomposition for one in (layer, *layer.others))
+        raise ValueError(
+            f"{layer.name} has rank {rank} {reason}, but may be decomposed by {names}: name one of them in "
+            "decomposition.layers, or give the rank by a plan file, which names it"
+        )
     rank, full = _plain(rank), layer.full_rank
     if isinstance(full, int) and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full):
         above = isinstance(rank, int) and rank > full
@@ -213,7 +326,7 @@ def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
     told = [what for what in layer.saves if what != "bytes"] or ["bytes"]  # bytes rise with the weights
     costs = [(what, getattr(planned, f"{what}_after"), getattr(layer, what)) for what in told]
     if above := [f"{after:,} {_UNITS[what]}, dense {dense:,}" for what, after, dense in costs if after > dense]:
-        warnings.warn(f"{layer.name}: rank {rank} costs more than the dense layer: {'; '.join(above)}", stacklevel=3)
+        warnings.warn(f"{layer.name}: rank {rank} costs more than the dense layer: {'; '.join(above)}", stacklevel=4)
     return planned
 
 

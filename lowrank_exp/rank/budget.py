@@ -16,7 +16,7 @@ from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.profile import LayerProfile
 
 TOLERANCE = 0.01
-ROUNDING = 1e-12  # of a fraction times an integer
+ROUNDING = 1e-9  # of a fraction times an integer
 COMBINATIONS = 1_000_000  # as many are searched where the knob alone does not meet the budget
 
 
@@ -59,11 +59,13 @@ class BudgetError(ValueError):
 class Candidate:
     """One layer that may be decomposed: its options in order of cost, the last one dense (None) if allowed.
 
-    An option is a rung of the profile's ladder, counted from 1.
+    An option is a rung of the profile's ladder, counted from 1. Where several decompositions may be chosen from,
+    `others` has the same layer by the others.
     """
 
     profile: LayerProfile
     rungs: tuple[int | None, ...]
+    others: tuple["Candidate", ...] = ()
 
     @property
     def ranks(self) -> tuple[Rank | None, ...]:
@@ -86,13 +88,25 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A rank of one of the decompositions that a layer may have."""
+
+    profile: LayerProfile
+    rank: Rank
+
+
+@dataclass(frozen=True)
 class Problem:
-    """What a policy is given: the candidates, what the layers left alone cost, the dense cost, and the budget."""
+    """What a policy is given: the candidates, what the layers left alone cost, the dense cost, and the budget.
+
+    `multiple`: what ranks off the ladders must be multiples of.
+    """
 
     candidates: tuple[Candidate, ...]
     alone: Mapping[str, int]
     dense: Mapping[str, int]
     budget: Budget
+    multiple: int = 1
 
     def cost(self, options: Sequence[int], what: str) -> int:
         """MACs, weights or bytes of the network at the chosen options."""

@@ -39,7 +39,7 @@ def energy_curve(layer: LayerProfile) -> np.ndarray:
     Differs from the paper:
         1. Where a decomposition has no singular values (Tucker-2), S is the share of the squared norm that it keeps.
     """
-    S_R = np.cumsum(layer.singular_values.mean(0)) if layer.singular_values.size else layer.energy
+    S_R = layer.nuclear if layer.singular_values.size else layer.energy
     S_R = S_R[: layer.r_max]
     span = S_R[-1] - S_R[0]
     return (S_R - S_R[0]) / span if span > 0 else np.ones(len(S_R))
@@ -70,18 +70,18 @@ def samples(layer: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
     """
     if not len(layer.sampled_ranks):
         raise ValueError(
-            f"{layer.name} has no measured accuracy: cut this layer alone to some of its ranks, with every other layer "
-            "at its highest, and set the ranks and accuracies as `sampled_ranks` and `sampled_accuracy` of its profile "
-            "(dataclasses.replace); or take a metric of energy"
+            f"{layer.name} has no measured accuracy: measure it by lowrank_exp.with_accuracy(layers, score), or take a "
+            "metric of energy"
         )
     accuracy_N = np.asarray(layer.sampled_accuracy, dtype=np.float64)
     if unknown := [rank for rank in layer.sampled_ranks if rank not in layer.ranks]:
         raise ValueError(f"{layer.name}: its sampled ranks {unknown} are none of its {layer.rungs} ranks")
     rungs_N = np.array([layer.ranks.index(rank) + 1 for rank in layer.sampled_ranks])
-    if np.any(np.diff(rungs_N) <= 0) or accuracy_N.shape != rungs_N.shape or not np.all(accuracy_N > 0):
+    rising = accuracy_N.shape == rungs_N.shape and np.all(np.diff(rungs_N) > 0)
+    if not rising or not np.all(accuracy_N >= 0) or not accuracy_N[-1] > 0:
         raise ValueError(
-            f"{layer.name}: sampled_ranks must rise, with one accuracy above 0 for each, got {layer.sampled_ranks} and "
-            f"{accuracy_N.tolist()}"
+            f"{layer.name}: sampled_ranks must rise, with one accuracy for each, the last above 0, got "
+            f"{layer.sampled_ranks} and {accuracy_N.tolist()}"
         )
     if rungs_N[-1] < layer.r_max:
         highest = layer.ranks[layer.r_max - 1]

@@ -1,7 +1,7 @@
 """A profile: what each layer would cost and keep at each rank. Numbers only; the policies see nothing else."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ class LayerProfile:
 
     Everything but `singular_values` `(G, full rank)` is indexed by rung - 1. Most ladders are the ranks 1, 2 ... full,
     which is what an empty `ladder` says; a rung of Tucker-2 is a pair of ranks. A layer that cannot be decomposed has a
-    `refusal` and empty arrays.
+    `refusal` and empty arrays. Where several decompositions may be chosen from, this is the first, and `others` has the
+    same layer by the others.
     """
 
     name: str
@@ -52,6 +53,10 @@ class LayerProfile:
     dense_option: bool = True  # False: a rank must be chosen, cheaper than dense or not
     sampled_ranks: tuple[Rank, ...] = ()  # rising; the layer alone was cut to each of them, to measure the network ...
     sampled_accuracy: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # ... relative to the last
+    sensitivity: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # rise of the loss, expected
+    energy_at: Callable[[Sequence[Rank]], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    others: tuple["LayerProfile", ...] = field(default=(), repr=False)
+    ladder_follows_weights: bool = False  # see Decomposition.ladder_follows_weights
 
     @property
     def rungs(self) -> int:
@@ -103,7 +108,16 @@ class LayerProfile:
     @property
     def energy(self) -> np.ndarray:
         """Share of the weight's squared norm that each rung keeps, `(rungs,)`."""
-        return self.kept if len(self.kept) else energy_of(self.singular_values)
+        return self.kept if len(self.kept) else self._at_rungs(energy_of(self.singular_values))
+
+    @property
+    def nuclear(self) -> np.ndarray:
+        """Sum of the first singular values at each rung, the mean over groups, `(rungs,)`; empty without any."""
+        return self._at_rungs(np.cumsum(self.singular_values.mean(0))) if self.singular_values.size else np.zeros(0)
+
+    def _at_rungs(self, of_rank: np.ndarray) -> np.ndarray:
+        """Of numbers for the ranks 1, 2 ... those of the ladder."""
+        return of_rank[np.array(self.ladder, dtype=np.int64) - 1] if self.ladder else of_rank
 
     @property
     def error(self) -> np.ndarray:
@@ -114,7 +128,7 @@ class LayerProfile:
 def profile(
     model: nn.Module,
     example_input: Tensor,
-    decomposition: "str | Decomposition | dict | Decompositions" = "spatial_svd",
+    decomposition: "str | Decomposition | Sequence | Mapping | Decompositions" = "spatial_svd",
     *,
     store: SVDStore | None = None,
 ) -> dict[str, LayerProfile]:
@@ -125,7 +139,8 @@ def profile(
             singular value is 1.
         example_input: `(N, ...)`; costs are for one image.
         decomposition: a name, an object, or a mapping with `conv`, `linear` (linear SVD beside a convolution's
-            decomposition unless said otherwise) and `layers` (exceptions by name); None leaves alone.
+            decomposition unless said otherwise) and `layers` (exceptions by name); None leaves alone. A list of names
+            or objects lets the policies `knapsack` and `alds` choose among them, layer by layer.
         store: where SVDs are kept for later use; None computes singular values alone.
 
     Raises:
@@ -140,10 +155,25 @@ def profile(
     reasons = refusals(model)
     costs = layer_costs(model, example_input)
     modules = {name: module for name, module in model.named_modules() if name in costs}
-    kinds = chosen.by_layer(modules)
+    kinds = chosen.choices(modules)
     exceptions = by_layer(chosen.layers, modules, "decomposition.layers")
-    reasons = {n: "left alone by decomposition.layers" for n, kind in exceptions.items() if kind is None} | reasons
-    return {name: _profile(modules[name], cost, kinds[name], reasons.get(name), store) for name, cost in costs.items()}
+    reasons = {n: "left alone by decomposition.layers" for n, kinds in exceptions.items() if not kinds} | reasons
+    return {name: _joined(modules[name], cost, kinds[name], reasons.get(name), store) for name, cost in costs.items()}
+
+
+def _joined(
+    layer: nn.Module,
+    cost: LayerCost,
+    decompositions: Sequence[Decomposition],
+    refusal: str | None,
+    store: SVDStore | None,
+) -> LayerProfile:
+    """The profile by the first decomposition that can be done, with those by the others."""
+    found = [_profile(layer, cost, kind, refusal, store) for kind in decompositions or (None,)]
+    possible = [one for one in found if one.refusal is None]
+    if not possible:
+        return replace(found[0], refusal="; ".join(dict.fromkeys(one.refusal for one in found)))
+    return replace(possible[0], others=tuple(possible[1:]))
 
 
 def _profile(
@@ -170,6 +200,11 @@ def _profile(
         rank = decomposition.check_rank(layer, rank, cost.name)
         return Cost(*(int(costs[0]) for costs in _costs(layer, decomposition, cost, [rank])))
 
+    def energy_at(ranks: Sequence[Rank]) -> np.ndarray:
+        if not meta:
+            return decomposition.energies(layer, ranks)
+        return np.array([np.mean(np.divide(rank, ladder[-1])) for rank in ranks])
+
     macs, weights, size = _costs(layer, decomposition, cost, ladder)
     return LayerProfile(
         cost.name,
@@ -188,6 +223,8 @@ def _profile(
         saves=decomposition.saves,
         unfoldings=((np.zeros((1, 0)), 0),) * decomposition.cuts if meta else decomposition.unfoldings(layer),
         cost_at=cost_at,
+        energy_at=energy_at,
+        ladder_follows_weights=decomposition.ladder_follows_weights,
     )
 
 

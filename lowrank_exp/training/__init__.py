@@ -5,6 +5,16 @@ from lowrank_exp.training.evaluate import Scores, evaluate
 from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.fit import fit_
 from lowrank_exp.training.module import Classifier
+from lowrank_exp.training.network_score import NetworkScore
 from lowrank_exp.training.recalibrate import recalibrate_
 
-__all__ = ["Classifier", "FirstImages", "Scores", "evaluate", "fit_", "recalibrate_", "resolve_device"]
+__all__ = [
+    "Classifier",
+    "FirstImages",
+    "NetworkScore",
+    "Scores",
+    "evaluate",
+    "fit_",
+    "recalibrate_",
+    "resolve_device",
+]

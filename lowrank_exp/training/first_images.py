@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FirstImages:
-    """Batches of the first `images` images of a loader, without labels, the last batch cut to size.
+    """Batches of the first `images` images of a loader, the last batch cut to size; with labels where asked for.
 
     Where the loader's sampler has `set_epoch`, it is set to epoch 0; a plain shuffling loader draws from the global
     generator, which is seeded with 0 first. So every pass gives the same images.
@@ -24,17 +24,18 @@ class FirstImages:
 
     loader: Iterable
     images: int
+    labels: bool = False
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         torch.default_generator.manual_seed(0)
         set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
         if callable(set_epoch):
             set_epoch(0)
         left = self.images
-        for batch, _ in self.loader:
-            batch = batch[:left]
+        for batch, labels in self.loader:
+            batch, labels = batch[:left], labels[:left]
             left -= len(batch)
-            yield batch
+            yield (batch, labels) if self.labels else batch
             if left == 0:
                 return
         given = self.images - left

@@ -102,6 +102,12 @@ def test_dense_layers_and_those_that_cannot_be_decomposed_keep_all():
     assert (found.A_m, found.A_c) == (None, None)
 
 
+def test_a_rank_at_which_nothing_is_right_has_quality_0():
+    one = layer("a", 40, 50, 10, 10, [5.0, 3.0, 2.0, 1.0])
+    y_m = measured_curve(replace(one, sampled_ranks=(1, 2, 4), sampled_accuracy=np.array([0.0, 0.4, 0.8])))
+    assert y_m[[0, 1, 3]].tolist() == pytest.approx([0.0, 0.5, 1.0])
+
+
 def test_ranks_of_other_layers_are_refused():
     layers = network(layer("a", 40, 50, 10, 10, [5.0, 3.0, 2.0, 1.0]))
     with pytest.raises(ValueError, match=r"a rank is needed for every layer and no other, see \['b'\]"):
@@ -113,11 +119,11 @@ def test_ranks_of_other_layers_are_refused():
 @pytest.mark.parametrize(
     ("ranks", "accuracy", "message"),
     [
-        ((), [], "a has no measured accuracy: cut this layer alone to some of its ranks, with every other layer at"),
-        ((2, 1, 4), [0.1, 0.5, 1], "a: sampled_ranks must rise, with one accuracy above 0 for each"),
-        ((1, 4), [0.1, 0.5, 1], "a: sampled_ranks must rise, with one accuracy above 0 for each"),
-        ((1, 4), [0.0, 1], "a: sampled_ranks must rise, with one accuracy above 0 for each"),
-        ((1, 4), [float("nan"), 1], "a: sampled_ranks must rise, with one accuracy above 0 for each"),
+        ((), [], "a has no measured accuracy: measure it by lowrank_exp.with_accuracy"),
+        ((2, 1, 4), [0.1, 0.5, 1], "a: sampled_ranks must rise, with one accuracy for each, the last above 0"),
+        ((1, 4), [0.1, 0.5, 1], "a: sampled_ranks must rise, with one accuracy for each, the last above 0"),
+        ((1, 4), [0.5, 0.0], "a: sampled_ranks must rise, with one accuracy for each, the last above 0"),
+        ((1, 4), [float("nan"), 1], "a: sampled_ranks must rise, with one accuracy for each, the last above 0"),
         ((1, 5), [0.5, 1], r"a: its sampled ranks \[5\] are none of its 4 ranks"),
         ((1, 3), [0.5, 1], "a: the last of its sampled ranks must be at least 4, where curves end"),
     ],

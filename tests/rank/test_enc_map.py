@@ -270,7 +270,7 @@ def test_halves_are_rounded_up():
     [
         ({"metric": "A_c"}, "metric='A_c' is not known: energy or measured"),
         ({"first": "last"}, "first='last' is not known: map, half, max"),
-        ({"metric": "measured"}, "layer0 has no measured accuracy: cut this layer alone .* or take a metric of energy"),
+        ({"metric": "measured"}, "layer0 has no measured accuracy: measure it by .* or take a metric of energy"),
         ({"space": 0.1}, r"the enc_map policy has no option \['space'\]; it takes \['metric', 'first'\]"),
     ],
 )

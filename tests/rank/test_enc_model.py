@@ -245,7 +245,7 @@ def test_thinning_keeps_the_best_of_every_range_of_cost():
     ("options", "message"),
     [
         ({"metric": "energy"}, "metric='energy' is not known: A_c, A_p, A_m"),
-        ({}, "a has no measured accuracy: cut this layer alone to some of its ranks"),
+        ({}, "a has no measured accuracy: measure it by lowrank_exp.with_accuracy"),
         ({"metric": "A_m"}, "a has no measured accuracy"),
         ({"metric": "A_p", "curve": "measured"}, "a has no measured accuracy"),
         ({"metric": "A_p", "curve": "A_p"}, "metric='A_p' is not known: energy or measured"),

@@ -1,0 +1,75 @@
+"""Which budgets can be reached: what the network costs at the cheapest and at the dearest options of its layers."""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lowrank_exp.decomposition.base import WHAT
+from lowrank_exp.rank.allocate import problem_of
+from lowrank_exp.rank.budget import Budget, Candidate
+from lowrank_exp.rank.profile import LayerProfile
+
+
+class Reach(NamedTuple):
+    """Fractions of the dense cost, of the layers that the budget counts.
+
+    `lowest`: every layer at its cheapest option. `decomposed`: every layer that may be decomposed is, at the dearest of
+    its ranks that are cheaper than dense. `highest`: every layer at its dearest option; 1 where all may stay dense.
+    """
+
+    lowest: float
+    decomposed: float
+    highest: float
+
+
+def reachable(layers: Mapping[str, LayerProfile], **settings: Any) -> dict[str, Reach]:
+    """The bounds of the budgets that `allocate` can meet, by what they are of: macs, weights, bytes.
+
+    Each is that of a budget given alone; of several together, a rank counts only if it is cheaper in all of them. Left
+    out is what takes no budget: what some decomposition does not save at any rank, and what the network has none of.
+
+    Args:
+        layers: profiles by name.
+        settings: `ranks`, `rules`, `fixed`, `multiple` and `over`, as for `allocate`.
+
+    Raises:
+        ValueError: as `allocate` for these arguments.
+
+    >>> import numpy as np
+    >>> layer = LayerProfile("a", "conv", 100, 10, "channel_svd", np.arange(1, 9) * 15, np.arange(1, 9) * 4)
+    >>> reachable({"a": layer})["macs"]
+    Reach(lowest=0.15, decomposed=0.9, highest=1.0)
+    """
+    with warnings.catch_warnings():  # said once, by allocate
+        warnings.simplefilter("ignore")
+        dense = problem_of(layers, Budget(), **settings)[0].dense
+        kinds = [one for layer in layers.values() for one in (layer, *layer.others)]
+        budgets = [what for what in WHAT if dense[what] and all(what in one.saves for one in kinds)]
+        return {what: _reach(layers, what, settings) for what in budgets}
+
+
+def _reach(layers: Mapping[str, LayerProfile], what: str, settings: Mapping[str, Any]) -> Reach:
+    problem, _ = problem_of(layers, Budget(**{what: 1.0}), **settings)
+    ranks, options = [], []
+    for candidate in problem.candidates:
+        ranks.append(_costs(candidate, what, decomposed=True))
+        options.append(_costs(candidate, what, decomposed=False))
+
+    def share(costs: list[int]) -> float:
+        return (problem.alone[what] + sum(costs)) / problem.dense[what]
+
+    return Reach(
+        share([min(costs) for costs in options]),
+        share([max(costs) for costs in ranks]),
+        share([max(costs) for costs in options]),
+    )
+
+
+def _costs(candidate: Candidate, what: str, decomposed: bool) -> list[int]:
+    """Of every option, by all decompositions; with `decomposed` of the ranks alone."""
+    return [
+        one.cost(option, what)
+        for one in (candidate, *candidate.others)
+        for option, rung in enumerate(one.rungs)
+        if rung is not None or not decomposed
+    ]
