@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-LAYOUT = "expected <root>/train/<class>/<image> and <root>/test/<class>/<image>"
 
 
 class ImageFile(NamedTuple):
@@ -28,29 +27,34 @@ class FolderScan:
     test: tuple[ImageFile, ...]
 
 
-def scan_folder(root: Path) -> FolderScan:
-    """List `root/train/<class>/*` and `root/test/<class>/*`. Names that begin with a dot are left alone.
+def scan_folder(root: Path, test: str = "test") -> FolderScan:
+    """List `root/train/<class>/*` and `root/<test>/<class>/*`. Names that begin with a dot are left alone.
 
     Raises:
         ValueError: a folder is missing or empty, train and test differ in their classes, or something else
             than an image lies among the images.
     """
     if not root.is_dir():
-        raise ValueError(f"data.root={root} is not a folder: {LAYOUT}")
-    missing = [part for part in ("train", "test") if not (root / part).is_dir()]
+        raise ValueError(f"data.root={root} is not a folder: {layout(test)}")
+    missing = [part for part in ("train", test) if not (root / part).is_dir()]
     if missing:
         held = ", ".join(sorted(entry.name for entry in os.scandir(root))[:8]) or "nothing"
-        raise ValueError(f"data.root={root} has no folder '{missing[0]}': {LAYOUT}; it holds {held}")
-    classes = _class_names(root / "train")
-    test_classes = _class_names(root / "test")
+        raise ValueError(f"data.root={root} has no folder '{missing[0]}': {layout(test)}; it holds {held}")
+    classes = _class_names(root / "train", test)
+    test_classes = _class_names(root / test, test)
     if classes != test_classes:
         only_train = sorted(set(classes) - set(test_classes))
         only_test = sorted(set(test_classes) - set(classes))
         raise ValueError(
-            f"the class folders of {root}/train and {root}/test differ: only in train {only_train}, "
-            f"only in test {only_test}; both must have the same classes"
+            f"the class folders of {root}/train and {root}/{test} differ: only in train {only_train}, "
+            f"only in {test} {only_test}; both must have the same classes"
         )
-    return FolderScan(classes, tuple(_files(root, "train", classes)), tuple(_files(root, "test", classes)))
+    return FolderScan(classes, tuple(_files(root, "train", classes)), tuple(_files(root, test, classes)))
+
+
+def layout(test: str = "test") -> str:
+    """What messages say of the folders."""
+    return f"expected <root>/train/<class>/<image> and <root>/{test}/<class>/<image>"
 
 
 def _visible(folder: Path) -> list[os.DirEntry]:
@@ -58,13 +62,13 @@ def _visible(folder: Path) -> list[os.DirEntry]:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
+def _class_names(folder: Path, test: str) -> tuple[str, ...]:
     entries = _visible(folder)
     strays = [entry.path for entry in entries if not entry.is_dir()]
     if strays:
-        raise ValueError(f"{strays[0]} is not a class folder: {LAYOUT}; move it away")
+        raise ValueError(f"{strays[0]} is not a class folder: {layout(test)}; move it away")
     if not entries:
-        raise ValueError(f"{folder} holds no class folder: {LAYOUT}")
+        raise ValueError(f"{folder} holds no class folder: {layout(test)}")
     return tuple(entry.name for entry in entries)
 
 

@@ -3,7 +3,6 @@
 Parameter names follow the public checkpoints of akamaster/pytorch_resnet_cifar10, which load as they are.
 """
 
-
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 

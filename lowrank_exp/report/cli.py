@@ -67,8 +67,9 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
         rows += paper.missing(rows)
     names = list(dict.fromkeys(row.experiment for row in rows))
     rows.sort(key=lambda row: names.index(row.experiment))
-    printed = [column.quantity for paper in papers for column in paper.columns.values()]
-    frame = with_differing(table(rows, arguments.phase, printed), rows)
+    columns = [column for paper in papers for column in paper.columns.values()]
+    some = dict.fromkeys(column.layers for column in columns if column.layers)
+    frame = with_differing(table(rows, arguments.phase, [column.ours for column in columns], list(some)), rows)
     frame = _sorted(_with_published(frame, papers), arguments.sort)
     sections = [_section(name, rows, frame, papers, remarks.get(name, [])) for name in names]
     render.terminal(sections, Console(width=_width()))

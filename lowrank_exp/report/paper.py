@@ -10,7 +10,7 @@ import yaml
 
 from lowrank_exp.report.configuration import Configuration
 from lowrank_exp.report.expected import same_row
-from lowrank_exp.report.quantities import COMPARABLE, COSTS
+from lowrank_exp.report.quantities import AFTER, COMPARABLE, COSTS, OF_LAYERS, comparable, naming, over
 
 # From the units of files to those of a paper.
 UNITS = {
@@ -22,12 +22,21 @@ FIELDS = {"paper", "title", "url", "table", "experiment", "columns", "rows", "no
 
 @dataclass(frozen=True)
 class Column:
-    """One printed column: the quantity of ours it compares with, and the factor from our unit to its."""
+    """One printed column: the quantity of ours it compares with, and the factor from our unit to its.
+
+    `layers` is the name or `re:` pattern of the layers that it counts; None: the whole network.
+    """
 
     quantity: str
     unit: str
     factor: float
     convention: str
+    layers: str | None = None
+
+    @property
+    def ours(self) -> str:
+        """What the quantity is called in our tables."""
+        return over(self.quantity, self.layers)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Paper:
     def published(self, row: str | None) -> dict[str, float]:
         """The printed values of a row in the units of files, by quantity; empty if there is no such row."""
         printed = next((values for name, values in self.rows.items() if same_row(name, row)), {})
-        return {self.columns[k].quantity: value / self.columns[k].factor for k, value in printed.items()}
+        return {self.columns[k].ours: value / self.columns[k].factor for k, value in printed.items()}
 
     def missing(self, rows: Sequence[Configuration]) -> list[Configuration]:
         """The published rows that are not among `rows`."""
@@ -112,8 +121,8 @@ def compared(paper: Paper, frame: pd.DataFrame) -> pd.DataFrame:
         printed = next((values for name, values in paper.rows.items() if same_row(name, row["row"])), {})
         for name, value in printed.items():
             column = paper.columns[name]
-            mean = row.get(f"{column.quantity}_mean", math.nan) * column.factor
-            std = row.get(f"{column.quantity}_std", math.nan) * column.factor
+            mean = row.get(f"{column.ours}_mean", math.nan) * column.factor
+            std = row.get(f"{column.ours}_std", math.nan) * column.factor
             lines.append((row["configuration"], name, column.unit, value, mean, std, row["n"], mean - value))
     columns = ["configuration", "column", "unit", "paper", "ours", "std", "n", "difference"]
     return pd.DataFrame(lines, columns=columns)
@@ -121,14 +130,26 @@ def compared(paper: Paper, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _column(path: Path, name: str, spec: object) -> Column:
     where = f"{path}: column {name}"
-    known = {"quantity", "unit", "convention", "flops_per_mac"}
+    known = {"quantity", "unit", "convention", "layers", "flops_per_mac"}
     if not isinstance(spec, dict) or spec.keys() - known or not spec.keys() >= {"quantity", "unit"}:
-        raise ValueError(f"{where} needs quantity and unit, and may have convention and flops_per_mac; got {spec!r}")
-    if spec["quantity"] not in COMPARABLE:
-        raise ValueError(f"{where}: quantity {spec['quantity']!r} is none of {', '.join(COMPARABLE)}")
+        raise ValueError(
+            f"{where} needs quantity and unit, and may have convention, layers and flops_per_mac; got {spec!r}"
+        )
+    if not comparable(spec["quantity"]):
+        after = " or ".join(f"{name}.PHASE" for name in AFTER)
+        raise ValueError(f"{where}: quantity {spec['quantity']!r} is none of {', '.join(COMPARABLE)}, nor {after}")
     if spec["unit"] not in UNITS:
         raise ValueError(f"{where}: unit {spec['unit']!r} is none of {', '.join(UNITS)}")
     per_mac = float(spec.get("flops_per_mac", 1))
     if per_mac != 1 and spec["quantity"] not in ("macs", "macs_dense"):
         raise ValueError(f"{where}: flops_per_mac is for macs and macs_dense only, {COSTS[0]}_ratio has no unit")
-    return Column(spec["quantity"], spec["unit"], UNITS[spec["unit"]] * per_mac, str(spec.get("convention") or ""))
+    layers = spec.get("layers")
+    if layers is not None:
+        if spec["quantity"] not in OF_LAYERS:
+            raise ValueError(f"{where}: layers is for {', '.join(OF_LAYERS)}, not for {spec['quantity']}")
+        try:
+            naming(layers)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    factor = UNITS[spec["unit"]] * per_mac
+    return Column(spec["quantity"], spec["unit"], factor, str(spec.get("convention") or ""), layers)

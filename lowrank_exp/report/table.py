@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lowrank_exp.report.configuration import Configuration, differences, leaves
-from lowrank_exp.report.quantities import SHOWN, measured
+from lowrank_exp.report.quantities import SHOWN, measured, measured_over
 
 AVERAGED = (
     *SHOWN,
@@ -15,19 +15,24 @@ AVERAGED = (
 MIXED = "its seeds ran on different machines, devices or numbers of threads: latency and seconds are left out"
 
 
-def table(rows: Sequence[Configuration], phase: str | None = None, more: Sequence[str] = ()) -> pd.DataFrame:
+def table(
+    rows: Sequence[Configuration],
+    phase: str | None = None,
+    more: Sequence[str] = (),
+    layers: Sequence[str] = (),
+) -> pd.DataFrame:
     """One row per configuration; numbers in the units of files, under `NAME_mean` and `NAME_std` (ddof 1).
 
-    `phase` names the phase that counts as the compressed network, default the last one; `more` names
-    quantities beyond `AVERAGED`. A mean is empty
-    where any seed lacks the number, a standard deviation where there are fewer than two seeds. Raises
-    ValueError if no job has the phase.
+    `phase` names the phase that counts as the compressed network, default the last one; `more` names quantities
+    beyond `AVERAGED`, and `layers` the layers (names or `re:` patterns) that some of them count alone, see
+    `measured_over`. A mean is empty where any seed lacks the number, a standard deviation where there are fewer than
+    two seeds. Raises ValueError if no job has the phase.
     """
     known = {item.name: None for row in rows for job in row.finished for item in job.phases}
     if phase is not None and phase not in known:
         raise ValueError(f"no job has a phase named {phase!r}; there are {', '.join(known) or 'none'}")
     names = list(dict.fromkeys([*AVERAGED, *more, *(f"accuracy.{name}" for name in known)]))
-    frame = pd.DataFrame([_record(row, names, phase) for row in rows])
+    frame = pd.DataFrame([_record(row, names, phase, layers) for row in rows])
     unmeasured = [name for name in ("top5", "top5_dense") if frame[f"{name}_mean"].isna().all()]
     return frame.drop(columns=[f"{name}_{part}" for name in unmeasured for part in ("mean", "std")])
 
@@ -55,8 +60,12 @@ def last_line(error: str | None) -> str:
     return lines[-1].strip() if lines else "no error was recorded"
 
 
-def _record(row: Configuration, names: Sequence[str], phase: str | None) -> dict:
-    numbers = pd.DataFrame([measured(job, phase) for job in row.finished], columns=pd.Index(names), dtype=float)
+def _record(row: Configuration, names: Sequence[str], phase: str | None, layers: Sequence[str]) -> dict:
+    found = [measured(job, phase) for job in row.finished]
+    for values, job in zip(found, row.finished, strict=True):
+        for some in layers:
+            values |= measured_over(job, some, phase)
+    numbers = pd.DataFrame(found, columns=pd.Index(names), dtype=float)
     if _mixed(row):
         numbers[[name for name in names if name.startswith(("latency", "seconds"))]] = float("nan")
     # With skipna a mean over two of three seeds would pass for one over three.
