@@ -29,9 +29,10 @@ from scipy.optimize import minimize_scalar
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from lowrank_exp import NetworkScore, allocate, factorize_, profile
+from lowrank_exp import allocate, factorize_, profile
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.rank import LayerProfile, evbmf_rank, network_quality, profiles_from_enc
+from lowrank_exp.training import NetworkScore
 
 ENC = Path(__file__).parents[1] / "tests" / "rank" / "enc_vgg16"
 NOISE = 0.5  # norm of the noise beside that of the planted kernel

@@ -15,12 +15,10 @@ if TYPE_CHECKING:
     from lowrank_exp.cost import Measurement, measure
     from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity
     from lowrank_exp.surgery import factorize_
-    from lowrank_exp.training import NetworkScore
 
 __all__ = [
     "LayerProfile",
     "Measurement",
-    "NetworkScore",
     "Plan",
     "allocate",
     "factorize_",
@@ -36,7 +34,6 @@ __all__ = [
 _HOMES = {
     "LayerProfile": "lowrank_exp.rank",
     "Measurement": "lowrank_exp.cost",
-    "NetworkScore": "lowrank_exp.training",
     "Plan": "lowrank_exp.rank",
     "allocate": "lowrank_exp.rank",
     "factorize_": "lowrank_exp.surgery",

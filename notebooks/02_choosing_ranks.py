@@ -29,13 +29,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from lowrank_exp import NetworkScore, allocate, factorize_, profile, with_accuracy, with_sensitivity
+from lowrank_exp import allocate, factorize_, profile, with_accuracy, with_sensitivity
 from lowrank_exp.data import Digits
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.rank import needs
 from lowrank_exp.rank.enc_curves import energy_curve, measured_curve
 from lowrank_exp.rank.evbmf_solution import evbmf_solution
-from lowrank_exp.training import evaluate, fit_
+from lowrank_exp.training import NetworkScore, evaluate, fit_
 from lowrank_exp.training.schedules import cosine
 
 torch.set_num_threads(1)

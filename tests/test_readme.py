@@ -32,8 +32,8 @@ def test_command(command, tmp_path, monkeypatch, line):
     arguments = [argument for argument in shlex.split(line)[1:] if not argument.startswith(("paths.", "seed=0,"))]
     assert command(*arguments, *SMOKE, *([QUICK] if "experiment=" in line else [])) == 0
     found = [Result.read(path) for path in (tmp_path / "outputs").glob("*/*/result.json")]
-    assert found
-    assert {result.status for result in found} == {"ok"}
+    assert bool(found) != ("dry_run=true" in line)
+    assert {result.status for result in found} <= {"ok"}
     if "experiment=" in line:
         assert f"lowrank-report outputs/{found[0].experiment}" in BASH
         assert report([f"outputs/{found[0].experiment}"]) == 1  # two of the three seeds are missing here

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lowrank_exp.decomposition.base import WHAT
-from lowrank_exp.rank.allocate import problem_of
 from lowrank_exp.rank.budget import Budget, Candidate
+from lowrank_exp.rank.problem import problem_of
 from lowrank_exp.rank.profile import LayerProfile
 
 

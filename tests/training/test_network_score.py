@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank_exp import NetworkScore, factorize_, profile
+from lowrank_exp import factorize_, profile
 from lowrank_exp.rank import Choice
-from lowrank_exp.training import evaluate
+from lowrank_exp.training import NetworkScore, evaluate
 
 
 def network():

@@ -1,0 +1,187 @@
+"""From profiles, a budget and what is set by hand to what is left for a policy to decide."""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lowrank_exp.decomposition import Rank
+from lowrank_exp.decomposition.base import WHAT
+from lowrank_exp.names import by_layer
+from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
+from lowrank_exp.rank.multiples import at_multiples, check_multiple
+from lowrank_exp.rank.plan import Plan, PlannedLayer
+from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.rules import cheaper_rungs
+
+_UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
+
+
+def problem_of(
+    layers: Mapping[str, LayerProfile],
+    budget: Budget,
+    ranks: Mapping[str, Rank | None] | str | os.PathLike | None = None,
+    rules: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Rank | None] | None = None,
+    multiple: int | None = None,
+    over: str = "all",
+) -> tuple[Problem, dict[str, PlannedLayer]]:
+    """What is left to a policy, and the layers that are decided without one; the arguments are those of `allocate`."""
+    if over not in ("all", "conv"):
+        raise ValueError(f"over={over!r} is not known: all (the whole network) or conv (its convolutions)")
+    if not layers:
+        raise ValueError("there are no convolutions or linear layers to choose ranks for")
+    multiple = check_multiple(multiple)
+    _check_savings(layers, budget)
+    set_ranks = _ranks(ranks, layers) | by_layer(fixed or {}, layers, "fixed")
+    bounds = by_layer(rules or {}, layers, "rules")
+
+    candidates: list[Candidate] = []
+    planned: dict[str, PlannedLayer] = {}
+    for layer in layers.values():
+        if layer.name in set_ranks and set_ranks[layer.name] is not None:
+            planned[layer.name] = _obeyed(layer, set_ranks[layer.name], "set by hand")
+        elif isinstance(bounds.get(layer.name), int | list | tuple):
+            planned[layer.name] = _obeyed(layer, bounds[layer.name], "set by a rule")
+        elif reason := _alone(layer, set_ranks, bounds, over):
+            planned[layer.name] = planned_layer(layer, None, reason)
+        else:
+            found = _candidate(at_multiples(layer, multiple), bounds.get(layer.name), budget)
+            if isinstance(found, str):
+                planned[layer.name] = planned_layer(layer, None, found)
+            else:
+                candidates.append(found)
+    return _problem(layers, candidates, planned, budget, over, multiple), planned
+
+
+def _candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidate | str:
+    """What a layer offers, by all decompositions that have a cheaper rank within the bound; or why nothing."""
+    if layer.refusal:
+        return layer.refusal
+    offers, errors = [], []
+    for one in (layer, *layer.others):
+        try:
+            offers.append((one, cheaper_rungs(one, bound, budget)))
+        except ValueError as error:  # it has no such rank; another may
+            errors.append(error)
+    if not offers:
+        raise errors[0]
+    found = [Candidate(one, rungs) for one, rungs in offers if not isinstance(rungs, str)]
+    return replace(found[0], others=tuple(found[1:])) if found else offers[0][1]
+
+
+def _problem(
+    layers: Mapping[str, LayerProfile],
+    candidates: Sequence[Candidate],
+    planned: Mapping[str, PlannedLayer],
+    budget: Budget,
+    over: str,
+    multiple: int,
+) -> Problem:
+    counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
+    alone = [planned[layer.name] for layer in counted if layer.name in planned]
+    dense = {what: sum(getattr(layer, what) for layer in counted) for what in WHAT}
+    if empty := [what for what in budget.bounds if dense[what] == 0]:
+        raise ValueError(f"a budget of {empty[0]} with over={over!r} counts nothing: the network has none there")
+    return Problem(
+        tuple(candidates),
+        {what: sum(getattr(layer, f"{what}_after") for layer in alone) for what in dense},
+        dense,
+        budget,
+        multiple,
+    )
+
+
+def _check_savings(layers: Mapping[str, LayerProfile], budget: Budget) -> None:
+    for layer in (one for first in layers.values() for one in (first, *first.others)):
+        if useless := [what for what in budget.bounds if what not in layer.saves]:
+            raise ValueError(
+                f"{layer.name}: {layer.decomposition} does not save {' and '.join(useless)} at any rank, so it takes "
+                f"no such budget, got {budget.bounds}: set {', '.join(useless)} to null and give "
+                f"{', '.join(layer.saves)}"
+            )
+
+
+def _ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, Rank | Choice | None]:
+    if ranks is None:
+        return {}
+    if isinstance(ranks, Mapping) and not isinstance(ranks, Plan):
+        return by_layer(ranks, layers, "ranks")
+    plan = ranks if isinstance(ranks, Plan) else Plan.read(ranks)
+    return by_layer({name: _entry(name, entry, layers) for name, entry in plan.layers.items()}, layers, "the plan")
+
+
+def _entry(name: str, entry: PlannedLayer, layers: Mapping[str, LayerProfile]) -> Rank | Choice | None:
+    """A plan's rank, of the decomposition that the plan names, where the layer has that."""
+    if entry.rank is None or name not in layers or not layers[name].decomposition:
+        return entry.rank
+    offered = (layers[name], *layers[name].others)
+    for one in offered:
+        if (entry.decomposition, entry.options) == (one.decomposition, one.options):
+            return Choice(one, entry.rank)
+    here = " or ".join(_told(one.decomposition, one.options) for one in offered)
+    raise ValueError(
+        f"the plan decomposes {name} by {_told(entry.decomposition, entry.options)}, here it is {here}: set the same "
+        "decomposition and options"
+    )
+
+
+def _told(decomposition: str, options: Mapping[str, Any]) -> str:
+    return f"{decomposition} with {dict(options)}" if options else decomposition
+
+
+def _alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, Any], over: str) -> str | None:
+    if layer.refusal:
+        return layer.refusal
+    if layer.name in ranks:
+        return "left alone by hand"
+    if layer.name in bounds and bounds[layer.name] is None:
+        return "left alone by a rule"
+    if over == "conv" and layer.kind == "linear":
+        return "the budget is over the convolutions"
+    return None
+
+
+def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
+    if layer.refusal:
+        raise ValueError(f"{layer.name} has rank {rank} {reason}, but it cannot be decomposed: {layer.refusal}")
+    if isinstance(rank, Choice):
+        layer, rank = rank.profile, rank.rank
+    elif layer.others:
+        names = ", ".join(one.decomposition for one in (layer, *layer.others))
+        raise ValueError(
+            f"{layer.name} has rank {rank} {reason}, but may be decomposed by {names}: name one of them in "
+            "decomposition.layers, or give the rank by a plan file, which names it"
+        )
+    rank, full = plain_rank(rank), layer.full_rank
+    if isinstance(full, int) and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full):
+        above = isinstance(rank, int) and rank > full
+        raise ValueError(
+            f"{layer.name}: rank {rank!r} {reason} {'is above the full rank' if above else 'is no rank'}; "
+            f"{layer.decomposition} takes an integer from 1 to {full} here"
+        )
+    planned = planned_layer(layer, rank, reason)
+    told = [what for what in layer.saves if what != "bytes"] or ["bytes"]  # bytes rise with the weights
+    costs = [(what, getattr(planned, f"{what}_after"), getattr(layer, what)) for what in told]
+    if above := [f"{after:,} {_UNITS[what]}, dense {dense:,}" for what, after, dense in costs if after > dense]:
+        warnings.warn(f"{layer.name}: rank {rank} costs more than the dense layer: {'; '.join(above)}", stacklevel=4)
+    return planned
+
+
+def planned_layer(layer: LayerProfile, rank: Rank | None, reason: str) -> PlannedLayer:
+    """A layer of a plan at a rank, dense at None, with its costs before and after."""
+    before, after = layer.cost(None), layer.cost(rank)
+    costs = {f"{what}_before": getattr(before, what) for what in WHAT}
+    costs |= {f"{what}_after": getattr(after, what) for what in WHAT}
+    kind, options = (None, {}) if rank is None else (layer.decomposition, layer.options)
+    return PlannedLayer(rank, kind, reason, **costs, options=options)
+
+
+def plain_rank(rank: Any) -> Any:
+    """A rank as int or tuple; what is neither is left as it is, for whoever checks it."""
+    if isinstance(rank, Sequence) and not isinstance(rank, str):
+        return tuple(plain_rank(one) for one in rank)
+    return int(rank) if isinstance(rank, np.integer) else rank
