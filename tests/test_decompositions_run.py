@@ -63,7 +63,7 @@ def test_a_budget_is_met_with_every_decomposition(name, command, tmp_path):
 def test_several_decompositions_need_a_policy_that_chooses(name, command, tmp_path, capsys):
     alone, chosen = tmp_path / "alone", tmp_path / "chosen"
     options = [f"decomposition={name}", "rank.macs=0.6", "method.order=[factorize]"]
-    assert command(*SMOKE, *options, outputs=alone) == 1
+    assert command(*SMOKE, *options, "rank=uniform", outputs=alone) == 1
     assert "and uniform does not choose among decompositions: give one, or take a policy" in capsys.readouterr().err
     assert command(*SMOKE, *options, f"rank={CHOOSING[name]}", outputs=chosen) == 0
     result, _ = only_result(chosen)

@@ -58,7 +58,7 @@ def test_alds_chooses_groups_by_layer(command, tmp_path):
     ("options", "message"),
     [
         (
-            ["decomposition=joined"],
+            ["decomposition=joined", "rank=uniform"],
             "spatial_svd, channel_svd, tucker2, and uniform does not choose among decompositions",
         ),
         (["decomposition=joined", "rank=alds"], "alds compares channel SVDs of k input groups, got spatial_svd"),

@@ -79,7 +79,7 @@ def test_oneshot_compresses_given_weights_without_training(command, tmp_path):
 
 
 def test_plan_of_one_job_replays_in_another(command, tmp_path):
-    assert command(*SMOKE) == 0
+    assert command(*SMOKE, "rank=uniform") == 0
     first = only_job(tmp_path / "outputs")
     assert command(*SMOKE, "rank=fixed", f"rank.ranks={first / 'plan.yaml'}", outputs=tmp_path / "second") == 0
     second = only_job(tmp_path / "second")
@@ -159,7 +159,7 @@ def test_own_network_and_own_configuration_folder(command, tmp_path):
         "- {_target_: torch.nn.Linear, in_features: 64, out_features: 32}\n- _target_: torch.nn.ReLU\n"
         "- {_target_: torch.nn.Linear, in_features: 32, out_features: 10}\n"
     )
-    assert command("--config-dir", str(conf), *SMOKE, "model=mine") == 0
+    assert command("--config-dir", str(conf), *SMOKE, "model=mine", "rank=uniform") == 0
     result = Result.read(only_job(tmp_path / "outputs") / "result.json")
     assert result.phases[0].macs == 64 * 32 + 32 * 10
     assert {layer.name: layer.decomposition for layer in result.layers} == {"1": "linear_svd", "3": "linear_svd"}
@@ -219,7 +219,7 @@ def test_finished_job_measures_a_latency_that_it_lacks(command, tmp_path):
 
 
 def test_decomposing_twice_tells_both_ranks(command, tmp_path):
-    assert command(*SMOKE, "method=oneshot", "rank.macs=0.7") == 0
+    assert command(*SMOKE, "method=oneshot", "rank=uniform", "rank.macs=0.7") == 0
     first = only_job(tmp_path / "outputs")
     arguments = ("method=oneshot", f"model.weights={first / 'model.pt'}", "rank=fixed", "rank.ranks={fc1.0: 20}")
     assert command(*SMOKE, *arguments, outputs=tmp_path / "second") == 0

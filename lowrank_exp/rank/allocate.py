@@ -48,7 +48,7 @@ Policy = Callable[..., dict[str, Rank | Choice | None]]
 
 def allocate(
     layers: Mapping[str, LayerProfile],
-    policy: str | Policy = "uniform",
+    policy: str | Policy = "knapsack",
     *,
     macs: float | None = None,
     weights: float | None = None,

@@ -221,7 +221,7 @@ def _profile(
         weight_bytes=layer.weight.numel() * layer.weight.element_size(),
         weight_bytes_at=size,
         saves=decomposition.saves,
-        unfoldings=((np.zeros((1, 0)), 0),) * decomposition.cuts if meta else decomposition.unfoldings(layer),
+        unfoldings=_unfoldings(layer, decomposition, singular_values),
         cost_at=cost_at,
         energy_at=energy_at,
         ladder_follows_weights=decomposition.ladder_follows_weights,
@@ -250,6 +250,17 @@ def _spectrum(
         return np.zeros((1, 0)), decomposition.energies(layer, ladder)
     values = store(decomposition, layer).S_GR if store is not None else decomposition.singular_values(layer)
     return values.cpu().numpy(), np.zeros(0)
+
+
+def _unfoldings(
+    layer: nn.Module, decomposition: Decomposition, singular_values: np.ndarray
+) -> tuple[tuple[np.ndarray, int], ...]:
+    """`decomposition.unfoldings(layer)`; of an SVD its singular values are known already, of a meta layer none."""
+    if layer.weight.is_meta:
+        return ((np.zeros((1, 0)), 0),) * decomposition.cuts
+    if isinstance(decomposition, SVDDecomposition):
+        return ((singular_values, max(decomposition.matrices(layer).shape[1:])),)
+    return decomposition.unfoldings(layer)
 
 
 def _listed(ranks: Sequence[Rank]) -> str:
