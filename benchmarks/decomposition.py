@@ -3,18 +3,17 @@
     python benchmarks/decomposition.py --json decomposition.json
     python benchmarks/decomposition.py --only tucker2 --networks resnet18
 
-Both sides in one process, warm, medians of repeats, back to back. Kernels have the shapes of torchvision's networks and
-two kinds of numbers: Gaussian, and approximately of low rank (Gaussian factors of half the channels, and noise of a
-tenth of their norm). The SVDs are those of half the full rank, which the peer has to cut from a whole one; `whole_svd`
-has all components on both sides. Errors are relative Frobenius errors of the kernel at that rank, or of the singular
-values. CP runs until it has the peer's final error. Peers: the extra `bench`.
+Both sides in one process, one after the other, warm, each called for half a second: medians. Kernels have the shapes of
+torchvision's networks and two kinds of numbers: Gaussian, and approximately of low rank (Gaussian factors of half the
+channels, and noise of a tenth of their norm). The SVDs are those of half the full rank, which the peer has to cut from a
+whole one; `whole_svd` has all components on both sides. Errors are relative Frobenius errors of the kernel at that rank,
+or of the singular values. CP runs until it has the peer's final error. Peers: the extra `bench`.
 """
 
 import argparse
 import copy
 import json
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,9 +24,10 @@ import torch
 import torchvision
 from tensorly.decomposition import parafac, partial_tucker
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
 from lowrank_exp.decomposition import ChannelSVD, SpatialSVD, SVDDecomposition
-from lowrank_exp.decomposition.cp_als import cp_als
+from lowrank_exp.decomposition.cp_als import CPFit, cp_als
 from lowrank_exp.decomposition.gram import gram_singular_values, gram_svd
 from lowrank_exp.decomposition.hooi import hooi
 from lowrank_exp.surgery import factorize_
@@ -64,16 +64,15 @@ def low_rank(shape: tuple[int, ...], seed: int) -> Tensor:
 KERNELS = {"low rank": low_rank, "random": gaussian}
 
 
-def medians(ours: Callable, peer: Callable, repeats: int) -> tuple[float, float]:
-    """Median seconds of both sides, called in turn after one warm-up each."""
-    seconds: dict[Callable, list[float]] = {ours: [], peer: []}
-    for repeat in range(repeats + 1):
-        for side, taken in seconds.items():
-            began = time.perf_counter()
-            side()
-            if repeat:
-                taken.append(time.perf_counter() - began)
-    return statistics.median(seconds[ours]), statistics.median(seconds[peer])
+def median(call: Callable, seconds: float) -> float:
+    """Median seconds of a call, made again and again for so many seconds after a warm-up."""
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=seconds).median
+
+
+def medians(ours: Callable, peer: Callable, seconds: float) -> tuple[float, float]:
+    """Median seconds of both sides, one after the other."""
+    return median(ours, seconds), median(peer, seconds)
 
 
 def record(case: str, seconds: tuple[float, float], errors: tuple[float, float], peer_name: str) -> dict:
@@ -93,7 +92,7 @@ def relative(approximation: Tensor, wanted: Tensor) -> float:
     return float((approximation.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-def svd_cases(kind: SVDDecomposition, networks: tuple[str, ...], repeats: int) -> Iterator[dict]:
+def svd_cases(kind: SVDDecomposition, networks: tuple[str, ...], seconds: float) -> Iterator[dict]:
     """Whole SVDs, and singular values alone, of the matrices that the decomposition makes of every kernel."""
     for label, layer, kernel in kernels(networks):
         layer = copy.copy(layer)
@@ -110,7 +109,7 @@ def svd_cases(kind: SVDDecomposition, networks: tuple[str, ...], repeats: int) -
                 return gram_svd(W_GMN, rank)
 
             errors = [relative(U[..., :R] * S[:, None, :R] @ V[:, :R], W_GMN) for U, S, V in (ours(), peer())]
-            yield record(f"{name} {label}", medians(ours, peer, repeats), tuple(errors), "torch.linalg.svd")
+            yield record(f"{name} {label}", medians(ours, peer, seconds), tuple(errors), "torch.linalg.svd")
 
         def values(W_GMN: Tensor = W_GMN) -> Tensor:
             return gram_singular_values(W_GMN)
@@ -120,8 +119,8 @@ def svd_cases(kind: SVDDecomposition, networks: tuple[str, ...], repeats: int) -
 
         exact = torch.linalg.svdvals(W_GMN.double())
         errors = relative(values(), exact), relative(peer_values(), exact)
-        seconds = medians(values, peer_values, repeats)
-        yield record(f"singular_values {kind.name} {label}", seconds, errors, "torch.linalg.svdvals")
+        taken = medians(values, peer_values, seconds)
+        yield record(f"singular_values {kind.name} {label}", taken, errors, "torch.linalg.svdvals")
 
 
 def kernels(networks: tuple[str, ...]) -> Iterator[tuple[str, nn.Conv2d, Tensor]]:
@@ -132,7 +131,7 @@ def kernels(networks: tuple[str, ...]) -> Iterator[tuple[str, nn.Conv2d, Tensor]
                 yield f"{network} {name} {numbers}", layer, made(tuple(layer.weight.shape), seed)
 
 
-def tucker_cases(networks: tuple[str, ...], repeats: int) -> Iterator[dict]:
+def tucker_cases(networks: tuple[str, ...], seconds: float) -> Iterator[dict]:
     """Tucker-2 at half the channels, both by HOOI to convergence."""
     for label, layer, kernel in kernels(networks):
         O, I = kernel.shape[:2]
@@ -154,10 +153,10 @@ def tucker_cases(networks: tuple[str, ...], repeats: int) -> Iterator[dict]:
             relative(torch.einsum("oq,qrhw,ir->oihw", *parts), kernel)
             for parts in ((U, C.unflatten(2, kernel.shape[2:]), V), (left, core, right))
         ]
-        yield record(f"tucker2 {label}", medians(ours, peer, repeats), tuple(errors), "tensorly partial_tucker")
+        yield record(f"tucker2 {label}", medians(ours, peer, seconds), tuple(errors), "tensorly partial_tucker")
 
 
-def cp_cases(repeats: int) -> Iterator[dict]:
+def cp_cases(seconds: float) -> Iterator[dict]:
     """CP of kernels of 256 and 512 channels, to the error that parafac of the four modes ends with."""
     for channels, rank in ((256, 64), (256, 256), (512, 64), (512, 256)):
         for numbers, made in KERNELS.items():
@@ -167,17 +166,19 @@ def cp_cases(repeats: int) -> Iterator[dict]:
             peer_seconds = time.perf_counter() - began
             peer_error = relative(tensorly.cp_to_tensor(found), kernel)
             for name, tensor in (("separate", kernel), ("merged", kernel.flatten(2))):
-                runs = []
-                for _ in range(repeats + 1):
-                    began = time.perf_counter()
-                    fit = cp_als(tensor, rank, target_error=SLACK * peer_error, tolerance=0.0, max_iterations=1000)
-                    runs.append(time.perf_counter() - began)
-                seconds, errors = (statistics.median(runs[1:]), peer_seconds), (fit.relative_error, peer_error)
-                case = f"cp {name} {channels} channels, rank {rank} {numbers}"
-                yield record(case, seconds, errors, f"tensorly parafac, random start, {SWEEPS} sweeps")
+
+                def ours(tensor: Tensor = tensor, rank: int = rank, target: float = SLACK * peer_error) -> CPFit:
+                    return cp_als(tensor, rank, target_error=target, tolerance=0.0, max_iterations=1000)
+
+                case, errors = (
+                    f"cp {name} {channels} channels, rank {rank} {numbers}",
+                    (ours().relative_error, peer_error),
+                )
+                taken = median(ours, seconds), peer_seconds
+                yield record(case, taken, errors, f"tensorly parafac, random start, {SWEEPS} sweeps")
 
 
-def whole_network(repeats: int) -> Iterator[dict]:
+def whole_network(seconds: float) -> Iterator[dict]:
     """All 3 x 3 convolutions of resnet18 by Tucker-2: decomposed, built, put in place; input layer and 1 x 1 left."""
     from tltorch import FactorizedConv
 
@@ -205,7 +206,7 @@ def whole_network(repeats: int) -> Iterator[dict]:
         return relative(torch.cat([dense(network.get_submodule(n)).detach().flatten() for n in layers]), wanted)
 
     errors = error(ours(), lambda chain: recompose(chain).weight), error(peer(), lambda m: m.weight.to_tensor())
-    yield record("tucker2 resnet18 whole network", medians(ours, peer, repeats), errors, "tensorly-torch from_conv")
+    yield record("tucker2 resnet18 whole network", medians(ours, peer, seconds), errors, "tensorly-torch from_conv")
 
 
 def totals(records: list[dict]) -> None:
@@ -228,18 +229,18 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, help="write the records to this file")
     parser.add_argument("--only", nargs="+", default=["channel_svd", "spatial_svd", "tucker2", "cp", "network"])
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.5, help="how long each side of a case is timed")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tensorly.set_backend("pytorch")
     warnings.simplefilter("ignore")
     parts = {
-        "channel_svd": lambda: svd_cases(ChannelSVD(), arguments.networks, arguments.repeats),
-        "spatial_svd": lambda: svd_cases(SpatialSVD(), arguments.networks, arguments.repeats),
-        "tucker2": lambda: tucker_cases(arguments.networks, arguments.repeats),
-        "cp": lambda: cp_cases(arguments.repeats),
-        "network": lambda: whole_network(arguments.repeats),
+        "channel_svd": lambda: svd_cases(ChannelSVD(), arguments.networks, arguments.seconds),
+        "spatial_svd": lambda: svd_cases(SpatialSVD(), arguments.networks, arguments.seconds),
+        "tucker2": lambda: tucker_cases(arguments.networks, arguments.seconds),
+        "cp": lambda: cp_cases(arguments.seconds),
+        "network": lambda: whole_network(arguments.seconds),
     }
     found = [r for name in arguments.only for r in parts[name]()]
     totals(found)

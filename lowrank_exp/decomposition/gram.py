@@ -42,14 +42,17 @@ def gram_svd(W_GMN: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Te
     if W_GMN.shape[1] > W_GMN.shape[2]:
         U_GNR, S_GR, V_GRM = gram_svd(W_GMN.mT, rank)
         return V_GRM.mT, S_GR, U_GNR.mT
-    W_GMN, exponent_G1 = _scaled(W_GMN)
-    U_GMM, L_GMN, S_GM = _rotated(W_GMN, rank)
+    gram_GMM, exponent_G = _gram(W_GMN), None
+    if not _in_range(gram_GMM):
+        W_GMN, exponent_G = _scaled(W_GMN)
+        gram_GMM = _gram(W_GMN)
+    U_GMM, L_GMN, S_GM = _rotated(W_GMN, gram_GMM, rank)
     if (S_GM.diff(dim=1) > 0).any():
         S_GM, order_GM = S_GM.sort(dim=1, descending=True, stable=True)
         U_GMM = U_GMM.gather(2, order_GM[:, None, :].expand_as(U_GMM))
         L_GMN = L_GMN.gather(1, order_GM[:, :, None].expand_as(L_GMN))
     V_GMN = L_GMN.div_(torch.where(S_GM > 0, S_GM, 1)[:, :, None])
-    return U_GMM, torch.ldexp(S_GM, exponent_G1), V_GMN
+    return U_GMM, S_GM if exponent_G is None else torch.ldexp(S_GM, exponent_G[:, None]), V_GMN
 
 
 def gram_singular_values(W_GMN: Tensor) -> Tensor:
@@ -63,37 +66,37 @@ def gram_singular_values(W_GMN: Tensor) -> Tensor:
         return torch.linalg.svdvals(W_GMN)
     if W_GMN.shape[1] > W_GMN.shape[2]:
         W_GMN = W_GMN.mT
-    W_GMN, exponent_G1 = _scaled(W_GMN)
     S_GM = _sharp_values(W_GMN)
-    if S_GM is None:
-        S_GM = _roots(_gram(W_GMN.double())).to(W_GMN.dtype)
-    return torch.ldexp(S_GM, exponent_G1)
+    return _roots(_gram(W_GMN.double())).to(W_GMN.dtype) if S_GM is None else S_GM
+
+
+def _in_range(gram_GMM: Tensor) -> bool:
+    """Whether the squares are far enough from overflow and underflow, in every matrix."""
+    squares_G = gram_GMM.diagonal(dim1=1, dim2=2).amax(dim=1)
+    return bool(((squares_G > 1e-12) & (squares_G < 1e12)).all())
 
 
 def _scaled(W_GMN: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrices, divided by a power of two each where squares would leave the range, and its exponents `(G, 1)`."""
-    norms_G1 = _norms(W_GMN).amax(dim=1, keepdim=True)
-    if ((norms_G1 > 1e-6) & (norms_G1 < 1e6)).all():
-        return W_GMN, norms_G1.new_zeros(norms_G1.shape, dtype=torch.int32)
-    exponent_G1 = W_GMN.abs().amax(dim=(1, 2))[:, None].frexp().exponent.clamp(-126, 126)
-    return torch.ldexp(W_GMN, -exponent_G1[:, :, None]), exponent_G1
+    """The matrices, divided by a power of two each that brings the largest entry near one, and its exponents `(G,)`."""
+    exponent_G = W_GMN.abs().amax(dim=(1, 2)).frexp().exponent.clamp(-126, 126)
+    return torch.ldexp(W_GMN, -exponent_G[:, None, None]), exponent_G
 
 
-def _rotated(W_GMN: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal `U_GMM`, `L_GMN = U^T W` with orthogonal rows nearly in descending order, and their norms.
+def _rotated(W_GMN: Tensor, gram_GMM: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """From W and `W W^T`: orthonormal `U_GMM`, `L_GMN = U^T W` with orthogonal rows nearly in falling order, their norms.
 
     The first `rank` rows alone, where the Gram matrix of all is sharp for them.
     """
     M = W_GMN.shape[1]
     sharp, rounding = _SHARP[W_GMN.dtype], 4 * torch.finfo(W_GMN.dtype).eps
-    U_GMM = _eigenvectors(W_GMN)
+    U_GMM = _eigenvectors(gram_GMM)
     if rank is not None and rank < M:
         U_GMR = U_GMM[:, :, :rank]
         L_GRN = U_GMR.mT @ W_GMN
         S_GR = _norms(L_GRN)
         if (sharp * S_GR[:, :1] <= S_GR).all():
             return U_GMR, L_GRN, S_GR
-        U_GMM, L_GMN, S_GM = _rotated(W_GMN, None)
+        U_GMM, L_GMN, S_GM = _rotated(W_GMN, gram_GMM, None)
         return U_GMM[:, :, :rank], L_GMN[:, :rank], S_GM[:, :rank]
     L_GMN = U_GMM.mT @ W_GMN
     start = 0
@@ -105,7 +108,7 @@ def _rotated(W_GMN: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
         if is_rounding_GM[:, start:].all():  # or there are no more
             return U_GMM, L_GMN, S_GM
         _separate_(U_GMM, L_GMN, S_GM.masked_fill(is_rounding_GM, torch.inf), start)
-        Q_GMM = _eigenvectors(L_GMN[:, start:])
+        Q_GMM = _eigenvectors(_gram(L_GMN[:, start:]))
         U_GMM[:, :, start:] = U_GMM[:, :, start:] @ Q_GMM
         L_GMN[:, start:] = Q_GMM.mT @ L_GMN[:, start:]
 
@@ -122,10 +125,13 @@ def _separate_(U_GMM: Tensor, L_GMN: Tensor, S_GM: Tensor, start: int) -> None:
 
 
 def _sharp_values(W_GMN: Tensor) -> Tensor | None:
-    """The singular values in float32; None where some are too small against the largest for that."""
+    """The singular values in float32; None where squares leave its range, or are too small against the largest."""
     if W_GMN.shape[2] < 2 * W_GMN.shape[1]:  # even the values of a Gaussian matrix fall far below the largest
         return None
-    S_GM = _roots(_gram(W_GMN))
+    gram_GMM = _gram(W_GMN)
+    if not _in_range(gram_GMM):
+        return None
+    S_GM = _roots(gram_GMM)
     return S_GM if (S_GM[:, -1] >= _SHARP[W_GMN.dtype] * S_GM[:, 0]).all() else None
 
 
@@ -138,9 +144,9 @@ def _norms(L_GMN: Tensor) -> Tensor:
     return torch.linalg.vector_norm(L_GMN, dim=2)
 
 
-def _eigenvectors(L_GMN: Tensor) -> Tensor:
-    """Eigenvectors of `L L^T`, `(G, M, M)`, by falling eigenvalue."""
-    return torch.linalg.eigh(_gram(L_GMN), UPLO="U").eigenvectors.flip(2)
+def _eigenvectors(gram_GMM: Tensor) -> Tensor:
+    """Eigenvectors by falling eigenvalue, `(G, M, M)`."""
+    return torch.linalg.eigh(gram_GMM, UPLO="U").eigenvectors.flip(2)
 
 
 def _gram(L_GMN: Tensor) -> Tensor:
