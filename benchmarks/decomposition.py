@@ -3,11 +3,11 @@
     python benchmarks/decomposition.py --json decomposition.json
     python benchmarks/decomposition.py --only tucker2 --networks resnet18
 
-Both sides in one process, one after the other, warm, each called for half a second: medians. Kernels have the shapes of
-torchvision's networks and two kinds of numbers: Gaussian, and approximately of low rank (Gaussian factors of half the
-channels, and noise of a tenth of their norm). The SVDs are those of half the full rank, which the peer has to cut from a
-whole one; `whole_svd` has all components on both sides. Errors are relative Frobenius errors of the kernel at that rank,
-or of the singular values. CP runs until it has the peer's final error. Peers: the extra `bench`.
+Both sides in one process, one after the other, warm, each called for half a second: medians. Kernels have the shapes
+of torchvision's networks and two kinds of numbers: Gaussian, and approximately of low rank (Gaussian factors of half
+the channels, and noise of a tenth of their norm). The SVDs are those of half the full rank, which the peer has to cut
+from a whole one; `whole_svd` has all components on both sides. Errors are relative Frobenius errors of the kernel at
+that rank, or of the singular values. CP runs until it has the peer's final error. Peers: the extra `bench`.
 """
 
 import argparse

@@ -83,7 +83,7 @@ def _scaled(W_GMN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rotated(W_GMN: Tensor, gram_GMM: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """From W and `W W^T`: orthonormal `U_GMM`, `L_GMN = U^T W` with orthogonal rows nearly in falling order, their norms.
+    """From W and `W W^T`: orthonormal `U_GMM`, `L_GMN = U^T W` of orthogonal rows nearly in falling order, their norms.
 
     The first `rank` rows alone, where the Gram matrix of all is sharp for them.
     """
