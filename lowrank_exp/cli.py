@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lowrank_exp.allocator import keep_freed_memory
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
 from lowrank_exp.machine import cores
@@ -42,6 +43,8 @@ def job(cfg: DictConfig) -> None:
     """One job, in Hydra's output folder."""
     hydra_cfg = HydraConfig.get()
     use_threads(cfg.threads, jobs_side_by_side(hydra_cfg))
+    keep_freed_memory()
+    check_devices(cfg.devices, str(hydra_cfg.mode) == "RunMode.MULTIRUN")
     if jobs_side_by_side(hydra_cfg) > 1:
         cfg.progress = False
 
@@ -71,6 +74,16 @@ def use_threads(threads: int | None, side_by_side: int) -> None:
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads={threads!r} is not a number of threads: null (all cores) or an integer from 1")
     torch.set_num_threads(threads or max(1, cores() // side_by_side))
+
+
+def check_devices(devices: int, sweep: bool) -> None:
+    """Raise ValueError for a sweep whose jobs would each take several devices."""
+    if sweep and devices != 1:
+        raise ValueError(
+            f"devices={devices} in a sweep: its jobs may run side by side, and would take the same devices. Spread "
+            "jobs over devices instead, with devices=1 and a sweep for each device=cuda:<index>; or run a job alone, "
+            "not in a sweep"
+        )
 
 
 def job_folder(*, _root_: DictConfig) -> str:

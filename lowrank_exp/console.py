@@ -67,6 +67,8 @@ class Console:
             layers.add_row(layer.name, layer.decomposition or "-", rank, before, after, layer.reason)
         self.terminal.print(phases)
         self.terminal.print(layers)
+        if weakest := _weakest(result.phases):
+            self.say(weakest)
         conditions = f"{result.environment['device']}, {result.environment['threads']} threads"
         batch = result.config.get("latency", {}).get("batch_size", 1)
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
@@ -116,6 +118,21 @@ def _table(columns: tuple[str, ...], left: int) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return table
+
+
+def _weakest(phases: Sequence[PhaseResult]) -> str:
+    """The class of the lowest accuracy after the last phase, with what it had after the first; the first of equals."""
+    measured = [phase for phase in phases if phase.class_accuracy]
+    known = (
+        {name: share for name, share in measured[-1].class_accuracy.items() if share is not None} if measured else {}
+    )
+    if not known:
+        return ""
+    name, before = min(known, key=known.__getitem__), measured[0].class_accuracy
+    earlier = (
+        f"; after {measured[0].name} {before[name]:.2%}" if len(measured) > 1 and before.get(name) is not None else ""
+    )
+    return f"weakest class: {name}, {known[name]:.2%} of its test images recognised{earlier}"
 
 
 def _number(value: float | None, factor: int, form: str) -> str:

@@ -5,6 +5,7 @@ image (the first dimension of the example input is cut to 1). Weights: entries o
 Parameters: everything trainable. `torch.utils.flop_counter` does the counting; it counts 2 per MAC.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,12 +58,14 @@ def layer_costs(model: nn.Module, example_input: Tensor) -> dict[str, LayerCost]
     """Cost of every convolution and linear layer of `model`, in the order of `named_modules`.
 
     Runs one forward pass of one image in evaluation mode (on the meta device where the model lies there). A layer that
-    the pass never calls has no `input_shapes` and 0 MACs; one that is called several times counts every time.
+    the pass never calls has no `input_shapes` and 0 MACs; one that is called several times counts every time. A layer
+    in SVD form costs what the dense layer `like` costs, which is what it computes.
 
     >>> layer_costs(nn.Sequential(nn.Conv2d(3, 8, 3)), torch.zeros(1, 3, 10, 10))["0"].macs
     13824
     """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    plain = {module: getattr(module, "like", module) for module in model.modules()}
+    names = {module: name for name, module in model.named_modules() if isinstance(plain[module], LAYERS)}
     macs = dict.fromkeys(names, 0)
     shapes: dict[nn.Module, list[tuple[int, ...]]] = {module: [] for module in names}
     counter = FlopCounterMode(display=False)
@@ -83,9 +86,14 @@ def layer_costs(model: nn.Module, example_input: Tensor) -> dict[str, LayerCost]
     finally:
         for hook in hooks:
             hook.remove()
+    for module in names:
+        if plain[module] is not module:
+            macs[module] = 2 * sum(macs_of_factors([plain[module]], shape)[0] for shape in shapes[module])
     return {
-        name: LayerCost(name, macs[layer] // 2, layer.weight.numel(), out_channels(layer), tuple(shapes[layer]))
-        for layer, name in names.items()
+        name: LayerCost(
+            name, macs[module] // 2, plain[module].weight.numel(), out_channels(plain[module]), tuple(shapes[module])
+        )
+        for module, name in names.items()
     }
 
 
@@ -94,9 +102,9 @@ def out_channels(layer: nn.Module) -> int:
     return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
-def macs_of_factors(chain: nn.Module, input_shape: tuple[int, ...]) -> list[int]:
+def macs_of_factors(chain: nn.Sequential | Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[int]:
     """MACs of every layer with a weight in `chain` (on the meta device) for one input of `input_shape`."""
-    x = torch.empty(input_shape, device="meta", dtype=next(chain.parameters()).dtype)
+    x = torch.empty(input_shape, device="meta", dtype=next(chain[0].parameters()).dtype)
     macs = []
     with torch.no_grad():
         for factor in chain:

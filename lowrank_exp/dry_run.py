@@ -26,6 +26,7 @@ from lowrank_exp.phases import Evaluate, Factorize, Phase, Recalibrate, Recompos
 from lowrank_exp.rank import Choice, LayerProfile, Plan, allocate
 from lowrank_exp.rank.reachable import reachable
 from lowrank_exp.surgery import edits_of, factorize_, meta_copy, replay_, replay_to_plan_
+from lowrank_exp.svd_phases import ToSVD, Truncate
 from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.pace import SECONDS, fit_seconds, forward_seconds
 
@@ -75,10 +76,8 @@ class DryRun:
                 unknown = f"the fit {fit} itself" if (fit := phase.reconstruct.get("fit")) else ""
             case Recalibrate():
                 parts = self._recalibrate(phase, setting)
-            case Recompose() | Evaluate():
-                seconds = stopwatch()
-                phase.run_(self.network, setting)
-                parts = [("weights multiplied out" if isinstance(phase, Recompose) else "", seconds())]
+            case Recompose() | Evaluate() | ToSVD() | Truncate():
+                parts = self._run(phase, setting)
             case _:
                 parts, unknown = [], f"{type(phase).__name__} itself"
                 self.not_run = self.not_run or setting.name
@@ -106,12 +105,30 @@ class DryRun:
             seed=setting.seed,
             device=setting.device,
             label_smoothing=phase.label_smoothing,
+            precision=phase.precision,
+            accumulate=phase.accumulate,
             channels_last=phase.channels_last,
+            regularizer=phase.regularizer,
+            exempt=phase.exempt,
         )
         if phase.epochs:
             self.not_run = self.not_run or setting.name
         left = f"{epochs} of {phase.epochs} epochs" if epochs < phase.epochs else f"{epochs} epochs"
-        return [(f"{left}, {len(loader):,} steps each", seconds)]
+        steps = -(-len(loader) // phase.accumulate)
+        otherwise = (("not compiled", phase.compile), ("on one device", phase.devices > 1))
+        measured = [said for said, differs in otherwise if differs]
+        return [(", ".join([f"{left}, {steps:,} steps each", *measured]), seconds)]
+
+    def _run(self, phase: Phase, setting: Setting) -> Parts:
+        """A phase that is short enough to be run."""
+        with self._svds(setting) as setting:
+            seconds = stopwatch()
+            done = phase.run_(self.network, setting)
+            seconds = seconds()
+        if done.plan is not None:
+            self._say_plan(done.plan, {"all layers": done.plan}, setting)
+        what = {Recompose: "weights multiplied out", ToSVD: "SVDs", Truncate: "SVDs"}
+        return [(what.get(type(phase), ""), seconds)]
 
     def _factorize(self, phase: Factorize, setting: Setting) -> Parts:
         with self._svds(setting) as setting, warnings.catch_warnings():  # said once, by the walk
@@ -180,15 +197,19 @@ class DryRun:
         if plan is not None:
             convs = {name: one for name, one in plan.layers.items() if layers[name].kind == "conv"}
             remains = {"all layers": plan} | ({"convolutions": Plan(convs)} if plan.over == "conv" else {})
-            self.console.plan(setting.name, plan, remains)
-            if self.not_run:
-                weights = "untrained, unless the constructor loads some" if self.untrained else "those before it"
-                self.console.say(
-                    f"{self.not_run} has not run and weights are {weights}: ranks that depend on them will differ"
-                )
+            self._say_plan(plan, remains, setting)
         if getattr(phase.rank, "func", None) is allocate:
             given = {name: value for name, value in phase.rank.keywords.items() if name in SETTINGS}
             self.console.reachable(setting.name, reachable(layers, **given), given.get("over", "all"))
+
+    def _say_plan(self, plan: Plan, remains: Mapping[str, Plan], setting: Setting) -> None:
+        """The plan, and whether it is that of other weights than the run will have."""
+        self.console.plan(setting.name, plan, remains)
+        if self.not_run:
+            weights = "untrained, unless the constructor loads some" if self.untrained else "those before it"
+            self.console.say(
+                f"{self.not_run} has not run and weights are {weights}: ranks that depend on them will differ"
+            )
 
     def _forward(self, batch_size: int, setting: Setting) -> float:
         """Seconds per image of the network as it is now."""

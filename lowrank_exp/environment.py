@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lowrank_exp.allocator import freed_memory_is_kept
 from lowrank_exp.machine import machine
 
 PACKAGES = ("lowrank_exp", "torch", "torchvision", "pytorch_lightning", "hydra-core", "numpy", "scikit-learn")
@@ -24,6 +25,7 @@ def environment(device: str) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
+        "freed_memory_kept": freed_memory_is_kept(),
     } | latency_conditions(device)
 
 

@@ -110,6 +110,16 @@ class Log:
             rows = [[str(v) if isinstance(v, list) else v for v in asdict(layer).values()] for layer in layers]
             self.logger.experiment.log({"layers": client.Table(columns=list(asdict(layers[0])), data=rows)})
 
+    def classes(self, phases: Sequence[PhaseResult]) -> None:
+        """The table of accuracies by class, a column per phase, where the logger has tables."""
+        measured = [phase for phase in phases if phase.class_accuracy]
+        if isinstance(self.logger, WandbLogger) and measured:
+            import wandb as client
+
+            columns = ["class", *(phase.name for phase in measured)]
+            rows = [[name, *(p.class_accuracy[name] for p in measured)] for name in measured[0].class_accuracy]
+            self.logger.experiment.log({"classes": client.Table(columns=columns, data=rows)})
+
     def finish(self, failed: bool) -> None:
         """Close the run, in every outcome."""
         if self.logger is None:

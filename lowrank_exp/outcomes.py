@@ -24,7 +24,7 @@ class Outcome:
     name: str
     key: str
     applied: bool
-    scores: dict[str, float | None]
+    scores: dict[str, Any]
     macs: int
     weights: int
     parameters: int
@@ -36,7 +36,7 @@ class Outcome:
 
 
 class OutcomeStore:
-    """Folders `<phase>-<key>`, each with `network.pt`, `outcome.json` (written last) and, if made, `plan.yaml`."""
+    """Folders `<phase>-<key>`: `network.pt`, `confusion.csv`, `outcome.json` (written last), `plan.yaml` if made."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,6 +48,10 @@ class OutcomeStore:
     def network(self, name: str, key: str) -> Path:
         """The file of the network after the phase."""
         return self.folder(name, key) / "network.pt"
+
+    def confusion(self, name: str, key: str) -> Path:
+        """The file of what the network took for what; outcomes of earlier versions have none."""
+        return self.folder(name, key) / "confusion.csv"
 
     def read(self, name: str, key: str) -> Outcome | None:
         """The outcome of a finished phase; None where it has not finished, or its files are damaged."""

@@ -28,9 +28,10 @@ from lowrank_exp.rank import (
     with_sensitivity,
 )
 from lowrank_exp.reconstruct import check_options
+from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.results import digest
 from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
-from lowrank_exp.training import FirstImages, NetworkScore, fit_, recalibrate_
+from lowrank_exp.training import FirstImages, NetworkScore, check_computing, fit_, recalibrate_, trained
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,14 @@ class Train(Phase):
         schedule: from progress in [0, 1) to a factor on the learning rate; None keeps it constant.
         augment: whether the data's augmentation is on.
         label_smoothing: in [0, 1).
-        channels_last: memory format of the training; the numbers differ in the last bits.
+        precision, accumulate, compile, channels_last, devices: how it is computed, see `fit_`. Memory format and
+            compilation change the last bits of the numbers; so do devices and accumulation, and the statistics of
+            batch norm; bf16 changes them from the third digit.
+        regularizer: penalties, see `lowrank_exp.regularizers`; None: the loss alone.
+        exempt: what weight decay spares: `s`, `U`, `V`, `factors`, `norm`, `bias`, and names of parameters.
     """
+
+    version: ClassVar[int] = 2
 
     epochs: int
     batch_size: int
@@ -94,7 +101,13 @@ class Train(Phase):
     schedule: Callable[[float], float] | None = None
     augment: bool = True
     label_smoothing: float = 0.0
-    channels_last: bool = False
+    precision: str = "fp32"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool | str = "auto"
+    devices: int = 1
+    regularizer: Regularizer | None = None
+    exempt: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 0), ("batch_size", 1)):
@@ -103,9 +116,14 @@ class Train(Phase):
                 raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing!r}")
+        check_computing(self.precision, self.accumulate, self.compile, self.channels_last)
+        if isinstance(self.devices, bool) or not isinstance(self.devices, int) or self.devices < 1:
+            raise ValueError(f"devices must be an integer of at least 1, got {self.devices!r}")
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
-        self.optimizer(network.parameters())
+        self.optimizer(trained(network, self.exempt))
+        if self.regularizer is not None:
+            self.regularizer.check(network)
         if self.schedule is not None:
             self.schedule(0.0)
 
@@ -121,7 +139,13 @@ class Train(Phase):
             checkpoint=setting.folder / "last.ckpt",
             device=setting.device,
             label_smoothing=self.label_smoothing,
+            precision=self.precision,
+            accumulate=self.accumulate,
+            compile=self.compile,
             channels_last=self.channels_last,
+            devices=self.devices,
+            regularizer=self.regularizer,
+            exempt=self.exempt,
             on_epoch=setting.on_epoch,
             progress=setting.progress,
             label=setting.name,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 
 from lowrank_exp.files import written_whole
@@ -38,12 +38,19 @@ EXCLUDED = (
     "data.pin_memory",
     "data.persistent_workers",
     "data.prefetch_factor",
+    "data.prefetch",
+    "data.in_memory",
+    "data.cache_limit",
 )
 
 
 @dataclass(frozen=True)
 class PhaseResult:
-    """The network after one phase. None: not measured; `bytes`: of its file; `key`: the hash of the stored outcome."""
+    """The network after one phase. None: not measured; `bytes`: of its file; `key`: the hash of the stored outcome.
+
+    `class_accuracy`: of every class by name, in the order of the labels; None for a class without test images, and
+    empty where it was not measured.
+    """
 
     name: str
     accuracy: float | None = None
@@ -57,6 +64,7 @@ class PhaseResult:
     latency_ms: float | None = None
     seconds: float | None = None
     key: str = ""
+    class_accuracy: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,10 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished or failed job. `environment` holds versions, device, threads, commit, machine and date."""
+    """One finished or failed job. `environment` holds versions, device, threads, commit, machine and date.
+
+    `folder` is where it was read from; it is not written.
+    """
 
     status: str
     fingerprint: str
@@ -90,6 +101,7 @@ class Result:
     layers: list[LayerResult] = field(default_factory=list)
     environment: dict = field(default_factory=dict)
     error: str | None = None
+    folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.status not in ("ok", "failed"):
@@ -101,13 +113,17 @@ class Result:
         Raises ValueError if the configuration or environment holds something that is not plain data.
         """
         path = Path(path)
-        text = json.dumps(_plain(asdict(self), str(path)), indent=1, ensure_ascii=False, allow_nan=False)
+        record = {name: value for name, value in asdict(self).items() if name != "folder"}
+        text = json.dumps(_plain(record, str(path)), indent=1, ensure_ascii=False, allow_nan=False)
         with written_whole(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: str | Path) -> "Result":
-        """Read what `write` wrote. Raises ValueError naming the file: no JSON, a field missing or unknown."""
+        """Read what `write` wrote, now or in an earlier version: a field that the file lacks takes its default.
+
+        Raises ValueError naming the file: no JSON, a field without a default missing, a field unknown.
+        """
         path = Path(path)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -116,16 +132,17 @@ class Result:
         _check(cls, record, path, "the result")
         nested = {"phases": PhaseResult, "layers": LayerResult}
         for name, kind in nested.items():
-            if not isinstance(record[name], list):
-                raise ValueError(f"{path}: {name} must be a list, got {type(record[name]).__name__}")
-            for number, item in enumerate(record[name]):
+            items = record.get(name, [])
+            if not isinstance(items, list):
+                raise ValueError(f"{path}: {name} must be a list, got {type(items).__name__}")
+            for number, item in enumerate(items):
                 _check(kind, item, path, f"{name}[{number}]")
-            record[name] = [kind(**item) for item in record[name]]
+            record[name] = [kind(**item) for item in items]
         for name in ("config", "environment"):
-            if not isinstance(record[name], dict):
+            if not isinstance(record.get(name, {}), dict):
                 raise ValueError(f"{path}: {name} must be a mapping, got {type(record[name]).__name__}")
         try:
-            return cls(**record)
+            return cls(**record, folder=path.parent)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -204,9 +221,13 @@ def _plain(value: object, where: str) -> object:
 def _check(kind: type, record: object, path: Path, where: str) -> None:
     if not isinstance(record, dict):
         raise ValueError(f"{path}: {where} must be a mapping, got {type(record).__name__}")
-    names = {item.name for item in fields(kind)}
-    lacking = sorted(names - record.keys())
-    unknown = sorted(record.keys() - names)
+    written = [item for item in fields(kind) if item.name != "folder"]
+    lacking = sorted({item.name for item in written if _required(item)} - record.keys())
+    unknown = sorted(record.keys() - {item.name for item in written})
     if lacking or unknown:
         problem = f"lacks {', '.join(lacking)}" if lacking else f"has unknown fields {', '.join(unknown)}"
         raise ValueError(f"{path}: {where} {problem}; it was written by another version, run its job again")
+
+
+def _required(item: Field) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING

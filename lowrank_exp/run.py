@@ -13,28 +13,29 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from lowrank_exp import artifact
+from lowrank_exp import artifact, confusion
 from lowrank_exp.console import Console
 from lowrank_exp.cost import layer_costs, measure, one_image
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.dry_run import DryRun
+from lowrank_exp.edits import Factorize, ToSVD, edits_of
 from lowrank_exp.environment import environment, file_digest, latency_conditions, tensors_digest
 from lowrank_exp.estimate import Estimate
 from lowrank_exp.files import copy_whole, held
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.loggers import Identity, Log
-from lowrank_exp.models import load_weights_, weights_file
+from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Phase, Setting, Train
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, LayerResult, PhaseResult, Result, digest, fingerprint
-from lowrank_exp.surgery import Factorize, edits_of, meta_copy
+from lowrank_exp.surgery import meta_copy
 from lowrank_exp.training import evaluate, resolve_device
 from lowrank_exp.training.generators import seed_all
 
-STORED = ("accuracy", "val_accuracy", "loss", "top5")
+STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
 
 
 def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result | None:
@@ -44,7 +45,7 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
 
     Args:
         cfg: the composed configuration, without Hydra's own node.
-        folder: the job's folder; `result.json`, `model.pt` and `plan.yaml` end there.
+        folder: the job's folder; `result.json`, `model.pt`, `plan.yaml` and `confusion/` end there.
         labels: the chosen `method`, `experiment` and `row`.
 
     Raises:
@@ -110,6 +111,7 @@ class _Job:
         self.given = edits_of(self.initial)
         self.data.adapt(self.initial.__dict__.get("input_shape"))
         self.data.setup()
+        self.introduce()
         self.example = torch.zeros(1, *self.data.input_shape)
         self.phases = self.method()
         if cfg.model.get("weights") is None and not any(isinstance(phase, Train) for phase in self.phases.values()):
@@ -139,6 +141,15 @@ class _Job:
             return artifact.load_into_(network, weights)
         load_weights_(network, weights)
         return network
+
+    def introduce(self) -> None:
+        """Give a zero-shot network the names of the data's classes, and say if it knows pixels of another scale."""
+        if not isinstance(self.initial, ZeroShot):
+            return
+        cache = Path(self.cfg.paths.cache) / "clip"
+        self.initial.classes_are_(self.data.classes, self.device, cache, self.console.say)
+        if (warning := self.initial.other_pixels(self.cfg.data.get("mean"), self.cfg.data.get("std"))) is not None:
+            self.console.say(warning)
 
     def method(self) -> dict[str, Phase]:
         """The phases in order."""
@@ -203,6 +214,7 @@ class _Job:
             phases, plan, network = self.run_phases(log)
             layers = self.layer_results(plan, network)
             log.layers(layers)
+            log.classes(phases)
             failed = False
         finally:
             log.finish(failed)
@@ -210,6 +222,7 @@ class _Job:
             copy_whole(self.files, self.folder / "model.pt")
         if plan is not None:
             plan.write(self.folder / "plan.yaml")
+        self.copy_confusion(phases)
         result = Result("ok", **identity, phases=phases, layers=layers, environment=environment(self.device))
         result.write(self.folder / RESULT)
         return result
@@ -325,12 +338,15 @@ class _Job:
     def measured(self, step: _Step, applied: bool, seconds: float, history: list[dict]) -> Outcome:
         """The figures of the network that lies in the phase's file."""
         network = artifact.load_into_(self.dense_network(), self.store.network(step.name, step.key)).to(self.device)
-        test = evaluate(network, self.data.test_loader(self.cfg.evaluation.batch_size), self.device)
+        test = evaluate(network, self.data.test_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
+        confusion.write(self.store.confusion(step.name, step.key), self.data.classes, test.confusion.numpy())
+        names = confusion.class_names(self.data.classes)
+        by_class = dict(zip(names, test.class_accuracy[: len(names)], strict=True))
         val = None
         if self.data.sizes["val"]:
             val = evaluate(network, self.data.val_loader(self.cfg.evaluation.batch_size), self.device).accuracy
         cost = measure(network, self.example, seconds=0)
-        scores = dict(zip(STORED, (test.accuracy, val, test.loss, test.top5), strict=True))
+        scores = dict(zip(STORED, (test.accuracy, val, test.loss, test.top5, by_class), strict=True))
         return Outcome(
             step.name,
             step.key,
@@ -365,6 +381,13 @@ class _Job:
         fresh = {"latency_ms": self.latency(network.to(self.device)), "latency_at": self.latency_at()}
         return Outcome(**(asdict(outcome) | fresh))
 
+    def copy_confusion(self, phases: list[PhaseResult]) -> None:
+        """The counts of every phase into the job's folder; a phase stored by an earlier version has none."""
+        for phase in phases:
+            stored = self.store.confusion(phase.name, phase.key)
+            if stored.is_file():
+                copy_whole(stored, confusion.path_in(self.folder, phase.name))
+
     def layer_results(self, plan: Plan | None, network: nn.Module) -> list[LayerResult]:
         """Every layer of the dense network: what became of it, and why."""
         before = layer_costs(meta_copy(self.dense_network()), self.example)
@@ -372,7 +395,7 @@ class _Job:
         rows = []
         for name, dense in before.items():
             parts = [cost for part, cost in after.items() if f"{part}.".startswith(f"{name}.")]
-            made = [edit for edit in edits_of(network) if isinstance(edit, Factorize)]
+            made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
             edits = [edit for edit in made if f"{edit.layer}.".startswith(f"{name}.")]
             ranks = [list(edit.rank) if isinstance(edit.rank, tuple) else edit.rank for edit in edits]
             rows.append(
@@ -391,12 +414,14 @@ class _Job:
             )
         return rows
 
-    def reason(self, name: str, edits: list[Factorize], plan: Plan | None) -> str:
+    def reason(self, name: str, edits: list[Factorize | ToSVD], plan: Plan | None) -> str:
         """Why a layer of the dense network ended as it did."""
         if len(edits) > 1:
             return "decomposed more than once: " + ", ".join(f"{edit.layer} at rank {edit.rank}" for edit in edits)
         if edits and edits[0] in self.given:
             return "as in the weights file"
+        if edits and isinstance(edits[0], ToSVD):
+            return "in SVD form, not truncated"
         planned = plan.layers.get(name) if plan is not None else None
         return planned.reason if planned else "no phase decomposes it"
 

@@ -1,12 +1,12 @@
-"""Edits as data: plain records of what was done to a network, which can be written to a file and done again.
+"""Layers of a network replaced, and edits done again: the records of `edits`, written to a file and replayed.
 
 Replaying edits builds shapes only; the weights are loaded afterwards. The same list serves saving, loading, resuming
-and reporting. It travels with the network as the plain list `model.lowrank_edits`.
+and reporting.
 """
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -23,34 +23,11 @@ from lowrank_exp.decomposition import (
     refusals,
 )
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.edits import EDITS, Bias, Edit, Factorize, ToSVD, edits_of, remember
 from lowrank_exp.names import by_layer
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
-
-
-@dataclass(frozen=True)
-class Factorize:
-    """A layer was replaced by the factors of a decomposition at a rank."""
-
-    layer: str
-    decomposition: str
-    rank: Rank
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rank, list):
-            object.__setattr__(self, "rank", tuple(self.rank))
-
-
-@dataclass(frozen=True)
-class Bias:
-    """A layer without bias got one, of zeros at first; fits to responses need it."""
-
-    layer: str
-
-
-Edit = Factorize | Bias
-_EDITS = {kind.__name__: kind for kind in (Factorize, Bias)}  # a file names an edit by these names
+from lowrank_exp.svd_form.layers import SVDForm
 
 
 def factorize_(
@@ -116,8 +93,8 @@ def factorize_(
     for name, (kind, rank) in wanted.items():
         model.set_submodule(name, chains[name])
         if modules[name].bias is None and any(key.endswith("bias") for key in chains[name].state_dict()):
-            _remember(model, Bias(name))
-        _remember(model, Factorize(name, kind.name, rank, kind.options()))
+            remember(model, Bias(name))
+        remember(model, Factorize(name, kind.name, rank, kind.options()))
     return model
 
 
@@ -171,8 +148,11 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
             if refusal := kind.refusal(layer):
                 raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
             rank = kind.check_rank(layer, edit.rank, edit.layer)
-            model.set_submodule(edit.layer, kind.skeleton(layer, rank).train(layer.training))
-        _remember(model, edit)
+            if isinstance(edit, ToSVD):
+                model.set_submodule(edit.layer, SVDForm.skeleton(layer, kind, rank))
+            else:
+                model.set_submodule(edit.layer, kind.skeleton(layer, rank).train(layer.training))
+        remember(model, edit)
     return model
 
 
@@ -197,11 +177,6 @@ def replay_to_plan_(
     return replay_(model, edits)
 
 
-def edits_of(model: nn.Module) -> list[Edit]:
-    """What was done to `model`, in order."""
-    return list(model.__dict__.get("lowrank_edits", ()))
-
-
 def to_records(edits: Sequence[Edit]) -> list[dict[str, Any]]:
     """Edits as plain dictionaries, for a file."""
     return [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
@@ -216,10 +191,10 @@ def from_records(records: Sequence[Mapping[str, Any]]) -> list[Edit]:
     edits = []
     for record in records:
         content = dict(record)
-        if (name := content.pop("edit", None)) not in _EDITS:
-            raise ValueError(f"unknown edit {name!r}; this version knows {', '.join(_EDITS)}")
+        if (name := content.pop("edit", None)) not in EDITS:
+            raise ValueError(f"unknown edit {name!r}; this version knows {', '.join(EDITS)}")
         try:
-            edits.append(_EDITS[name](**content))
+            edits.append(EDITS[name](**content))
         except TypeError as error:
             raise ValueError(f"the edit {content} is not one of this version: {error}") from error
     return edits
@@ -279,7 +254,3 @@ def _without(edits: Sequence[Edit], dense: Mapping[str, nn.Module]) -> list[Edit
     gone = [edit for edit in edits if any(edit.layer.startswith(f"{name}.") for name in dense)]
     gone += [edit for edit in edits if isinstance(edit, Factorize) and edit.layer in dense]
     return [*(edit for edit in edits if edit not in gone), *given]
-
-
-def _remember(model: nn.Module, edit: Edit) -> None:
-    model.lowrank_edits = [*edits_of(model), edit]

@@ -52,7 +52,7 @@ def test_two_jobs_in_one_process_give_two_offline_runs(command, tmp_path, monkey
         seed = Result.read(folder / "result.json").seed
         assert run["run"].display_name == f"decompose-s{seed}"
         assert set(run["run"].tags) == {"paper", "decompose"}
-        assert {"train/train_loss", "train/val_accuracy", "finetune/val_loss", "layers"} <= run["history"]
+        assert {"train/train_loss", "train/val_accuracy", "finetune/val_loss", "layers", "classes"} <= run["history"]
         assert {"train.accuracy", "finetune.accuracy", "factorize.macs"} <= run["summary"]
         assert run["exits"] == [0]
         configuration = {item.key for item in run["run"].config.update}

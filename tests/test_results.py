@@ -72,7 +72,7 @@ def test_a_status_of_another_name_is_refused() -> None:
     [
         ("{", "is not JSON"),
         ("[]", "the result must be a mapping, got list"),
-        ("{}", "the result lacks config, environment, error"),
+        ("{}", "the result lacks config, experiment, fingerprint"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -85,7 +85,10 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda record: record["phases"][0].pop("macs"), r"phases\[0\] lacks macs"),
+        (lambda record: record.pop("seed"), "the result lacks seed"),
+        (lambda record: record["phases"][0].pop("name"), r"phases\[0\] lacks name"),
+        (lambda record: record["phases"][0].update(recall=1), r"phases\[0\] has unknown fields recall"),
+        (lambda record: record.update(folder="here"), "the result has unknown fields folder"),
         (lambda record: record["layers"][0].update(colour=1), r"layers\[0\] has unknown fields colour"),
         (lambda record: record.update(phases={}), "phases must be a list, got dict"),
         (lambda record: record.update(config=[]), "config must be a mapping, got list"),
@@ -101,6 +104,27 @@ def test_a_wrong_field_is_named(tmp_path: Path, edit: object, message: str) -> N
     with pytest.raises(ValueError, match=message) as caught:
         Result.read(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_field_that_an_earlier_version_did_not_write_takes_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    example(phases=[PhaseResult("dense", 0.75, macs=100, class_accuracy={"cat": 0.5, "dog": 1.0})]).write(path)
+    record = json.loads(path.read_text())
+    for place, name in ((record["phases"][0], "class_accuracy"), (record["layers"][0], "reason"), (record, "error")):
+        del place[name]
+    path.write_text(json.dumps(record))
+    read = Result.read(path)
+    assert read.phases == [PhaseResult("dense", 0.75, macs=100, class_accuracy={})]
+    assert (read.layers[0].rank, read.layers[0].reason, read.error) == ([3, 4], "", None)
+
+
+def test_accuracies_by_class_keep_the_order_of_the_labels_and_the_folder_is_not_written(tmp_path: Path) -> None:
+    by_class = {"zebra": 0.5, "ant": None, "mole": 1.0}
+    example(phases=[PhaseResult("dense", class_accuracy=by_class)]).write(tmp_path / "job" / "result.json")
+    read = Result.read(tmp_path / "job" / "result.json")
+    assert list(read.phases[0].class_accuracy.items()) == [("zebra", 0.5), ("ant", None), ("mole", 1.0)]
+    assert read.folder == tmp_path / "job"
+    assert "folder" not in json.loads((tmp_path / "job" / "result.json").read_text())
 
 
 def test_gather_sorts_by_path_and_takes_each_file_once(tmp_path: Path) -> None:

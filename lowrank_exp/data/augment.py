@@ -1,14 +1,17 @@
-"""Random crop with padding, horizontal flip and normalisation of whole batches.
+"""Random crop with padding, horizontal flip, normalisation and cutout of whole batches.
 
 In NumPy, on one core: torch would open a parallel region for every step of a batch, and where jobs share the cores
 that waiting costs many times the work.
 
-Shapes: N images, B of them in a batch, C channels, H height, W width, P padding.
+Shapes: N images, B of them in a batch, C channels, H height, W width, P padding, L side of the cutout.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
+
+# With (seed, epoch) the name of a random stream: 0 is the order (`batches.py`), 1 crop and flip.
+CUTOUT_STREAM = 3
 
 
 def draw_augmentation(count: int, seed: int, epoch: int, crop_padding: int, flip: bool) -> Tensor:
@@ -92,3 +95,52 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     out_BCHW -= mean.numpy()
     out_BCHW /= std.numpy()
     return torch.from_numpy(out_BCHW)
+
+
+def draw_cutout(count: int, seed: int, epoch: int, height: int, width: int) -> Tensor:
+    """Draw one epoch's centre of the cutout in every image: a table indexed by image, whatever the batches are.
+
+    The stream is not that of `draw_augmentation`: crops and flips are the same with cutout and without.
+
+    Args:
+        count: number of images.
+        seed: seed of the experiment, at least 0.
+        epoch: counted from 0.
+        height, width: H and W.
+
+    Returns:
+        int64 `(count, 2)`: y uniform in `0 .. H - 1`, x uniform in `0 .. W - 1`. A function of the arguments only.
+
+    >>> draw_cutout(2, seed=0, epoch=0, height=1, width=1).tolist()
+    [[0, 0], [0, 0]]
+    """
+    rng = np.random.default_rng((seed, epoch, CUTOUT_STREAM))
+    return torch.from_numpy(rng.integers(0, (height, width), size=(count, 2), dtype=np.int64))
+
+
+def cut_out_(images: Tensor, centres: Tensor, side: int) -> Tensor:
+    """Set a square of every image to zero, in all channels, in place: cutout.
+
+        out[b, c, y, x] = 0  where  -(L // 2) <= y - y_b < L - L // 2  and  -(L // 2) <= x - x_b < L - L // 2
+
+    What of the square lies outside the image is cut off, so the part that is hidden differs from image to image.
+    After normalisation zero is the mean.
+
+    Args:
+        images: `(B, C, H, W)`, changed.
+        centres: int64 `(B, 2)`: y and x, as from `draw_cutout`.
+        side: L, at least 1.
+
+    Returns:
+        `images`.
+
+    Source: DeVries and Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout",
+    arXiv 1708.04552, section 3.
+
+    >>> cut_out_(torch.ones(1, 1, 3, 4), torch.tensor([[0, 2]]), side=2)[0, 0].tolist()
+    [[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+    """
+    before, after = side // 2, side - side // 2
+    for image_CHW, (y, x) in zip(images.numpy(), centres.tolist(), strict=True):
+        image_CHW[:, max(0, y - before) : y + after, max(0, x - before) : x + after] = 0
+    return images

@@ -1,29 +1,137 @@
-"""Images in class folders, the layout that most data sets can be brought to."""
+"""Images in class folders, the layout that most data sets can be brought to: in memory or streamed from their files."""
 
+import dataclasses
+import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import torch
 
 from lowrank_exp.data.cache import manifest_key, read_cache, write_cache
-from lowrank_exp.data.decode import decode_images
-from lowrank_exp.data.images import LabelledImages
+from lowrank_exp.data.decode import decode_images, stored_as
+from lowrank_exp.data.decode_cache import DecodeCache
+from lowrank_exp.data.images import GIB, LabelledImages
 from lowrank_exp.data.module import ImageData
 from lowrank_exp.data.scan import FolderScan, ImageFile, layout, scan_folder
+from lowrank_exp.data.streamed import StreamedImages, StreamedSource
+from lowrank_exp.machine import cores
+
+IN_MEMORY = ("auto", "always", "never")
+
+
+class ClassFolders(ImageData, ABC):
+    """A data set whose images lie in class folders; a final class gives `_scan`.
+
+    In memory: decoded once (see `decode.py`) and cached under `cache_dir`. Streamed: decoded batch by batch in
+    processes of their own (see `streamed.py`), and what was decoded is kept under `cache_dir`, as much as `cache_limit`
+    allows. Both caches hold as long as no file changes its path, length or modification time.
+
+    Batches are the same bits either way, but digests are not: that of streamed images is of paths and lengths, not of
+    contents.
+
+    Args:
+        in_memory: `always`; `never` = streamed; `auto` = streamed where the images need more than `memory_limit`.
+        workers: processes that decode streamed images; 0 = none but the one that trains, None = one per core but one.
+        prefetch: batches that each of these processes has ready or in work.
+        cache_limit: bytes that the decoded images of streamed data may take on disk; None = as many as they need. What
+            lies beyond is decoded every time. A disk is never filled to its last GiB.
+        common: arguments of `ImageData`.
+    """
+
+    def __init__(
+        self,
+        in_memory: str = "auto",
+        workers: int | None = None,
+        prefetch: int = 2,
+        cache_limit: int | None = 64 * GIB,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if in_memory not in IN_MEMORY:
+            raise ValueError(f"data.in_memory={in_memory!r} is not known: {', '.join(IN_MEMORY)}")
+        for name, number, least, null in (
+            ("workers", workers, 0, True),
+            ("prefetch", prefetch, 1, False),
+            ("cache_limit", cache_limit, 0, True),
+        ):
+            whole = isinstance(number, int) and not isinstance(number, bool) and number >= least
+            if not whole and not (null and number is None):
+                raise ValueError(
+                    f"data.{name}={number!r}: a whole number of at least {least}{' or null' if null else ''} is needed"
+                )
+        self.in_memory = in_memory
+        self.workers = workers
+        self.prefetch = prefetch
+        self.cache_limit = cache_limit
+
+    @abstractmethod
+    def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
+        """The folder, the files below it, and names for the classes (none: as their folders).
+
+        Raises:
+            ValueError: what is missing where.
+        """
+
+    def _load(self) -> LabelledImages | StreamedSource:
+        root, scan, names = self._scan()
+        size = self.geometry.decoded(self.image_size)
+        source = self._streamed(root, scan, size) if self._streams(root, scan, size) else self._held(root, scan, size)
+        return dataclasses.replace(source, names=names)
+
+    def _streams(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> bool:
+        if self.in_memory != "auto":
+            return self.in_memory == "never"
+        channels, *sides = stored_as(root / scan.train[0].path, size, self.geometry.resize_short).shape
+        seen = self._network_shape[1:] if self._network_shape is not None else self.image_size
+        if seen is not None and not self.geometry.cuts:  # then they are resized, and held at that size too
+            sides = max(sides, list(seen), key=math.prod)
+        return (len(scan.train) + len(scan.test)) * channels * math.prod(sides) > self.memory_limit
+
+    def _held(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> LabelledImages:
+        key = self._key(scan, size)
+        images = read_cache(self.cache_dir, key)
+        if images is None:
+            paths = [root / file.path for file in scan.train + scan.test]
+            pixels = decode_images(paths, size, self.memory_limit, self.progress, self.geometry.resize_short)
+            count = len(scan.train)
+            images = LabelledImages(
+                pixels[:count], _labels(scan.train), pixels[count:], _labels(scan.test), scan.classes
+            )
+            write_cache(self.cache_dir, key, images)
+        return images
+
+    def _streamed(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> StreamedSource:
+        stored = stored_as(root / scan.train[0].path, size, self.geometry.resize_short, self.channels)
+        cache = None
+        if self.cache_dir is not None:
+            path = Path(self.cache_dir).expanduser() / f"{self._key(scan, size)}-{stored.shape[0]}.rows"
+            cache = DecodeCache(path, math.prod(stored.shape), self.cache_limit)
+        workers = max(1, cores() - 1) if self.workers is None else self.workers
+        train, test = (
+            StreamedImages(root, [file.path for file in files], stored, cache, first, workers, self.prefetch)
+            for files, first in ((scan.train, 0), (scan.test, len(scan.train)))
+        )
+        lengths = np.array([file.size for file in scan.train + scan.test], dtype=np.int64)
+        return StreamedSource(train, _labels(scan.train), test, _labels(scan.test), scan.classes, lengths)
+
+    def _key(self, scan: FolderScan, size: tuple[int, int] | None) -> str:
+        short = self.geometry.resize_short
+        becomes = size if short is None else f"square {short}"
+        files = ((file.path, file.size, file.mtime_ns) for file in scan.train + scan.test)
+        return manifest_key(f"folder {becomes} {scan.classes}", files)
 
 
 @final
-class ImageFolder(ImageData):
+class ImageFolder(ClassFolders):
     """`root/train/<class>/<image>` and `root/<test_folder>/<class>/<image>`; classes in alphabetical order.
-
-    Decoded once (see `decode.py`) and cached under `cache_dir` as long as no file changes its path, length or
-    modification time.
 
     Args:
         root: the folder; None raises in `setup`.
         test_folder: name of the folder of test images in `root`; that of the training images is `train`.
         name: what the data set is called where it is missing; None where any images will do.
-        common: arguments of `ImageData`.
+        common: arguments of `ClassFolders` and `ImageData`.
     """
 
     def __init__(
@@ -36,7 +144,7 @@ class ImageFolder(ImageData):
         self.test_folder = test_folder
         self.name = name
 
-    def _load(self) -> LabelledImages:
+    def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
         if self.root is None:
             images = "the image folder" if self.name is None else f"the folder of {self.name}"
             raise ValueError(f"data.root is not set: give {images}, data.root=<folder>; {layout(self.test_folder)}")
@@ -46,23 +154,7 @@ class ImageFolder(ImageData):
                 f"{self.name} is not in {root} (looked for {root.absolute()}): give its folder, data.root=<folder>; "
                 f"{layout(self.test_folder)}"
             )
-        scan = scan_folder(root, self.test_folder)
-        files = scan.train + scan.test
-        key = manifest_key(
-            f"folder {self.image_size} {scan.classes}",
-            ((file.path, file.size, file.mtime_ns) for file in files),
-        )
-        images = read_cache(self.cache_dir, key)
-        if images is None:
-            images = self._decode(root, scan)
-            write_cache(self.cache_dir, key, images)
-        return images
-
-    def _decode(self, root: Path, scan: FolderScan) -> LabelledImages:
-        paths = [root / file.path for file in scan.train + scan.test]
-        pixels = decode_images(paths, self.image_size, self.memory_limit, self.progress)
-        count = len(scan.train)
-        return LabelledImages(pixels[:count], _labels(scan.train), pixels[count:], _labels(scan.test), scan.classes)
+        return root, scan_folder(root, self.test_folder), ()
 
 
 def _labels(files: tuple[ImageFile, ...]) -> torch.Tensor:

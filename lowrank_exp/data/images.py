@@ -24,6 +24,7 @@ class LabelledImages:
         test_images: uint8 `(M, C, H, W)`.
         test_labels: int64 `(M,)`.
         classes: name of every class, in the order of the labels.
+        names: what messages and reports call the classes; the same where empty. They do not take part in the digest.
 
     Raises:
         ValueError: a tensor has another type or shape, or a label has no class.
@@ -39,6 +40,7 @@ class LabelledImages:
     test_images: Tensor
     test_labels: Tensor
     classes: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, images_NCHW, labels_N in self._parts():
@@ -101,5 +103,6 @@ def check_memory(count: int, shape: tuple[int, int, int], limit: int) -> None:
         raise ValueError(
             f"{count} images of {channels}x{height}x{width} need {need / GIB:.2f} GiB in memory, more than "
             f"data.memory_limit={limit} ({limit / GIB:.2f} GiB): choose a smaller image size, or, "
-            f"if the machine has the memory, set data.memory_limit={need}"
+            f"if the machine has the memory, set data.memory_limit={need}; images in class folders can stay in their "
+            "files, data.in_memory=never"
         )

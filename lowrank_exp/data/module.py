@@ -10,10 +10,13 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lowrank_exp.data.adapt import Shape, adapt_images, image_size_pair, target_shape
+from lowrank_exp.data.adapt import Shape, image_size_pair, target_shape
 from lowrank_exp.data.batches import EpochBatches, ImageBatches, batch_loader
+from lowrank_exp.data.geometry import Geometry
 from lowrank_exp.data.images import GIB, LabelledImages, check_memory
 from lowrank_exp.data.split import check_fraction, stratified_split
+from lowrank_exp.data.streamed import StreamedImages, StreamedSource
+from lowrank_exp.data.views import View
 
 # Raised by hand when the order, the augmentation or the normalisation changes: results stored under an older
 # digest are then not taken for results of this code.
@@ -21,11 +24,11 @@ DIGEST_VERSION = 1
 
 
 class ImageData(LightningDataModule, ABC):
-    """A data set held in memory as uint8 tensors, cut into training, validation and test images.
+    """A data set in memory as uint8 tensors, or streamed from its files, cut into training, validation and test images.
 
-    The constructor reads nothing. `setup` decodes and splits; `adapt` brings the images to a network's input
-    shape, before or after `setup`; the loaders give `(images float32 (B, C, H, W), labels int64 (B,))`. For
-    one device: the sampler is not made to be shared among processes.
+    The constructor reads nothing. `setup` decodes, or lists the files, and splits; `adapt` brings the images to a
+    network's input shape, before or after `setup`; the loaders give `(images float32 (B, C, H, W), labels int64 (B,))`.
+    For one device: the sampler is not made to be shared among processes.
 
     A data set is a final class that gives `_load`. Batches, their order and their augmentation: see
     `batches.py`.
@@ -39,11 +42,15 @@ class ImageData(LightningDataModule, ABC):
         crop_padding: zero pixels put around a training image before a random crop back to its size; 0 = no
             crop. Counted in pixels of the network's input, after any resizing.
         flip: mirror a training image left to right with probability one half.
+        cutout: side in pixels of the square that is set to the mean in every training image (see `cut_out_`);
+            0 = none. Counted in pixels of the network's input, at most its smaller side.
         mean: subtracted from pixels in 0..1; one value, or one per channel.
         std: divides after that; as many values as `mean`.
         image_size: H = W, or (H, W), for a network that declares no input shape, and for folders whose images
             differ in size. None = as the data are.
         channels: 1 or 3, for a network that declares no input shape. None = as the data are.
+        resize_short, train_view, test_view, channel_order: what is stored of an image and what the network sees of
+            it, see `Geometry`.
         cache_dir: folder for decoded images; None = decode at every start. Unused where nothing is decoded.
         memory_limit: bytes that the decoded or resized images may take.
         progress: show a progress bar while decoding.
@@ -62,10 +69,15 @@ class ImageData(LightningDataModule, ABC):
         split_seed: int = 0,
         crop_padding: int = 0,
         flip: bool = False,
+        cutout: int = 0,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.5,),
         image_size: int | Sequence[int] | None = None,
         channels: int | None = None,
+        resize_short: int | None = None,
+        train_view: str = "whole",
+        test_view: str = "whole",
+        channel_order: str = "rgb",
         cache_dir: str | None = "outputs/cache/data",
         memory_limit: int = 8 * GIB,
         progress: bool = False,
@@ -77,6 +89,7 @@ class ImageData(LightningDataModule, ABC):
         for name, number, least in (
             ("split_seed", split_seed, 0),
             ("crop_padding", crop_padding, 0),
+            ("cutout", cutout, 0),
             ("memory_limit", memory_limit, 1),
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
@@ -94,11 +107,13 @@ class ImageData(LightningDataModule, ABC):
                 f"data.mean={list(self._mean)} and data.std={list(self._std)}: as many values in "
                 "each, one or three, and std above 0, are needed"
             )
+        self.geometry = Geometry(resize_short, train_view, test_view, channel_order, crop_padding)
         self._declared_classes = num_classes
         self.validation = validation
         self.split_seed = split_seed
         self.crop_padding = crop_padding
         self.flip = flip
+        self.cutout = cutout
         self.image_size = image_size_pair(image_size)
         self.channels = channels
         self.cache_dir = cache_dir
@@ -107,10 +122,10 @@ class ImageData(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.seed = seed
         self._network_shape: Shape | None = None
-        self._source: LabelledImages | None = None
+        self._source: LabelledImages | StreamedSource | None = None
 
     @abstractmethod
-    def _load(self) -> LabelledImages:
+    def _load(self) -> LabelledImages | StreamedSource:
         """Read the data set; raise ValueError saying what is missing where."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -135,26 +150,35 @@ class ImageData(LightningDataModule, ABC):
     def adapt(self, input_shape: tuple[int, int, int] | None) -> None:
         """Bring the images to a network's input shape (C, H, W), before or after `setup`; callable again.
 
-        Images are resized to H x W (bilinear, antialiased; once, not per batch) and grey is repeated to 3
-        channels. None, for a network that declares no shape, leaves it to `image_size` and `channels`.
+        Images are resized to H x W (bilinear, antialiased; once, not per batch), unless views of that size are cut
+        from them (see `Geometry`), and grey is repeated to 3 channels. None, for a network that declares no shape,
+        leaves it to `image_size` and `channels`.
 
         Raises:
-            ValueError: colour images and a network of 1 channel, a contradiction to `image_size` or
-                `channels`, or too large for `memory_limit`. Before `setup` nothing can be checked: `setup`
+            ValueError: colour images and a network of 1 channel, a contradiction to `image_size`, `channels` or the
+                views, or too large for `memory_limit`. Before `setup` nothing can be checked: `setup`
                 raises then.
         """
         if self._source is not None:
             self._fit(self._source, input_shape)
         self._network_shape = input_shape
 
-    def _fit(self, source: LabelledImages, network_shape: Shape | None) -> None:
-        shape = target_shape(source.image_shape, network_shape, self.image_size, self.channels)
-        count = len(source.train_images) + len(source.test_images)
-        check_memory(count, (source.image_shape[0], *shape[1:]), self.memory_limit)
-        images = adapt_images(source.train_images, shape), adapt_images(source.test_images, shape)
-        (self._train_images, self._test_images), self._shape = images, shape
+    def _fit(self, source: LabelledImages | StreamedSource, network_shape: Shape | None) -> None:
+        stored = self.geometry.stored(source.image_shape)
+        shape = target_shape(stored, network_shape, self.image_size, self.channels)
+        kept = self.geometry.kept(stored, shape)
+        if self.cutout > min(shape[1:]):
+            raise ValueError(
+                f"data.cutout={self.cutout} is larger than the images, {shape[1]}x{shape[2]} (height x width): "
+                f"a side of at most {min(shape[1:])} is needed, 0 = no cutout"
+            )
+        if isinstance(source, LabelledImages):
+            count = len(source.train_images) + len(source.test_images)
+            check_memory(count, (source.image_shape[0], *kept[1:]), self.memory_limit)
+        images = self.geometry.bring(source.train_images, kept), self.geometry.bring(source.test_images, kept)
+        (self._train_images, self._test_images), self._shape, self._kept = images, shape, kept
 
-    def _ready(self) -> LabelledImages:
+    def _ready(self) -> LabelledImages | StreamedSource:
         if self._source is None:
             raise ValueError(f"{type(self).__name__} holds no data yet: call setup() first")
         return self._source
@@ -162,12 +186,18 @@ class ImageData(LightningDataModule, ABC):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes in the order of the labels (after setup)."""
-        return self._ready().classes
+        source = self._ready()
+        return source.names or source.classes
 
     @property
     def num_classes(self) -> int:
         """Number of classes that the data have (after setup)."""
         return len(self.classes)
+
+    @property
+    def test_views(self) -> int:
+        """How many views of a test image the network sees; if more than one, a test batch is (B, views, C, H, W)."""
+        return self.geometry.test_views
 
     @property
     def input_shape(self) -> Shape:
@@ -198,6 +228,8 @@ class ImageData(LightningDataModule, ABC):
             "std": std.flatten().tolist(),
             "crop_padding": self.crop_padding,
             "flip": self.flip,
+            **({"cutout": self.cutout} if self.cutout else {}),  # without it: as before there was a cutout
+            **self.geometry.decisive(),
         }
         sha = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
         for rows in (self._train_rows, self._val_rows):
@@ -223,9 +255,11 @@ class ImageData(LightningDataModule, ABC):
         Args:
             batch_size: images per batch.
             seed: of order and augmentation, at least 0.
-            augment: False leaves out crop and flip (calibration, say); the order stays the same.
+            augment: False leaves out crop, flip and cutout (calibration, say), where `train_view` cuts for the centre
+                crop; the order stays the same.
         """
         source = self._ready()
+        view = (self.geometry.train if augment else self.geometry.fixed)(self._kept, self._shape)
         batches = ImageBatches(
             self._train_images,
             source.train_labels,
@@ -233,6 +267,9 @@ class ImageData(LightningDataModule, ABC):
             *self._normalisation(),
             crop_padding=self.crop_padding if augment else 0,
             flip=self.flip and augment,
+            cutout=self.cutout if augment else 0,
+            view=view,
+            bgr=self.geometry.channel_order == "bgr",
             seed=seed,
         )
         return batch_loader(batches, EpochBatches(len(batches), batch_size, seed, shuffle=True))
@@ -240,21 +277,27 @@ class ImageData(LightningDataModule, ABC):
     def val_loader(self, batch_size: int) -> DataLoader:
         """Validation batches in a fixed order, without augmentation; no image is left out."""
         source = self._ready()
-        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows, batch_size)
+        view = self.geometry.fixed(self._kept, self._shape)
+        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows, batch_size, view)
 
     def val_sample(self, images: int, seed: int, batch_size: int) -> DataLoader:
         """Batches of so many validation images drawn by `seed`, or of all where there are fewer."""
         source = self._ready()
         drawn = torch.randperm(len(self._val_rows), generator=torch.Generator().manual_seed(seed))[:images]
-        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows[drawn], batch_size)
+        view = self.geometry.fixed(self._kept, self._shape)
+        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows[drawn], batch_size, view)
 
     def test_loader(self, batch_size: int) -> DataLoader:
         """Test batches in a fixed order, without augmentation; no image is left out. For reporting only."""
         labels = self._ready().test_labels
-        return self._fixed_loader(self._test_images, labels, torch.arange(len(labels)), batch_size)
+        view = self.geometry.test(self._kept, self._shape)
+        return self._fixed_loader(self._test_images, labels, torch.arange(len(labels)), batch_size, view)
 
-    def _fixed_loader(self, images: Tensor, labels: Tensor, rows: Tensor, batch_size: int) -> DataLoader:
-        batches = ImageBatches(images, labels, rows, *self._normalisation())
+    def _fixed_loader(
+        self, images: Tensor | StreamedImages, labels: Tensor, rows: Tensor, batch_size: int, view: View | None
+    ) -> DataLoader:
+        bgr = self.geometry.channel_order == "bgr"
+        batches = ImageBatches(images, labels, rows, *self._normalisation(), view=view, bgr=bgr)
         return batch_loader(batches, EpochBatches(len(batches), batch_size))
 
     def train_dataloader(self) -> DataLoader:

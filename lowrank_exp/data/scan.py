@@ -83,5 +83,9 @@ def _files(root: Path, part: str, classes: tuple[str, ...]) -> Iterator[ImageFil
                     f"{entry.path} is not an image file (allowed: {', '.join(SUFFIXES)}): "
                     "move it out of the class folder"
                 )
+            if not entry.is_file():
+                raise ValueError(
+                    f"{entry.path} is a link to nowhere or no plain file: put the image there or remove it"
+                )
             status = entry.stat()
             yield ImageFile(f"{part}/{name}/{entry.name}", label, status.st_size, status.st_mtime_ns)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 
-from lowrank_exp.data.cache import manifest_key, read_cache, write_cache
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
+from lowrank_exp.data.torchvision_files import damage_named, read_once, set_folder
 
 
 class TorchvisionImages(ImageData, ABC):
@@ -30,45 +30,26 @@ class TorchvisionImages(ImageData, ABC):
         self.download = download
 
     def _load(self) -> LabelledImages:
-        if self.root is None:
-            raise ValueError("data.root is not set: give the folder of the data sets, as in data.root=data")
-        folder = Path(self.root).expanduser() / self._folder
-        if not self.download and not folder.is_dir():
-            raise ValueError(
-                f"{self._name} is not in {folder}: set data.root to the folder that holds '{self._folder}', "
-                "or data.download=true to fetch it"
-            )
-        images = read_cache(self.cache_dir, self._key(folder))
-        if images is None:
-            images = self._read(folder)
-            write_cache(self.cache_dir, self._key(folder), images)  # a download has changed the folder, and the key
-        return images
-
-    def _key(self, folder: Path) -> str:
-        files = sorted(path for path in folder.glob("*") if path.is_file())
-        stats = ((path.name, path.stat()) for path in files)
-        return manifest_key(self._name, ((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+        folder = set_folder(self._name, self.root, self._folder, self.download)
+        return read_once(lambda: self._read(folder), self.cache_dir, self._name, folder)
 
     def _read(self, folder: Path) -> LabelledImages:
         from torchvision import datasets  # slow to import, and of no use to the other data sets
 
         source = getattr(datasets, self._name)
         root = Path(self.root).expanduser()
-        try:
-            train, test = (source(root, train=train, download=self.download) for train in (True, False))
-        except RuntimeError as error:
-            if self.download:
-                raise
-            raise ValueError(
-                f"{self._name} in {folder} is incomplete or damaged ({error}): set data.download=true to fetch it again"
-            ) from error
-        return LabelledImages(
-            _pixels(train.data),
-            _labels(train.targets),
-            _pixels(test.data),
-            _labels(test.targets),
-            tuple(train.classes),
-        )
+        with damage_named(f"{self._name} (train)", folder, self.download):
+            train = source(root, train=True, download=self.download)
+        with damage_named(f"{self._name} (test)", folder, self.download):
+            test = source(root, train=False, download=self.download)
+        with damage_named(self._name, folder, self.download):
+            return LabelledImages(
+                _pixels(train.data),
+                _labels(train.targets),
+                _pixels(test.data),
+                _labels(test.targets),
+                tuple(train.classes),
+            )
 
 
 def _pixels(data: np.ndarray | torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,9 @@ class Decomposition(ABC):
     saves: ClassVar[tuple[str, ...]] = WHAT  # what a lower rank can lower
     ladder_follows_weights: ClassVar[bool] = False  # another ladder on the meta device, which knows no numbers
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.options().items())})"
+
     def options(self) -> dict[str, Any]:
         """The constructor arguments, as plain values."""
         return {}

@@ -3,6 +3,8 @@
 from lowrank_exp.models.alexnet import alexnet as alexnet
 from lowrank_exp.models.alexnet import alexnet_torchvision as alexnet_torchvision
 from lowrank_exp.models.cifar_resnet import cifar_resnet as cifar_resnet
+from lowrank_exp.models.clip import ZeroShot as ZeroShot
+from lowrank_exp.models.clip import clip as clip
 from lowrank_exp.models.constructor import network as network
 from lowrank_exp.models.densenet import densenet as densenet
 from lowrank_exp.models.hub import hub as hub

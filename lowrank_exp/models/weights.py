@@ -1,14 +1,15 @@
 """Checkpoints: read the tensors of a file, and load them into a network that they fit."""
 
 import os
-import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lowrank_exp.models.foreign import conversion
 
 PREFIXES = ("module.", "network.", "model.")  # DataParallel, our LightningModule, other people's
 SHOWN = 5  # names per kind of mismatch in an error message
@@ -17,14 +18,14 @@ SHOWN = 5  # names per kind of mismatch in an error message
 def read_state(path: str | os.PathLike, known: Set[str] = frozenset()) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
-    Reads a state dict, a dict that holds one under `state_dict` or `model` (a Lightning checkpoint too). A
-    prefix `module.`, `network.` or `model.` that all names share is taken off, again and again, until a name
-    is one of `known`. Only tensors and plain containers are unpickled.
+    Reads a state dict, a dict that holds one under `state_dict` or `model` (a Lightning checkpoint too), and
+    safetensors files (`*.safetensors`). A prefix `module.`, `network.` or `model.` that all names share is taken
+    off, again and again, until a name is one of `known`. Only tensors and plain containers are unpickled.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is a compressed network of ours, runs code when it is unpickled, or holds no
-            state dict.
+        ValueError: if the file is a compressed network of ours, runs code when it is unpickled, is damaged, or
+            holds no state dict; with the line that converts it, where there is one.
 
     >>> import tempfile; from torch import nn
     >>> with tempfile.NamedTemporaryFile(suffix=".pt") as file:
@@ -32,7 +33,7 @@ def read_state(path: str | os.PathLike, known: Set[str] = frozenset()) -> dict[s
     ...     read_state(file.name)
     {'bias': tensor([1., 1.])}
     """
-    content = unpickle(path)
+    content = file_content(path)
     if isinstance(content, Mapping) and content.get("format") == "lowrank_exp":
         raise ValueError(f"{path} is a compressed network: load it by lowrank_exp.load({str(path)!r})")
     candidates = [content]
@@ -78,12 +79,30 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> None:
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(kinds.values()):
         found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in kinds.items() if names)
-        raise ValueError(
-            f"{path} does not fit {type(module).__name__} ({found}). The file fits another network: set "
-            "model=..., model.depth=..., model.num_classes=..."
+        classes = None if missing or unexpected else classes_in(state, own)
+        remedy = (
+            "The file fits another network: set model=..., model.depth=..., model.num_classes=..."
+            if classes is None
+            else f"Its classifier knows {classes} classes: set model.num_classes={classes} (the data may have fewer)"
         )
+        raise ValueError(f"{path} does not fit {type(module).__name__} ({found}). {remedy}")
     if not any(tensor.is_meta for tensor in own.values()):
         module.load_state_dict(own | state)
+
+
+def classes_in(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | None:
+    """The classes that a file's classifier knows, if it is by them alone that the file differs; else None.
+
+    So it is where all tensors of another shape differ in their first entry alone, from the same number to the same
+    number, and are those of one layer.
+    """
+    reshaped = [name for name in own if state[name].shape != own[name].shape]
+    shapes = [(state[name].shape, own[name].shape) for name in reshaped]
+    if any(len(theirs) != len(ours) or theirs[1:] != ours[1:] for theirs, ours in shapes):
+        return None
+    layers = {name.rpartition(".")[0] for name in reshaped}
+    counts = {(theirs[0], ours[0]) for theirs, ours in shapes}
+    return counts.pop()[0] if len(layers) == len(counts) == 1 else None
 
 
 def weights_file(module: nn.Module, weights: str | os.PathLike) -> str | os.PathLike:
@@ -96,29 +115,44 @@ def weights_file(module: nn.Module, weights: str | os.PathLike) -> str | os.Path
     return weights if published is None else published.file(weights)
 
 
-def unpickle(path: str | os.PathLike) -> Any:
-    """`torch.load` without running code; of its many errors it makes two: no file, or no checkpoint."""
-    if not Path(path).exists():
+def file_content(path: str | os.PathLike) -> Any:
+    """What is in a file, read without running code; of the many errors it makes two: no file, or no checkpoint."""
+    path = Path(path)
+    if not path.exists():
         raise FileNotFoundError(
-            f"no weights at {path} (that is {Path(path).absolute()}): set model.weights=... to a file that "
+            f"no weights at {path} (that is {path.absolute()}): set model.weights=... to a file that "
             "exists, or to null to start untrained"
         )
-    if Path(path).is_dir():
+    if path.is_dir():
         raise ValueError(f"{path} is a folder, not a checkpoint: set model.weights=... to a file")
+    if path.suffix == ".safetensors":
+        return safetensors_content(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it is a TorchScript archive: the error tells
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch.load meets foreign files with KeyError, EOFError, RuntimeError ...
-        refused = isinstance(error, pickle.UnpicklingError)
-        if refused and (zipfile.is_zipfile(path) or "Unsupported global" in str(error)):
-            raise ValueError(
-                f"{path} needs full unpickling, which can run any code and is never done here: it holds more "
-                "than tensors in plain containers. Where you trust it, convert it once, with net the network "
-                "in it: net = torch.load(file, weights_only=False); torch.save(net.state_dict(), new_file)"
-            ) from error
+        if (found := conversion(path)) is not None:
+            what, remedy = found
+            raise ValueError(f"{path} is {what}; {remedy}") from error
         raise ValueError(
             f"{path} is not a checkpoint that torch.load reads; save one by torch.save(network.state_dict(), file)"
+        ) from error
+
+
+def safetensors_content(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no safetensors file, or a damaged one ({error}): fetch it again, or save one by "
+            "safetensors.torch.save_file(network.state_dict(), file)"
         ) from error
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lowrank_exp.models.alexnet import alexnet, alexnet_torchvision
 from lowrank_exp.models.cifar_resnet import cifar_resnet
+from lowrank_exp.models.clip import clip
 from lowrank_exp.models.densenet import densenet
 from lowrank_exp.models.hub import hub
 from lowrank_exp.models.lenet import lenet5, lenet_300_100
@@ -24,6 +25,7 @@ CONSTRUCTORS = {
         alexnet,
         alexnet_torchvision,
         cifar_resnet,
+        clip,
         densenet,
         hub,
         lenet5,

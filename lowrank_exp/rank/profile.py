@@ -187,7 +187,7 @@ def _profile(
     if decomposition is None:
         refusal = refusal or f"no decomposition is configured for {kind} layers"
     elif not cost.input_shapes:
-        refusal = refusal or "the network's forward pass does not call it"
+        refusal = refusal or "the network's forward pass does not call it: a parent reads its weight, or it is not used"
     else:
         refusal = refusal or decomposition.refusal(layer)
     if refusal:

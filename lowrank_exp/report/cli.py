@@ -1,8 +1,10 @@
 """`lowrank-report`: results below some folders -> tables and figures, beside what papers published."""
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,13 +13,16 @@ from rich.console import Console
 from lowrank_exp.config_path import CONF
 from lowrank_exp.files import written_whole
 from lowrank_exp.report import figure, render
+from lowrank_exp.report.classes import all_classes, class_notes, class_table, confusions, shown
 from lowrank_exp.report.configuration import Configuration, configurations
+from lowrank_exp.report.confusion_figure import MOST, confusion_figure
 from lowrank_exp.report.expected import grid, unclear, with_missing
 from lowrank_exp.report.paper import Paper, compared, find_paper, papers_of
 from lowrank_exp.report.table import notes, table, with_differing
 from lowrank_exp.results import gather
 
 COMPLETE, INCOMPLETE, UNUSABLE = 0, 1, 2
+LONGEST_NAME = 80  # characters of a file's name, before the hash that then follows
 
 
 def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
@@ -46,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--paper", metavar="NAME|FILE", help="compare with this paper only, even without a result")
     add("--out", type=Path, metavar="DIR", help="where files go (default: report in the first folder)")
     add("--phase", metavar="NAME", help="the phase to report (default: each method's last one)")
+    add("--classes", action="store_true", help="also accuracy by class, and confusion matrices as figures")
     add("--sort", metavar="COLUMN", help="sort rows by this column of the CSV, smallest first")
     return parser
 
@@ -72,8 +78,13 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     frame = with_differing(table(rows, arguments.phase, [column.ours for column in columns], list(some)), rows)
     frame = _sorted(_with_published(frame, papers), arguments.sort)
     sections = [_section(name, rows, frame, papers, remarks.get(name, [])) for name in names]
+    files = {}
+    if arguments.classes:
+        sections = [_with_classes(section, rows, arguments.phase) for section in sections]
+        files = _class_files(rows, arguments.phase)
     render.terminal(sections, Console(width=_width()))
-    for path in _written(sections, frame, papers, arguments.out or arguments.folders[0] / "report"):
+    files = _files(sections, frame, papers) | files
+    for path in _written(files, arguments.out or arguments.folders[0] / "report"):
         print(path)
     return COMPLETE if all(row.status == "ok" for row in rows) else INCOMPLETE
 
@@ -92,13 +103,43 @@ def _section(
     setups = [job.environment.get("latency", job.config.get("latency")) for job in jobs]
     source = [line for paper in ours for line in _source(paper)]
     return render.Section(
-        title=name or "no experiment",
+        title=_title(name),
         frame=part,
         comparison=pd.concat([compared(paper, part) for paper in ours]) if ours else None,
         source=source,
         conditions=render.latency_conditions(setups, part),
         notes=[*notes(mine), *remarks],
     )
+
+
+def _with_classes(section: render.Section, rows: Sequence[Configuration], phase: str | None) -> render.Section:
+    """The section with a table of accuracies by class for each of its configurations."""
+    mine = [row for row in rows if _title(row.experiment) == section.title]
+    tables = [(row, class_table(row, phase)) for row in mine]
+    lines = [(row, *shown(frame)) for row, frame in tables if len(frame)]
+    notes = [*section.notes, *class_notes(mine, phase)]
+    return replace(section, classes=[(f"{row.label}: {what}", frame) for row, what, frame in lines], notes=notes)
+
+
+def _class_files(rows: Sequence[Configuration], phase: str | None) -> dict[str, bytes]:
+    """Accuracies by class as CSV, and the confusion matrices of every configuration."""
+    files = {"classes.csv": all_classes(rows, phase).to_csv(index=False).encode()}
+    several = len({row.experiment for row in rows}) > 1
+    for row in rows:
+        counts = confusions(row, phase)
+        if counts and max(map(len, counts.values())) <= MOST:
+            title = f"{row.label}, sum over {len(row.finished)} seeds" if len(row.finished) > 1 else row.label
+            drawing = confusion_figure(counts, title)
+            name = f"{_title(row.experiment)}-{row.label}" if several else row.label
+            name = "confusion-" + re.sub(r"[^\w.=-]+", "_", name)
+            if len(name) > LONGEST_NAME or f"{name}.png" in files:
+                name = f"{name[:LONGEST_NAME]}-{row.hash[:6]}"
+            files |= {f"{name}.{kind}": figure.drawn(drawing, kind) for kind in ("png", "pdf")}
+    return files
+
+
+def _title(experiment: str | None) -> str:
+    return experiment or "no experiment"
 
 
 def _source(paper: Paper) -> list[str]:
@@ -129,10 +170,8 @@ def _sorted(frame: pd.DataFrame, column: str | None) -> pd.DataFrame:
     return frame.sort_values(name, kind="stable", key=(lambda values: values.astype(str)) if mixed else None)
 
 
-def _written(
-    sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequence[Paper], folder: Path
-) -> list[Path]:
-    """Write the CSV, Markdown and LaTeX of everything and a figure per experiment; the paths written."""
+def _files(sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequence[Paper]) -> dict[str, bytes]:
+    """The CSV, Markdown and LaTeX of everything and a figure per experiment, by name."""
     files = {
         "results.csv": frame.to_csv(index=False).encode(),
         "results.md": render.markdown(sections).encode(),
@@ -144,6 +183,11 @@ def _written(
         ending = "" if len(sections) == 1 else "-" + section.title.replace("/", "-").replace(" ", "_")
         if drawing is not None:
             files |= {f"tradeoff{ending}.{kind}": figure.drawn(drawing, kind) for kind in ("png", "pdf")}
+    return files
+
+
+def _written(files: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Write the files; the paths written."""
     for name, data in files.items():
         with written_whole(folder / name) as temporary:
             temporary.write_bytes(data)

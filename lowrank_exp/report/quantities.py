@@ -103,6 +103,18 @@ def measured_over(result: Result, layers: str, phase: str | None = None) -> dict
     return {over(name, layers): value for name, value in values.items()}
 
 
+def dense_and_compressed(result: Result, phase: str | None = None) -> tuple[PhaseResult, PhaseResult]:
+    """The phase named `dense`, or the first one; and the phase named `phase`, or the last one.
+
+    A phase without name and numbers where there is none.
+    """
+    nothing = PhaseResult("")
+    after = {item.name: item for item in result.phases}
+    first = after.get("dense", result.phases[0] if result.phases else nothing)
+    last = result.phases[-1] if result.phases else nothing
+    return first, last if phase is None else after.get(phase, nothing)
+
+
 def measured(result: Result, phase: str | None = None) -> dict[str, float]:
     """All quantities of one finished job; NaN where something was not measured.
 
@@ -118,10 +130,7 @@ def measured(result: Result, phase: str | None = None) -> dict[str, float]:
     [-0.25, 0.25, 4.0]
     """
     after = {item.name: item for item in result.phases}
-    nothing = PhaseResult("")
-    first = after.get("dense", result.phases[0] if result.phases else nothing)
-    phases = list(after.values()) if phase is None else [item for item in result.phases if item.name == phase]
-    last = phases[-1] if phases else nothing
+    first, last = dense_and_compressed(result, phase)
     values = {"val_accuracy": _number(last.val_accuracy)}
     for name in ("accuracy", "top5"):
         dense, now = _number(getattr(first, name)), _number(getattr(last, name))

@@ -17,6 +17,10 @@ CONVENTION = (
     "entries of convolution and linear weights. Parameters: everything trainable. Ratios: what remains of "
     "the dense network."
 )
+BY_CLASS = (
+    "By class: of the test images of a class, how many were recognised (its recall), in percent after each phase; "
+    "change from the dense to the compressed network in points."
+)
 TERMINAL = (
     *("accuracy_dense", "accuracy", "accuracy_change"),
     *("macs", "macs_ratio", "weights_ratio", "latency_ms"),
@@ -33,7 +37,10 @@ LATEX = {
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment: its rows of `table`, its comparison with papers (or None), and the lines below."""
+    """One experiment: its rows of `table`, its comparison with papers (or None), and the lines below.
+
+    `classes`: tables of accuracy by class, a title and lines of `class_table` each.
+    """
 
     title: str
     frame: pd.DataFrame
@@ -41,6 +48,7 @@ class Section:
     source: Sequence[str]
     conditions: str
     notes: Sequence[str]
+    classes: Sequence[tuple[str, pd.DataFrame]] = ()
 
     @property
     def convention(self) -> str:
@@ -72,6 +80,17 @@ def _between(frame: pd.DataFrame) -> list[str]:
     """The phases whose accuracy is in `frame`, without the first and the last."""
     phases = [re.fullmatch(r"accuracy\.(.+)_mean", str(name)) for name in frame.columns]
     return [match[1] for match in phases if match][1:-1]
+
+
+def class_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Lines of `class_table` as text: the class, its accuracy after every phase, and the change."""
+    columns = {"class": frame.index.astype(str)}
+    for name in (str(name).removesuffix("_mean") for name in frame.columns if str(name).endswith("_mean")):
+        phase = name.removeprefix("accuracy.")
+        quantity = SHOWN.get(name) or Quantity(f"{phase} %", 100, ".2f")
+        pairs = zip(frame[f"{name}_mean"], frame[f"{name}_std"], strict=True)
+        columns[quantity.header] = [_cell(mean, std, quantity, "accuracy") for mean, std in pairs]
+    return pd.DataFrame(columns)
 
 
 def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
@@ -106,6 +125,10 @@ def terminal(sections: Sequence[Section], console: Console) -> None:
         if section.comparison is not None and len(section.comparison):
             _print(console, comparison_text(section.comparison), "beside the published values")
             console.print("\n".join(section.source), style="dim", highlight=False, markup=False)
+        for title, frame in section.classes:
+            _print(console, class_text(frame), title)
+        if section.classes:
+            console.print(BY_CLASS, style="dim", highlight=False, markup=False)
         if len(origin(section.frame)):
             measured = origin(section.frame).drop(columns=["machine"])
             _print(console, measured, "where it was measured")
@@ -124,6 +147,10 @@ def markdown(sections: Sequence[Section]) -> str:
             parts += [f"### {section.title}: beside the published values"]
             parts += [_pipes(comparison_text(section.comparison))]
             parts += ["\n".join(f"- {line}" for line in section.source)]
+        for title, frame in section.classes:
+            parts += [f"### {section.title}: {title}", _pipes(class_text(frame))]
+        if section.classes:
+            parts.append(BY_CLASS)
         if len(origin(section.frame)):
             parts += [f"### {section.title}: where it was measured", _pipes(origin(section.frame))]
         if section.notes:
@@ -139,6 +166,8 @@ def latex(sections: Sequence[Section]) -> str:
         if section.comparison is not None and len(section.comparison):
             caption = f"{section.title}, beside the published values. {'; '.join(section.source)}."
             parts.append(_tabular(comparison_text(section.comparison), caption))
+        for title, frame in section.classes:
+            parts.append(_tabular(class_text(frame), f"{section.title}, {title}. {BY_CLASS}", last="r"))
         if len(origin(section.frame)):
             parts.append(_tabular(origin(section.frame), f"{section.title}, where it was measured."))
         parts += [f"% {line}" for note in section.notes for line in note.splitlines()]
@@ -182,7 +211,7 @@ def _dates(cell: str) -> str:
 
 
 def _print(console: Console, text: pd.DataFrame, title: str) -> None:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1, 0, 0))
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for number, name in enumerate(text.columns):
         words = number == 0 or name in ("column", "unit", "status", *ORIGIN)
         header = name.replace(" ", "\n")
@@ -190,6 +219,7 @@ def _print(console: Console, text: pd.DataFrame, title: str) -> None:
     for row in text.itertuples(index=False):
         table.add_row(*map(str, row), style=_colour(getattr(row, "status", "")))
     console.print()
+    console.print(title, style="italic", highlight=False, markup=False)
     console.print(table)
 
 
@@ -202,9 +232,9 @@ def _pipes(text: pd.DataFrame) -> str:
     return escaped.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
-def _tabular(text: pd.DataFrame, caption: str) -> str:
+def _tabular(text: pd.DataFrame, caption: str, last: str = "l") -> str:
     escaped = text.map(lambda cell: latex_escaped(str(cell))).rename(columns=latex_escaped)
-    layout = "l" + "r" * (len(text.columns) - 2) + "l"
+    layout = "l" + "r" * (len(text.columns) - 2) + last
     return escaped.style.hide(axis="index").to_latex(
         hrules=True,
         caption=latex_escaped(caption),

@@ -1,11 +1,12 @@
-"""Training, evaluation and batch-norm recalibration of a classifier, on one device."""
+"""Training, evaluation and batch-norm recalibration of a classifier."""
 
 from lowrank_exp.training.device import resolve as resolve_device
 from lowrank_exp.training.evaluate import Scores, evaluate
 from lowrank_exp.training.first_images import FirstImages
-from lowrank_exp.training.fit import fit_
+from lowrank_exp.training.fit import check_computing, fit_
 from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.network_score import NetworkScore
+from lowrank_exp.training.penalties import trained
 from lowrank_exp.training.recalibrate import recalibrate_
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "FirstImages",
     "NetworkScore",
     "Scores",
+    "check_computing",
     "evaluate",
     "fit_",
     "recalibrate_",
     "resolve_device",
+    "trained",
 ]

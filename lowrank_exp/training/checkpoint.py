@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowrank_exp.files import written_whole
-from lowrank_exp.training import generators
+from lowrank_exp.training import distributed, generators
 
 FIT = "lowrank_exp_fit"
 NETWORK = "network."  # the network's place in the LightningModule
@@ -30,7 +30,7 @@ def recipe(
     network: nn.Module,
     optimizer: Optimizer,
     schedule: Callable[[float], float] | None,
-    **settings: int | float | bool,
+    **settings: Any,
 ) -> dict[str, Any]:
     """What must agree between the fit that wrote a checkpoint and the one that goes on from it.
 
@@ -87,7 +87,7 @@ class SaveEveryEpoch(pl.Callback):
     """Writes the checkpoint after every epoch; puts history and generators back where a fit goes on.
 
     The generators are set when all else is set up and no batch was drawn yet: from `seed`, or as they were
-    stored.
+    stored. Of several processes the first writes, each has generators of its own, seeded one after the other.
 
     Args:
         path: the file, replaced as a whole each time; None writes nothing.
@@ -110,7 +110,7 @@ class SaveEveryEpoch(pl.Callback):
         checkpoint[FIT] = {
             "recipe": self.recipe,
             "history": [dict(metrics) for metrics in pl_module.history],
-            "generators": generators.states(pl_module.device, self.own),
+            "generators": distributed.gathered(generators.states(pl_module.device, self.own), trainer.world_size),
         }
 
     def on_load_checkpoint(
@@ -118,19 +118,23 @@ class SaveEveryEpoch(pl.Callback):
     ) -> None:
         """Take the history now, and the generators' states for the start."""
         pl_module.history = [dict(metrics) for metrics in checkpoint[FIT]["history"]]
-        self._saved = checkpoint[FIT]["generators"]
+        self._saved = checkpoint[FIT]["generators"][trainer.global_rank]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed the generators, or set them as they were after the last finished epoch."""
-        generators.seed_all(self.seed)
+        generators.seed_all((self.seed + trainer.global_rank) % 2**32 if trainer.global_rank else self.seed)
         if self._saved is not None:
             generators.restore(self._saved, pl_module.device, self.own)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the checkpoint: the whole of it, or the old one stays."""
-        if self.path is not None:
+        if self.path is None:
+            return
+        if trainer.is_global_zero:
             with written_whole(self.path) as temporary:
                 trainer.save_checkpoint(temporary, weights_only=False)
+        else:  # has its part in the checkpoint, and writes nothing
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """`fit_`: train a network, surviving interruptions."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from lowrank_exp.modes import kept_modes
+from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import checkpoint as checkpoints
-from lowrank_exp.training import generators
+from lowrank_exp.training import distributed, generators
+from lowrank_exp.training.compilation import compilation
 from lowrank_exp.training.device import resolve
+from lowrank_exp.training.memory_format import AUTO, check_channels_last
 from lowrank_exp.training.module import Classifier, Metrics
+from lowrank_exp.training.penalties import described, trained
 from lowrank_exp.training.progress import EpochProgress
 from lowrank_exp.training.quiet import quiet_lightning
+
+PRECISIONS = ("fp32", "bf16")
 
 
 def fit_(
@@ -34,12 +41,18 @@ def fit_(
     checkpoint: Path | None,
     device: str = "auto",
     label_smoothing: float = 0.0,
-    channels_last: bool = False,
+    channels_last: bool | str = AUTO,
+    precision: str = "fp32",
+    accumulate: int = 1,
+    compile: bool = False,
+    devices: int = 1,
+    regularizer: Regularizer | None = None,
+    exempt: Sequence[str] = (),
     on_epoch: Callable[[Metrics], None] | None = None,
     progress: bool = True,
     label: str = "train",
 ) -> list[Metrics]:
-    """Train a network in place by cross-entropy, on one device; returns one dict of metrics per epoch.
+    """Train a network in place by cross-entropy; returns one dict of metrics per epoch.
 
     A fit that was killed goes on after its last finished epoch when it is called again with the same
     arguments, and ends with the same bits as one left alone (same machine and threads; on GPUs as far as
@@ -60,7 +73,18 @@ def fit_(
             neither.
         device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.
         label_smoothing: of the training loss, in [0, 1).
-        channels_last: compute in that memory format; the weights are contiguous again afterwards.
+        channels_last: compute in that memory format; 'auto': where it is faster, see `channels_last_gains`.
+        precision: 'fp32', or 'bf16': the network under torch's autocast, in training and validation; weights, loss
+            and optimizer stay in float32.
+        accumulate: batches per step of optimizer and schedule, whose gradient is the mean over all their images;
+            at the end of an epoch a smaller group makes a step as well.
+        compile: run the network through `torch.compile`, within the fit only.
+        devices: processes that train together, each on a device of its own from `device` on (on the CPU: on its
+            share of the threads). They share out every batch; see `distributed.py`.
+        regularizer: penalties whose gradients are added to those of the loss; the history has the mean of each over
+            the epoch's steps, without its weight, as `penalty_<name>`.
+        exempt: what the optimizer's weight decay spares, such as `[s, U, V]`; see
+            `lowrank_exp.regularizers.parameter_groups`.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
         progress: show a bar (a line per epoch where standard error is no terminal).
@@ -72,29 +96,37 @@ def fit_(
         first), `seconds` (training and validation). Accuracies are fractions, losses nats.
 
     Raises:
-        ValueError: an argument out of range, an empty loader, nothing to train, or a checkpoint that cannot
-            be read or belongs to another fit.
+        ValueError: an argument out of range, an empty loader, nothing to train, a checkpoint that cannot be read
+            or belongs to another fit, compilation that does not work on this machine, or something that cannot be
+            shared out to several devices.
         FloatingPointError: the loss is not finite; the message says where. The checkpoint is of the epoch
             before.
     """
     _check(network, train_loader, val_loader, epochs, label_smoothing)
+    check_computing(precision, accumulate, compile, channels_last)
     where = resolve(device)
-    own = generators.owned(train_loader, val_loader)
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    places = distributed.places(where, devices)
+    for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
+        if loader is not None:
+            distributed.check_shares(loader, name, devices)
     recipe = checkpoints.recipe(
         network,
-        optimizer(trainable),
+        optimizer(trained(network, exempt)),
         schedule,
         epochs=epochs,
         seed=seed,
         steps=len(train_loader),
         label_smoothing=float(label_smoothing),
-        channels_last=bool(channels_last),
-        loader_generators=len(own),
+        precision=precision,
+        accumulate=accumulate,
+        compile=compile,
+        channels_last=channels_last,
+        devices=devices,
+        loader_generators=len(generators.owned(train_loader, val_loader)),
+        **described(regularizer, exempt),
     )
-    stored = None
-    if checkpoint is not None and Path(checkpoint).exists():
-        stored = checkpoints.read(Path(checkpoint), recipe)
+    path = None if checkpoint is None else Path(checkpoint)
+    stored = checkpoints.read(path, recipe) if path is not None and path.exists() else None
     history = [] if stored is None else stored[checkpoints.FIT]["history"]
     for metrics in history if on_epoch is not None else []:
         on_epoch(dict(metrics))
@@ -103,31 +135,75 @@ def fit_(
             network.load_state_dict(checkpoints.weights(stored))
         return history
 
-    module = Classifier(network, optimizer, schedule, epochs * len(train_loader), label_smoothing, channels_last)
-    callbacks: list[pl.Callback] = [
-        checkpoints.SaveEveryEpoch(None if checkpoint is None else Path(checkpoint), recipe, seed, own)
-    ]
+    fit = _Fit(
+        optimizer, schedule, regularizer, tuple(exempt), recipe, places, path, stored is not None, progress, label
+    )
+    if devices == 1:
+        with generators.undisturbed(where), kept_modes(network):
+            return _carry_out(fit, network, train_loader, val_loader, where, on_epoch)
+
+    def hear(metrics: Metrics) -> None:
+        history.append(metrics)
+        if on_epoch is not None:
+            on_epoch(dict(metrics))
+
+    loaders = train_loader, val_loader
+    network.load_state_dict(distributed.in_processes(_carry_out, fit, network, loaders, places, hear))
+    return history
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What a fit needs beside network, images and device; `recipe` holds all that is plain data."""
+
+    optimizer: Callable[[Iterable[Parameter]], Optimizer]
+    schedule: Callable[[float], float] | None
+    regularizer: Regularizer | None
+    exempt: tuple[str, ...]
+    recipe: dict[str, Any]
+    places: list[str]
+    checkpoint: Path | None
+    goes_on: bool
+    progress: bool
+    label: str
+
+
+def _carry_out(
+    fit: _Fit,
+    network: nn.Module,
+    train_loader: DataLoader,
+    val_loader: DataLoader | None,
+    where: torch.device,
+    on_epoch: Callable[[Metrics], None] | None,
+) -> list[Metrics]:
+    """Train on one device, alone or beside other processes that do the same."""
+    recipe = fit.recipe
+    steps = -(-len(train_loader) // recipe["accumulate"])
+    options = {name: recipe[name] for name in ("label_smoothing", "channels_last", "precision", "accumulate")}
+    options |= {"compiled": recipe["compile"], "regularizer": fit.regularizer, "exempt": fit.exempt}
+    module = Classifier(network, fit.optimizer, fit.schedule, recipe["epochs"] * steps, **options)
+    own = generators.owned(train_loader, val_loader)
+    callbacks: list[pl.Callback] = [checkpoints.SaveEveryEpoch(fit.checkpoint, recipe, recipe["seed"], own)]
     if on_epoch is not None:
         callbacks.append(pl.callbacks.LambdaCallback(on_train_epoch_end=lambda *_: on_epoch(dict(module.history[-1]))))
-    if progress:
-        callbacks.append(EpochProgress(label))
-    with quiet_lightning(), generators.undisturbed(where), kept_modes(network), _lent(network, channels_last):
-        _trainer(where, epochs, callbacks).fit(
+    if fit.progress:
+        callbacks.append(EpochProgress(fit.label))
+    with quiet_lightning(), _lent(network), compilation(recipe["compile"], where):
+        _trainer(fit.places, recipe["epochs"], callbacks).fit(
             module,
             _Opened(train_loader),
             None if val_loader is None else _Opened(val_loader),
-            ckpt_path=None if stored is None else checkpoint,
+            ckpt_path=fit.checkpoint if fit.goes_on else None,
             weights_only=True,
         )
     return module.history
 
 
-def _trainer(where: torch.device, epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """A Trainer on one device that runs epochs and nothing else."""
+def _trainer(places: list[str], epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """A Trainer that runs epochs and nothing else."""
     return pl.Trainer(
-        accelerator={"cuda": "gpu"}.get(where.type, where.type),
-        devices=[where.index] if where.type == "cuda" else 1,
-        plugins=[LightningEnvironment()],  # one process, also inside a SLURM or torchrun job
+        **distributed.lightning_options(places),
+        plugins=[LightningEnvironment()],  # no other processes, also inside a SLURM or torchrun job
         max_epochs=epochs,
         callbacks=callbacks,
         logger=False,
@@ -160,19 +236,15 @@ class _Opened:
 
 
 @contextmanager
-def _lent(network: nn.Module, channels_last: bool) -> Iterator[None]:
-    """The network in training mode and memory format; afterwards at home, contiguous, without gradients."""
+def _lent(network: nn.Module) -> Iterator[None]:
+    """The network in training mode; afterwards at home, without gradients."""
     home = next(network.parameters()).device
     network.train()
-    if channels_last:
-        network.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
         network.zero_grad(set_to_none=True)
         network.to(home)
-        if channels_last:
-            network.to(memory_format=torch.contiguous_format)
 
 
 def _check(
@@ -193,3 +265,14 @@ def _check(
             raise ValueError(f"{name} has no length: the schedule needs to know its batches") from None
         if batches == 0:
             raise ValueError(f"{name} has no batches: give it images, or a smaller batch size if it drops the last")
+
+
+def check_computing(precision: str, accumulate: int, compile: bool, channels_last: bool | str) -> None:
+    """Raise ValueError for a way to compute that there is not."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; allowed are {' and '.join(PRECISIONS)}")
+    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(f"accumulate is {accumulate!r}; allowed is an integer, 1 (a step per batch) or more")
+    if not isinstance(compile, bool):
+        raise ValueError(f"compile is {compile!r}; allowed are true and false")
+    check_channels_last(channels_last)

@@ -4,7 +4,8 @@ N images of a batch, C classes.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,7 +16,13 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lowrank_exp.regularizers import Regularizer
+from lowrank_exp.training import distributed
+from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
+from lowrank_exp.training.penalties import Penalties, trained
+
 Metrics = dict[str, float]
+CPU = torch.device("cpu")
 
 DIVERGED = (
     "{what} is {value} at epoch {epoch}, step {step} of {steps}, learning rate {rate:g}. "
@@ -24,19 +31,31 @@ DIVERGED = (
 
 
 class Classifier(pl.LightningModule):
-    """Cross-entropy training of a network, one optimizer step per batch.
+    """Cross-entropy training of a network, one optimizer step per batch or per group of batches.
 
     Optimization is manual (Lightning's word): zero_grad, forward, backward, step, schedule, written out
     below. It is what automatic optimization would do, for two thirds of what Lightning costs per step. Nothing is
     read back from the device within an epoch: losses and hits stay tensors until its end.
 
+    A step's gradient is the mean over all images of its batches, in all processes:
+
+        g = (1 / sum_b N_b) sum_b sum_i grad loss(image i of batch b)
+
+    Where there is one batch and one process, that is the gradient of torch's mean loss; else losses are summed, and
+    the gradients divided by the number of images before the step.
+
     Args:
         network: images (N, ...) to logits (N, C); passed in, not stored in hyper-parameters.
         optimizer: called with the network's trainable parameters.
         schedule: progress in [0, 1) to a factor on the base learning rate; None leaves the rate alone.
-        total_steps: steps of the whole fit; progress is step / total_steps.
+        total_steps: optimizer steps of the whole fit; progress is step / total_steps.
         label_smoothing: of the training loss, in [0, 1); the validation loss has none.
-        channels_last: hand 4-D images to the network in that memory format.
+        channels_last: hand 4-D images to the network in that memory format; 'auto' asks `channels_last_gains`.
+        precision: 'fp32', or 'bf16' (the network under autocast; the loss is taken in float32).
+        accumulate: batches per optimizer step; the last group of an epoch may be smaller.
+        compiled: run the network through `torch.compile`. Its names stay those of the plain network.
+        regularizer: adds gradients of its own to those of a step, and projects weights before a forward pass.
+        exempt: what weight decay spares, see `lowrank_exp.regularizers.parameter_groups`; empty: nothing.
     """
 
     def __init__(
@@ -46,7 +65,12 @@ class Classifier(pl.LightningModule):
         schedule: Callable[[float], float] | None,
         total_steps: int,
         label_smoothing: float = 0.0,
-        channels_last: bool = False,
+        channels_last: bool | str = False,
+        precision: str = "fp32",
+        accumulate: int = 1,
+        compiled: bool = False,
+        regularizer: Regularizer | None = None,
+        exempt: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -56,41 +80,93 @@ class Classifier(pl.LightningModule):
         self.total_steps = total_steps
         self.label_smoothing = label_smoothing
         self.channels_last = channels_last
+        self.precision = precision
+        self.accumulate = accumulate
+        self.compiled = compiled
+        self.regularizer = regularizer
+        self.exempt = exempt
+        # A method, as torch's compiled module would put its weights under names of its own beside the network's.
+        self.compute = torch.compile(network).__call__ if compiled else network.__call__
+        self._processes = 1
         self.history: list[Metrics] = []
         self.rates: list[float] = []
-        self.trained = _Tally()
-        self.validated = _Tally()
+        self.trained = self.validated = _Tally()
         self.began = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, C)."""
-        if self.channels_last and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.network(images)
+        if self.channels_last == AUTO:
+            self.channels_last = channels_last_gains(self.network, images)
+        if self.channels_last:
+            images = in_channels_last(images)
+        if self.precision == "fp32":
+            return self.compute(images)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.compute(images).float()
+
+    def open_for_surgery(self) -> nn.Module:
+        """The network, for an edit during the fit; whoever edits it asks here.
+
+        Raises:
+            ValueError: the network is compiled or trained by several processes, which would not see the edit.
+        """
+        if self.compiled:
+            raise ValueError("a compiled network cannot be edited during a fit: set compile=false")
+        if self._processes > 1:
+            raise ValueError("a network that several processes train cannot be edited during a fit: set devices=1")
+        return self.network
 
     def on_train_start(self) -> None:
         """Take optimizer and schedule as they are, without Lightning's wrapper."""
         self._stepper = self.optimizers(use_pl_optimizer=False)
         self._scheduler = self.lr_schedulers()
+        self._processes = self.trainer.world_size
+        self._summed = self.accumulate > 1 or self._processes > 1
+        done = self.current_epoch * -(-self.trainer.num_training_batches // self.accumulate)
+        self.penalties = Penalties(self.regularizer, self.network, self.total_steps, done)
 
     def on_train_epoch_start(self) -> None:
         """Start the clock and the counts."""
         self.began = time.perf_counter()
         self.rates = []
-        self.trained = _Tally()
+        self.trained = _Tally(self.device, self._processes)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """One step: zero_grad, forward, backward, step, schedule."""
-        images, labels = batch
-        self._stepper.zero_grad()
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        """One step: zero_grad, forward, backward, step, schedule; of a group of batches the last one steps."""
+        images, labels, count = _counted(batch)
+        if batch_idx % self.accumulate == 0:
+            self._stepper.zero_grad()
+            self._grouped = 0
+            self.penalties.before_forward()
+        self._grouped += count
+        steps = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
         logits_NC = self.forward(images)
-        loss = cross_entropy(logits_NC, labels, label_smoothing=self.label_smoothing)
-        loss.backward()
+        reduction = "sum" if self._summed else "mean"
+        loss = cross_entropy(logits_NC, labels, label_smoothing=self.label_smoothing, reduction=reduction)
+        self._backward(loss, steps)
+        if steps:
+            self._step()
+        self.trained.add(logits_NC.detach(), labels, loss.detach(), count, self._summed)
+
+    def _backward(self, loss: Tensor, steps: bool) -> None:
+        """Several processes average their gradients, once per step: in the last backward pass before it."""
+        if self._processes == 1:
+            loss.backward()
+            return
+        with nullcontext() if steps else self.trainer.strategy.model.no_sync():
+            self.manual_backward(loss)
+
+    def _step(self) -> None:
+        if self._summed:  # over images, and then averaged over processes
+            for group in self._stepper.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(self._processes / self._grouped)
+        self.penalties.add_gradients()
         self.rates.append(self._stepper.param_groups[0]["lr"])
         self._stepper.step()
         if self._scheduler is not None:
             self._scheduler.step()
-        self.trained.add(logits_NC.detach(), labels, loss.detach())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Without validation images the last batch ends the epoch."""
@@ -101,13 +177,13 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """The epoch's training is over: refuse to go on if it diverged."""
         self._raise_if_diverged("the training loss", self.trained)
-        self.validated = _Tally()
+        self.validated = _Tally(self.device, self._processes)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """Count loss and hits of a batch."""
-        images, labels = batch
+        images, labels, count = _counted(batch)
         logits_NC = self.forward(images)
-        self.validated.add(logits_NC, labels, cross_entropy(logits_NC, labels))
+        self.validated.add(logits_NC, labels, cross_entropy(logits_NC, labels, reduction="sum"), count, summed=True)
 
     def on_validation_epoch_end(self) -> None:
         """Write the epoch's line of the history; callbacks find it there in `on_train_epoch_end`."""
@@ -125,16 +201,17 @@ class Classifier(pl.LightningModule):
                 "val_accuracy": val_accuracy,
                 "learning_rate": self.rates[0],
                 "seconds": time.perf_counter() - self.began,
+                **self.penalties.take_means(),
             }
         )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and one LambdaLR step per batch.
+        """The optimizer, and one LambdaLR step per optimizer step.
 
         LambdaLR asks once more after the last step, for a rate that nothing uses; progress stays below 1
         there.
         """
-        stepper = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
+        stepper = self.optimizer(trained(self.network, self.exempt))
         if self.schedule is None:
             return stepper
         schedule, total = self.schedule, self.total_steps
@@ -148,7 +225,7 @@ class Classifier(pl.LightningModule):
             return
         index = int(bad[0])
         # Validation follows the last step of the epoch.
-        step = index if tally is self.trained else len(self.rates) - 1
+        step = index // self.accumulate if tally is self.trained else len(self.rates) - 1
         raise FloatingPointError(
             DIVERGED.format(
                 what=what,
@@ -161,26 +238,37 @@ class Classifier(pl.LightningModule):
         )
 
 
-class _Tally:
-    """Losses and hits of batches, kept on the device until they are asked for."""
+def _counted(batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, int]:
+    """Images, labels, and how many images the batch has in all processes: a shared batch brings that along."""
+    images, labels, *count = batch
+    return images, labels, count[0] if count else len(labels)
 
-    def __init__(self) -> None:
+
+class _Tally:
+    """Losses and hits of batches, kept on the device until they are asked for; then those of all processes."""
+
+    def __init__(self, device: torch.device = CPU, processes: int = 1) -> None:
+        self.device = device
+        self.processes = processes
         self.losses: list[Tensor] = []
         self.hits: list[Tensor] = []
         self.sizes: list[int] = []
+        self.weights: list[int] = []
 
-    def add(self, logits_NC: Tensor, labels_N: Tensor, loss: Tensor) -> None:
+    def add(self, logits_NC: Tensor, labels_N: Tensor, loss: Tensor, size: int, summed: bool) -> None:
+        """A batch of `size` images in all processes, of the sum or else the mean of its losses."""
         self.losses.append(loss)
         self.hits.append((logits_NC.argmax(1) == labels_N).sum())
-        self.sizes.append(len(labels_N))
+        self.sizes.append(size)
+        self.weights.append(1 if summed else size)
 
     def losses_B(self) -> Tensor:
         """The mean loss of every batch, shape (batches,), float64."""
-        return torch.stack(self.losses).cpu().double()
+        sums_B = torch.stack(self.losses).cpu().double() * torch.tensor(self.weights)
+        return distributed.total(sums_B, self.device, self.processes) / torch.tensor(self.sizes)
 
     def means(self) -> tuple[float, float]:
         """Loss and accuracy per image."""
         sizes_B = torch.tensor(self.sizes, dtype=torch.float64)
-        count = sizes_B.sum().item()
-        loss = (self.losses_B() @ sizes_B).item() / count
-        return loss, torch.stack(self.hits).sum().item() / count
+        hits = distributed.total(torch.stack(self.hits).sum().cpu(), self.device, self.processes).item()
+        return (self.losses_B() @ sizes_B / sizes_B.sum()).item(), hits / sizes_B.sum().item()

@@ -57,7 +57,7 @@ def fit_seconds(
     Args:
         network, train_loader, val_loader, epochs: as for `fit_`.
         limit: seconds to spend, about; a single step may take longer.
-        options: `optimizer`, `seed`, `device`, `label_smoothing` and `channels_last` of `fit_`.
+        options: `optimizer`, `seed`, `device`, `label_smoothing`, `precision`, `accumulate`, `channels_last` of `fit_`.
     """
     if epochs == 0:
         return 0.0

@@ -112,7 +112,7 @@ def test_sixteen_bits_are_refused(folder):
 def test_memory_limit_ends_before_decoding(folder):
     (folder / "train" / "dog" / "3.png").write_bytes(b"damaged, but never opened")
     with pytest.raises(ValueError, match=r"14 images of 3x6x5 .*set data.memory_limit=1260"):
-        load(folder, memory_limit=1259)
+        load(folder, memory_limit=1259, in_memory="always")
 
 
 def test_layout_mistakes(folder, tmp_path):

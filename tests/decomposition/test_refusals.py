@@ -2,9 +2,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from torchvision.models import VisionTransformer
+from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD, refusals
-from lowrank_exp.rank import Plan, PlannedLayer
+from lowrank_exp.rank import Plan, PlannedLayer, profile
 from lowrank_exp.surgery import factorize_
 
 
@@ -59,6 +61,14 @@ REFUSED = {
         lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8)),
         {"0.self_attn.out_proj": "output projection", "0.linear1": "fast path", "0.linear2": "fast path"},
     ),
+    "Swin": (
+        lambda: nn.Sequential(ShiftedWindowAttention(4, [2, 2], [0, 0], 2)),
+        {"0.qkv": "read by its parent, ShiftedWindowAttention", "0.proj": "it is never called itself"},
+    ),
+    "Swin V2": (
+        lambda: nn.Sequential(ShiftedWindowAttentionV2(4, [2, 2], [0, 0], 2)),
+        {"0.qkv": "read by its parent, ShiftedWindowAttentionV2", "0.proj": "never called"},
+    ),
     "lazy": (lambda: nn.Sequential(nn.LazyConv2d(3, 3), nn.LazyLinear(3)), {"0": "lazy", "1": "lazy"}),
     "subclass": (lambda: nn.Sequential(Scaled(2, 3, 3)), {"0": "Scaled is a subclass"}),
     "complex": (lambda: nn.Sequential(nn.Linear(3, 2, dtype=torch.complex64)), {"0": "torch.complex64"}),
@@ -82,6 +92,35 @@ def test_factorizing_a_refused_layer_names_it_with_the_reason(build, wanted):
 
 def test_nothing_is_refused_in_a_plain_network():
     assert refusals(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))) == {}
+
+
+def test_a_vision_transformer_works_on_with_all_that_may_be_replaced():
+    torch.manual_seed(0)
+    model = VisionTransformer(16, 8, num_layers=2, num_heads=2, hidden_dim=12, mlp_dim=20, num_classes=3).eval()
+    x = torch.randn(2, 3, 16, 16)
+    before = model(x)
+    layers = profile(model, x, {"conv": "channel_svd", "linear": "linear_svd"})
+    refused = {name for name, layer in layers.items() if layer.refusal}
+    blocks = [f"encoder.layers.encoder_layer_{i}" for i in (0, 1)]
+    assert refused == {f"{block}.self_attention.out_proj" for block in blocks}
+    full = {name: layer.full_rank for name, layer in layers.items() if not layer.refusal}
+    assert full.keys() == {"conv_proj", "heads.head", *(f"{block}.mlp.{i}" for block in blocks for i in (0, 3))}
+    factorize_(model, full, {"conv": "channel_svd", "linear": "linear_svd"})
+    assert torch.allclose(model(x), before, atol=1e-5)
+
+
+def test_what_a_parent_only_reads_the_weight_of_is_refused_by_the_profile():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.called = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.called(nn.functional.linear(x, self.inner.weight))
+
+    layers = profile(Reads(), torch.zeros(1, 4), "linear_svd")
+    assert "does not call it: a parent reads its weight" in layers["inner"].refusal
+    assert layers["called"].refusal is None
 
 
 def test_a_lazy_layer_is_plain_after_its_first_call():

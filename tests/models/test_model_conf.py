@@ -16,7 +16,7 @@ def test_there_is_a_file_for_each_network_of_the_tables():
     names |= {"alexnet", "alexnet_small", "alexnet_torchvision", "lenet_300_100", "spp10", "zeiler_fergus"}
     names |= {"resnet18", "resnet34", "resnet50", "resnet18_imagenet", "resnet50_imagenet", "hub"}
     names |= {"vanilla3", "vanilla8", "vanilla13", "vanilla18", "densenet40", "densenet100", "densenet100_bc"}
-    names |= {"vgg11", "vgg13", "vgg16", "vgg19", "vgg16_imagenet"}
+    names |= {"vgg11", "vgg13", "vgg16", "vgg19", "vgg16_imagenet", "clip"}
     assert names <= {path.stem for path in FILES}
 
 

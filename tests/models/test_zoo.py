@@ -10,6 +10,7 @@ from lowrank_exp.models import (
     alexnet_torchvision,
     build,
     cifar_resnet,
+    clip,
     densenet,
     hub,
     lenet5,
@@ -23,6 +24,11 @@ from lowrank_exp.models import (
 )
 from lowrank_exp.models.zoo import CONSTRUCTORS
 
+TINY_CLIP = {
+    "embed_dim": 8,
+    "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 8},
+    "text_cfg": {"layers": 1, "width": 8, "heads": 1},
+}
 EVERY = [  # thin and on small images where the network is one for ImageNet
     (alexnet, {"width": 0.1, "num_classes": 5, "input_size": 67}),
     (alexnet, {"groups": 1, "width": 0.05, "num_classes": 5, "in_channels": 1, "input_size": 80}),
@@ -33,6 +39,7 @@ EVERY = [  # thin and on small images where the network is one for ImageNet
     (cifar_resnet, {"depth": 8, "shortcut": "b", "num_classes": 100, "in_channels": 1, "input_size": 16}),
     (cifar_resnet, {"depth": 11, "block": "bottleneck"}),
     (cifar_resnet, {"depth": None, "blocks_per_stage": 2, "block": "bottleneck", "shortcut": "b"}),
+    (clip, {"name": "ViT-B-32", "arguments": TINY_CLIP, "num_classes": 2, "input_size": 16}),
     (densenet, {"depth": 10, "growth": 4, "num_classes": 5, "input_size": 16}),
     (densenet, {"depth": 10, "growth": 4, "bottleneck": True, "reduction": 0.5, "in_channels": 1, "input_size": 8}),
     (hub, {"name": "squeezenet1_1", "arguments": {"dropout": 0.5}, "num_classes": 5, "input_size": 32}),
@@ -53,6 +60,8 @@ EVERY = [  # thin and on small images where the network is one for ImageNet
 @pytest.mark.parametrize(("constructor", "arguments"), EVERY)
 def test_the_record_rebuilds_the_network(constructor, arguments):
     first = constructor(**arguments)
+    if constructor is clip:  # whose classifier is made of names
+        first.classes_are_(["cat", "dog"])
     record = json.loads(json.dumps(first.zoo))
     assert record == first.zoo
     second = build(**record)

@@ -115,7 +115,9 @@ def test_layers_that_are_never_called_and_kinds_without_a_decomposition():
 
     layers = profile(Spare(), torch.zeros(1, 1, 5, 5), {"conv": "channel_svd", "linear": None})
     assert layers["conv"].refusal is None
-    assert layers["spare"].refusal == "the network's forward pass does not call it"
+    assert layers["spare"].refusal == (
+        "the network's forward pass does not call it: a parent reads its weight, or it is not used"
+    )
     assert layers["spare"].macs == 0
     assert layers["fc"].refusal == "no decomposition is configured for linear layers"
 

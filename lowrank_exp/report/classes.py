@@ -1,0 +1,118 @@
+"""What compression did to single classes: accuracy by class after every phase, and which was taken for which."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lowrank_exp import confusion
+from lowrank_exp.report.configuration import Configuration
+from lowrank_exp.report.confusion_figure import MOST
+from lowrank_exp.report.quantities import dense_and_compressed
+from lowrank_exp.results import PhaseResult, Result
+
+ALL_SHOWN = 20  # classes that a printed table has in full; of more it has the WORST
+WORST = 10
+CHANGE = "accuracy_change"
+
+
+def class_table(row: Configuration, phase: str | None = None) -> pd.DataFrame:
+    """A line per class, in the order of the labels: mean and spread over seeds (ddof 1), as fractions.
+
+    Columns `accuracy.PHASE_mean` and `_std` for every phase, and `accuracy_change_mean` and `_std`, which is the
+    compressed network (the phase named `phase`, or the last one) minus the dense one. A mean is empty where any seed
+    lacks the number, and for a class without test images. No line where nothing was recorded.
+    """
+    found = [_of_job(job, phase) for job in row.finished]
+    classes = list(dict.fromkeys(name for frame in found for name in frame.index))
+    columns = list(dict.fromkeys(name for frame in found for name in frame.columns))
+    columns.sort(key=CHANGE.__eq__)
+    if not classes:
+        return pd.DataFrame(index=pd.Index([], name="class"))
+    values_SCP = np.stack([frame.reindex(index=classes, columns=columns).to_numpy(float) for frame in found])
+    mean_CP = values_SCP.mean(0)
+    std_CP = values_SCP.std(0, ddof=1) if len(found) > 1 else np.full_like(mean_CP, np.nan)
+    parts = {f"{name}_mean": mean_CP[:, k] for k, name in enumerate(columns)}
+    parts |= {f"{name}_std": std_CP[:, k] for k, name in enumerate(columns)}
+    order = [f"{name}_{part}" for name in columns for part in ("mean", "std")]
+    return pd.DataFrame(parts, index=pd.Index(classes, name="class"))[order]
+
+
+def shown(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The lines of `class_table` to print, and what they are: all, or of many classes those that lost most.
+
+    >>> frame = pd.DataFrame({"accuracy_change_mean": [-0.1] * 30 + [-0.3]}, index=[f"c{k}" for k in range(31)])
+    >>> what, lines = shown(frame)
+    >>> what, list(lines.index[:2])
+    ('the 10 of 31 classes that lost most', ['c30', 'c0'])
+    """
+    if len(frame) <= ALL_SHOWN:
+        return "accuracy by class", frame
+    by = f"{CHANGE}_mean" if f"{CHANGE}_mean" in frame else frame.columns[-2]
+    what = "that lost most" if by.startswith(CHANGE) else "of the lowest accuracy"
+    return f"the {WORST} of {len(frame)} classes {what}", frame.sort_values(by, kind="stable").head(WORST)
+
+
+def all_classes(rows: Sequence[Configuration], phase: str | None = None) -> pd.DataFrame:
+    """`class_table` of all configurations below each other, behind the columns experiment, configuration, n, class."""
+    frames = []
+    for row in rows:
+        frame = class_table(row, phase).reset_index()
+        heads = {"experiment": row.experiment, "configuration": row.label, "n": len(row.finished)}
+        for place, (name, value) in enumerate(heads.items()):
+            frame.insert(place, name, value)
+        frames.append(frame)
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else frames[0]
+
+
+def confusions(row: Configuration, phase: str | None = None) -> dict[str, pd.DataFrame]:
+    """Counts of the dense and of the compressed network by phase, summed over seeds: labels x predictions.
+
+    Empty where a seed has no file of counts. Raises ValueError for a damaged file.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for name in dict.fromkeys(item.name for item in _ends(row, phase)):
+        paths = [confusion.path_in(job.folder, name) for job in row.finished if job.folder is not None]
+        if len(paths) < len(row.finished) or not all(path.is_file() for path in paths):
+            return {}
+        frames = [pd.DataFrame(counts, names, names) for names, counts in map(confusion.read, paths)]
+        names = list(dict.fromkeys(label for frame in frames for label in frame.index))
+        found[name] = sum(frame.reindex(index=names, columns=names, fill_value=0) for frame in frames)
+    return found
+
+
+def class_notes(rows: Sequence[Configuration], phase: str | None = None) -> list[str]:
+    """The configurations of which something by class is not shown, and why."""
+    reasons = {row.label: _not_shown(row, phase) for row in rows if row.finished}
+    return [f"{label}: {reason}" for label, reason in reasons.items() if reason]
+
+
+def _not_shown(row: Configuration, phase: str | None) -> str:
+    if not all(item.class_accuracy for item in _ends(row, phase)):
+        return "no accuracy by class and no confusion matrix: a seed was measured before these were recorded"
+    counts = confusions(row, phase)
+    if not counts:
+        return f"no confusion matrix: a job's folder lacks {confusion.FOLDER}/PHASE.csv"
+    classes = max(map(len, counts.values()))
+    return f"a confusion matrix of {classes} classes is not drawn; up to {MOST} can be read" if classes > MOST else ""
+
+
+def _ends(row: Configuration, phase: str | None) -> list[PhaseResult]:
+    """The dense and the compressed network of every seed, as far as there are phases of these names."""
+    return [item for job in row.finished for item in dense_and_compressed(job, phase) if item.name]
+
+
+def _of_job(job: Result, phase: str | None) -> pd.DataFrame:
+    """Classes x phases, and the change where both ends of it were recorded."""
+    columns = {f"accuracy.{item.name}": _series(item) for item in job.phases if item.class_accuracy}
+    dense, compressed = dense_and_compressed(job, phase)
+    if dense.name != compressed.name and dense.class_accuracy and compressed.class_accuracy:
+        columns[CHANGE] = _series(compressed) - _series(dense)
+    frame = pd.DataFrame(columns)
+    classes = dict.fromkeys(name for item in job.phases for name in item.class_accuracy)
+    return frame.reindex(list(classes))  # pandas sorts the index of a union
+
+
+def _series(phase: PhaseResult) -> pd.Series:
+    return pd.Series(phase.class_accuracy, dtype=float)

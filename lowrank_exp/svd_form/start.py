@@ -1,0 +1,43 @@
+"""Where the training of an SVD form starts: dense weights, freshly drawn or given, and their SVD."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+from lowrank_exp.decomposition import SVD, SVDDecomposition
+
+
+def drawn(kind: type[nn.Module], *sizes: int, seed: int = 0, **settings: Any) -> nn.Module:
+    """A dense layer with torch's usual start: the numbers it would draw after `torch.manual_seed(seed)`.
+
+    >>> _ = torch.manual_seed(3)
+    >>> torch.equal(drawn(nn.Linear, 4, 2, seed=3).weight, nn.Linear(4, 2).weight)
+    True
+    """
+    layer = skip_init(kind, *sizes, **settings)
+    generator = torch.Generator().manual_seed(seed)
+    bound = 1 / math.sqrt(layer.weight[0].numel())  # of fan in
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            if parameter is not None:
+                numbers = torch.empty(parameter.shape, dtype=parameter.dtype)
+                parameter.copy_(numbers.uniform_(-bound, bound, generator=generator))
+    return layer
+
+
+def orthonormal_svd(decomposition: SVDDecomposition, layer: nn.Module, rank: int, svd: SVD | None) -> SVD:
+    """The SVD at `rank` with orthonormal vectors throughout.
+
+    Of a matrix that lacks full rank the fast SVD leaves vectors at zero, which no gradient would ever move.
+    """
+    found = svd or decomposition.svd(layer, rank)
+    found = SVD(found.U_GMR[:, :, :rank], found.S_GR[:, :rank], found.V_GRN[:, :rank])
+    rounding = max(found.U_GMR.shape[1], found.V_GRN.shape[2]) * torch.finfo(found.S_GR.dtype).eps
+    if (found.S_GR[:, -1] > rounding * found.S_GR[:, 0]).all():
+        return found
+    matrices_GMN = decomposition.matrices(layer).detach().to(found.S_GR.dtype)
+    U_GMR, S_GR, V_GRN = torch.linalg.svd(matrices_GMN, full_matrices=False)
+    return SVD(U_GMR[:, :, :rank], S_GR[:, :rank], V_GRN[:, :rank])

@@ -1,0 +1,78 @@
+"""The file of which class was taken for which."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lowrank_exp import confusion
+
+COUNTS_CC = np.array([[5, 0, 2], [0, 0, 0], [1, 3, 4]])
+NAMES = ("große Katze", 'dog, "small"', "0")
+
+
+def test_read_gives_back_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "job" / "confusion" / "train.csv"
+    confusion.write(path, NAMES, COUNTS_CC)
+    names, counts_CC = confusion.read(path)
+    assert names == NAMES
+    np.testing.assert_array_equal(counts_CC, COUNTS_CC)
+    assert [file.name for file in path.parent.iterdir()] == ["train.csv"]
+    assert confusion.path_in(tmp_path / "job", "train") == path
+
+
+def test_pandas_reads_the_same(tmp_path: Path) -> None:
+    confusion.write(tmp_path / "counts.csv", NAMES, COUNTS_CC)
+    lines = pd.read_csv(tmp_path / "counts.csv")
+    square = lines.pivot_table(index="label", columns="prediction", values="images", fill_value=0)
+    np.testing.assert_array_equal(square.loc[list(NAMES), list(NAMES)].to_numpy(), COUNTS_CC)
+    assert lines["images"].tolist() == [5, 2, 0, 1, 3, 4]
+
+
+def test_a_network_with_more_outputs_than_the_data_have_classes(tmp_path: Path) -> None:
+    counts_CC = np.zeros((9, 9), dtype=int)
+    counts_CC[:2, [0, 1, 7]] = [[3, 0, 1], [0, 2, 0]]
+    confusion.write(tmp_path / "counts.csv", ["cat", "dog"], counts_CC)
+    names, read_CC = confusion.read(tmp_path / "counts.csv")
+    assert names == ("cat", "dog", "output 7")
+    assert read_CC.tolist() == [[3, 0, 1], [0, 2, 0], [0, 0, 0]]
+
+
+def test_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
+    confusion.write(tmp_path / "counts.csv", ["crane", "crane"], np.array([[1, 2], [3, 4]]))
+    assert confusion.read(tmp_path / "counts.csv")[0] == ("crane (0)", "crane (1)")
+    assert confusion.read(tmp_path / "counts.csv")[1].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("classes", "counts_CC"),
+    [
+        (["a", "b"], [[1, 2, 3], [4, 5, 6]]),
+        (["a", "b", "c"], [[1, 2], [3, 4]]),
+        (["a"], [[1, 2], [3, 4]]),
+    ],
+    ids=["not square", "too few", "images beyond the classes"],
+)
+def test_counts_that_do_not_fit(tmp_path: Path, classes: list, counts_CC: list) -> None:
+    with pytest.raises(ValueError, match=rf"counts of shape \(2, \d\) for {len(classes)} classes"):
+        confusion.write(tmp_path / "counts.csv", classes, np.array(counts_CC))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "label,prediction\na,a\n",
+        "label,prediction,images\na,a,x\n",
+        "label,prediction,images\na,a\n",
+        "label,prediction,images\na,a,1\na,a,1\n",
+        "label,prediction,images\na,a,-1\n",
+        "prediction,label,images\na,a,1\n",
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "counts.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"counts\.csv is damaged"):
+        confusion.read(tmp_path / "counts.csv")
