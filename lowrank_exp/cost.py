@@ -104,7 +104,7 @@ def out_channels(layer: nn.Module) -> int:
 
 def macs_of_factors(chain: nn.Sequential | Sequence[nn.Module], input_shape: tuple[int, ...]) -> list[int]:
     """MACs of every layer with a weight in `chain` (on the meta device) for one input of `input_shape`."""
-    x = torch.empty(input_shape, device="meta", dtype=next(chain[0].parameters()).dtype)
+    x = torch.empty(input_shape, device="meta", dtype=next(p for factor in chain for p in factor.parameters()).dtype)
     macs = []
     with torch.no_grad():
         for factor in chain:
