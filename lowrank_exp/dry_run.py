@@ -61,7 +61,7 @@ class DryRun:
         if isinstance(phase, Factorize) and plan is not None:
             self._show(phase, phase.profiles(self.network.to(setting.device), setting), plan, setting)
         self.network, self.not_run = network, None
-        self.untrained = self.untrained and not isinstance(phase, Train)
+        self.untrained = self.untrained and not phase.trains
         self.estimates.append(Estimate(setting.name))
 
     def phase(self, phase: Phase, setting: Setting) -> None:

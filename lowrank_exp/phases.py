@@ -32,13 +32,15 @@ from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.results import digest
 from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
 from lowrank_exp.training import FirstImages, NetworkScore, check_computing, fit_, recalibrate_, trained
+from lowrank_exp.training.until import Until
 
 
 @dataclass(frozen=True)
 class Setting:
     """What a phase may use: the data, its own seed, where it runs, and folders for what it must not lose.
 
-    `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up.
+    `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs` has
+    how many epochs the phases before it have trained, by name.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Setting:
     scores: Path
     svds: SVDStore
     on_epoch: Callable[[Mapping[str, float]], None]
+    epochs: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Phase(ABC):
     """One step of a method. `version` is raised by hand whenever the same configuration gives other numbers."""
 
     version: ClassVar[int] = 1
+    trains: ClassVar[bool] = False  # the weights, by images and labels
 
     @abstractmethod
     def walk_(self, network: nn.Module, example: Tensor) -> None:
@@ -91,9 +95,11 @@ class Train(Phase):
             batch norm; bf16 changes them from the third digit.
         regularizer: penalties, see `lowrank_exp.regularizers`; None: the loss alone.
         exempt: what weight decay spares: `s`, `U`, `V`, `factors`, `norm`, `bias`, and names of parameters.
+        until: ends the training early, see `fit_`; given by other phases that train.
     """
 
     version: ClassVar[int] = 2
+    trains: ClassVar[bool] = True
 
     epochs: int
     batch_size: int
@@ -108,6 +114,7 @@ class Train(Phase):
     devices: int = 1
     regularizer: Regularizer | None = None
     exempt: Sequence[str] = ()
+    until: Until | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 0), ("batch_size", 1)):
@@ -146,6 +153,7 @@ class Train(Phase):
             devices=self.devices,
             regularizer=self.regularizer,
             exempt=self.exempt,
+            until=self.until,
             on_epoch=setting.on_epoch,
             progress=setting.progress,
             label=setting.name,

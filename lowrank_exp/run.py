@@ -28,7 +28,7 @@ from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
-from lowrank_exp.phases import Phase, Setting, Train
+from lowrank_exp.phases import Phase, Setting
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, LayerResult, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.surgery import meta_copy
@@ -114,11 +114,12 @@ class _Job:
         self.introduce()
         self.example = torch.zeros(1, *self.data.input_shape)
         self.phases = self.method()
-        if cfg.model.get("weights") is None and not any(isinstance(phase, Train) for phase in self.phases.values()):
+        if cfg.model.get("weights") is None and not any(phase.trains for phase in self.phases.values()):
             console.say("model.weights is null: unless its constructor loads weights, this network is untrained")
         self.walk()
         self.steps = self.keyed()
         self.files: Path | None = None  # of the network after the last finished phase
+        self.epochs: dict[str, int] = {}  # that finished phases have trained
 
     # -- what the configuration names -------------------------------------------------------------------------------
 
@@ -295,6 +296,7 @@ class _Job:
                 outcome = self.compute(step, functools.partial(log.epoch, step.name))
             plan = self.store.plan(step.name, step.key) or plan
             self.files = self.store.network(step.name, step.key)
+            self.epochs[step.name] = len(outcome.history)
             if outcome.applied:
                 results.append(_phase_result(outcome))
                 log.phase(results[-1])
@@ -329,7 +331,8 @@ class _Job:
         """What a phase may use."""
         seed, store = int(step.key[:8], 16), Path(self.cfg.paths.store)
         scores, svds = store / "scores", SVDStore(store / "svd")
-        return Setting(step.name, self.data, seed, self.device, self.cfg.progress, folder, scores, svds, on_epoch)
+        parts = (self.data, seed, self.device, self.cfg.progress, folder, scores, svds, on_epoch)
+        return Setting(step.name, *parts, dict(self.epochs))
 
     def stored_network(self) -> nn.Module:
         """The network after the last finished phase, as its file gives it."""

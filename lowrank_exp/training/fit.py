@@ -25,6 +25,7 @@ from lowrank_exp.training.module import Classifier, Metrics
 from lowrank_exp.training.penalties import described, trained
 from lowrank_exp.training.progress import EpochProgress
 from lowrank_exp.training.quiet import quiet_lightning
+from lowrank_exp.training.until import Until, WatchEveryEpoch
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -48,6 +49,7 @@ def fit_(
     devices: int = 1,
     regularizer: Regularizer | None = None,
     exempt: Sequence[str] = (),
+    until: Until | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
     progress: bool = True,
     label: str = "train",
@@ -85,6 +87,7 @@ def fit_(
             the epoch's steps, without its weight, as `penalty_<name>`.
         exempt: what the optimizer's weight decay spares, such as `[s, U, V]`; see
             `lowrank_exp.regularizers.parameter_groups`.
+        until: ends the fit early, see `lowrank_exp.training.until.Until`; the schedule stays that of all epochs.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
         progress: show a bar (a line per epoch where standard error is no terminal).
@@ -124,20 +127,20 @@ def fit_(
         devices=devices,
         loader_generators=len(generators.owned(train_loader, val_loader)),
         **described(regularizer, exempt),
+        **({} if until is None else {"until": repr(until)}),
     )
     path = None if checkpoint is None else Path(checkpoint)
     stored = checkpoints.read(path, recipe) if path is not None and path.exists() else None
     history = [] if stored is None else stored[checkpoints.FIT]["history"]
     for metrics in history if on_epoch is not None else []:
         on_epoch(dict(metrics))
-    if len(history) == epochs:
+    if len(history) == epochs or (until is not None and history and until.met(history)):
         if stored is not None:
             network.load_state_dict(checkpoints.weights(stored))
         return history
 
-    fit = _Fit(
-        optimizer, schedule, regularizer, tuple(exempt), recipe, places, path, stored is not None, progress, label
-    )
+    goes_on = stored is not None
+    fit = _Fit(optimizer, schedule, regularizer, tuple(exempt), until, recipe, places, path, goes_on, progress, label)
     if devices == 1:
         with generators.undisturbed(where), kept_modes(network):
             return _carry_out(fit, network, train_loader, val_loader, where, on_epoch)
@@ -160,6 +163,7 @@ class _Fit:
     schedule: Callable[[float], float] | None
     regularizer: Regularizer | None
     exempt: tuple[str, ...]
+    until: Until | None
     recipe: dict[str, Any]
     places: list[str]
     checkpoint: Path | None
@@ -183,7 +187,8 @@ def _carry_out(
     options |= {"compiled": recipe["compile"], "regularizer": fit.regularizer, "exempt": fit.exempt}
     module = Classifier(network, fit.optimizer, fit.schedule, recipe["epochs"] * steps, **options)
     own = generators.owned(train_loader, val_loader)
-    callbacks: list[pl.Callback] = [checkpoints.SaveEveryEpoch(fit.checkpoint, recipe, recipe["seed"], own)]
+    callbacks: list[pl.Callback] = [] if fit.until is None else [WatchEveryEpoch(fit.until)]
+    callbacks.append(checkpoints.SaveEveryEpoch(fit.checkpoint, recipe, recipe["seed"], own))
     if on_epoch is not None:
         callbacks.append(pl.callbacks.LambdaCallback(on_train_epoch_end=lambda *_: on_epoch(dict(module.history[-1]))))
     if fit.progress:
