@@ -29,6 +29,8 @@
 # %%
 import copy
 import math
+import statistics
+import timeit
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -37,7 +39,6 @@ import torch
 from IPython.display import display
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.benchmark import Timer
 
 from lowrank_exp import factorize_, measure
 from lowrank_exp.data import Digits
@@ -330,11 +331,9 @@ def step(network, regularizer, batch, targets):
 def milliseconds(network, regularizer, N):
     batch, targets = next(iter(data.train_loader(N, seed=0)))
     network.train().stepper = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-    names = {"step": step, "network": network, "regularizer": regularizer, "batch": batch, "targets": targets}
-    return (
-        1000
-        * Timer("step(network, regularizer, batch, targets)", globals=names).blocked_autorange(min_run_time=0.4).median
-    )
+    once = partial(step, network, regularizer, batch, targets)
+    once()
+    return 1000 * statistics.median(timeit.repeat(once, number=1, repeat=20))
 
 
 times = pd.DataFrame(
