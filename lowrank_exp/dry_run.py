@@ -86,7 +86,8 @@ class DryRun:
                 with _finite(self.network):
                     replay_(self.network, edits_of(shapes)[len(edits_of(self.network)) :])
         images = self.data.sizes["test"] + self.data.sizes["val"]
-        seconds = images * self._forward(self.evaluation, setting)
+        views = self.data.sizes["test"] * self.data.test_views + self.data.sizes["val"]
+        seconds = views * self._forward(self.evaluation, setting)
         parts.append((f"accuracy on {images:,} test and validation images", seconds))
         parts.append(("latency", self.latency))
         self.estimates.append(Estimate(setting.name, tuple(parts), unknown))
@@ -110,6 +111,8 @@ class DryRun:
             channels_last=phase.channels_last,
             regularizer=phase.regularizer,
             exempt=phase.exempt,
+            stochastic_depth=phase.stochastic_depth,
+            quant_noise=phase.quant_noise,
         )
         if phase.epochs:
             self.not_run = self.not_run or setting.name

@@ -39,8 +39,25 @@ class ToSVD:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-Edit = Factorize | Bias | ToSVD
-EDITS = {kind.__name__: kind for kind in (Factorize, Bias, ToSVD)}  # a file names an edit by these names
+@dataclass(frozen=True)
+class KeepChannels:
+    """A layer kept these of its output and input channels, and lost the others; None: all of them.
+
+    A grouped convolution lost as many of every group, a depthwise one whole groups.
+    """
+
+    layer: str
+    out: tuple[int, ...] | None = None
+    inputs: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for side in ("out", "inputs"):
+            if isinstance(getattr(self, side), list):
+                object.__setattr__(self, side, tuple(getattr(self, side)))
+
+
+Edit = Factorize | Bias | ToSVD | KeepChannels
+EDITS = {kind.__name__: kind for kind in (Factorize, Bias, ToSVD, KeepChannels)}  # a file names an edit by these names
 
 
 def edits_of(model: nn.Module) -> list[Edit]:

@@ -31,7 +31,16 @@ from lowrank_exp.reconstruct import check_options
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.results import digest
 from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
-from lowrank_exp.training import FirstImages, NetworkScore, check_computing, fit_, recalibrate_, trained
+from lowrank_exp.training import (
+    FirstImages,
+    NetworkScore,
+    QuantNoise,
+    StochasticDepth,
+    check_computing,
+    fit_,
+    recalibrate_,
+    trained,
+)
 from lowrank_exp.training.until import Until
 
 
@@ -39,8 +48,8 @@ from lowrank_exp.training.until import Until
 class Setting:
     """What a phase may use: the data, its own seed, where it runs, and folders for what it must not lose.
 
-    `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs` has
-    how many epochs the phases before it have trained, by name.
+    `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs`
+    has how many epochs the phases before it have trained, by name.
     """
 
     name: str
@@ -96,6 +105,10 @@ class Train(Phase):
         regularizer: penalties, see `lowrank_exp.regularizers`; None: the loss alone.
         exempt: what weight decay spares: `s`, `U`, `V`, `factors`, `norm`, `bias`, and names of parameters.
         until: ends the training early, see `fit_`; given by other phases that train.
+        stochastic_depth: residual blocks are skipped at random: a `lowrank_exp.training.StochasticDepth` or a mapping
+            of its options; None: never.
+        quant_noise: weights are quantized at random: a `lowrank_exp.training.QuantNoise` or a mapping of its options;
+            None: never.
     """
 
     version: ClassVar[int] = 2
@@ -115,6 +128,8 @@ class Train(Phase):
     regularizer: Regularizer | None = None
     exempt: Sequence[str] = ()
     until: Until | None = None
+    stochastic_depth: StochasticDepth | Mapping[str, Any] | None = None
+    quant_noise: QuantNoise | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 0), ("batch_size", 1)):
@@ -123,14 +138,17 @@ class Train(Phase):
                 raise ValueError(f"{name} must be an integer of at least {lowest}, got {value!r}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing!r}")
-        check_computing(self.precision, self.accumulate, self.compile, self.channels_last)
+        depth = StochasticDepth.of(self.stochastic_depth)
+        check_computing(self.precision, self.accumulate, self.compile, self.channels_last, depth)
+        QuantNoise.of(self.quant_noise)
         if isinstance(self.devices, bool) or not isinstance(self.devices, int) or self.devices < 1:
             raise ValueError(f"devices must be an integer of at least 1, got {self.devices!r}")
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.optimizer(trained(network, self.exempt))
-        if self.regularizer is not None:
-            self.regularizer.check(network)
+        for option in (self.regularizer, StochasticDepth.of(self.stochastic_depth), QuantNoise.of(self.quant_noise)):
+            if option is not None:
+                option.check(network)
         if self.schedule is not None:
             self.schedule(0.0)
 
@@ -154,6 +172,8 @@ class Train(Phase):
             regularizer=self.regularizer,
             exempt=self.exempt,
             until=self.until,
+            stochastic_depth=self.stochastic_depth,
+            quant_noise=self.quant_noise,
             on_epoch=setting.on_epoch,
             progress=setting.progress,
             label=setting.name,

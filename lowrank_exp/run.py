@@ -36,6 +36,7 @@ from lowrank_exp.training import evaluate, resolve_device
 from lowrank_exp.training.generators import seed_all
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
+LATER = ("stochastic_depth", "quant_noise")  # options of phases that outcomes stored before them do not have
 
 
 def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result | None:
@@ -430,7 +431,8 @@ class _Job:
 
 
 def _by_content(phase: dict[str, Any]) -> dict[str, Any]:
-    """A phase's configuration with the content of its plan file in the place of the path."""
+    """A phase's configuration with the content of its plan file for the path, and without `LATER` where null."""
+    phase = {name: value for name, value in phase.items() if name not in LATER or value is not None}
     rank = phase.get("rank")
     if isinstance(rank, dict) and isinstance(rank.get("ranks"), str):
         return phase | {"rank": rank | {"ranks": file_digest(rank["ranks"])}}

@@ -4,12 +4,11 @@ Replaying edits builds shapes only; the weights are loaded afterwards. The same 
 and reporting.
 """
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
-import torch
 from torch import nn
 
 from lowrank_exp.cost import LAYERS, out_channels
@@ -23,10 +22,12 @@ from lowrank_exp.decomposition import (
     refusals,
 )
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.edits import EDITS, Bias, Edit, Factorize, ToSVD, edits_of, remember
+from lowrank_exp.edits import EDITS, Bias, Edit, Factorize, KeepChannels, ToSVD, edits_of, remember
 from lowrank_exp.names import by_layer
+from lowrank_exp.pruning.cut import cut_
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
+from lowrank_exp.shapes import meta_copy as meta_copy
 from lowrank_exp.svd_form.layers import SVDForm
 
 
@@ -127,7 +128,7 @@ def recompose_(model: nn.Module, layers: Sequence[str] = ("re:.*",)) -> nn.Modul
             raise ValueError(f"{name} cannot be recomposed: {error}") from error
     for name, layer in dense.items():
         model.set_submodule(name, layer)
-    model.lowrank_edits = _without(edits_of(model), dense)
+    model.lowrank_edits = _without(edits_of(model), dense, modules)
     return model
 
 
@@ -143,6 +144,8 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
             raise ValueError(f"the edit of {edit.layer!r} fits no layer of this network: it is another network")
         if isinstance(edit, Bias):
             layer.bias = nn.Parameter(layer.weight.new_zeros(out_channels(layer)))
+        elif isinstance(edit, KeepChannels):
+            cut_(layer, edit)
         else:
             kind = named(edit.decomposition, **edit.options)
             if refusal := kind.refusal(layer):
@@ -200,15 +203,6 @@ def from_records(records: Sequence[Mapping[str, Any]]) -> list[Edit]:
     return edits
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` on the meta device: shapes without numbers, but for integer buffers, which are structure."""
-    memo: dict[int, Any] = {
-        id(b): torch.empty_like(b, device="meta") if b.is_floating_point() else b.clone() for b in model.buffers()
-    }
-    memo |= {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    return copy.deepcopy(model, memo)
-
-
 def _fitted_to_weights(
     modules: Mapping[str, nn.Module], wanted: Mapping[str, tuple[Decomposition, Rank]], store: SVDStore | None
 ) -> dict[str, nn.Module]:
@@ -240,10 +234,11 @@ def _wanted(
     return wanted
 
 
-def _without(edits: Sequence[Edit], dense: Mapping[str, nn.Module]) -> list[Edit]:
-    """The edits that are left when the layers of `dense` have taken the place of their factors.
+def _without(edits: Sequence[Edit], dense: Mapping[str, nn.Module], before: Mapping[str, nn.Module]) -> list[Edit]:
+    """The edits that are left when the layers of `dense` have taken the place of their factors, those of `before`.
 
-    A bias that a fit gave to a factor is one of the dense layer now.
+    A bias that a fit gave to a factor is one of the dense layer now, and so is the loss of channels that the first
+    factor read or the last one put out; that of channels between factors is undone.
     """
     inner = [edit.layer for edit in edits if isinstance(edit, Bias)]
     given = [
@@ -251,6 +246,17 @@ def _without(edits: Sequence[Edit], dense: Mapping[str, nn.Module]) -> list[Edit
         for name, layer in dense.items()
         if layer.bias is not None and any(factor.startswith(f"{name}.") for factor in inner) and name not in inner
     ]
+    for name in dense:
+        given += _kept_by_ends(edits, name, before[name])
     gone = [edit for edit in edits if any(edit.layer.startswith(f"{name}.") for name in dense)]
     gone += [edit for edit in edits if isinstance(edit, Factorize) and edit.layer in dense]
     return [*(edit for edit in edits if edit not in gone), *given]
+
+
+def _kept_by_ends(edits: Sequence[Edit], name: str, factors: nn.Module) -> list[Edit]:
+    """What a dense layer keeps of its channels where its first and last factor kept some."""
+    leaves = [f"{name}.{leaf}".rstrip(".") for leaf, factor in factors.named_modules() if not any(factor.children())]
+    kept = [edit for edit in edits if isinstance(edit, KeepChannels)]
+    out = [edit.out for edit in kept if edit.layer == leaves[-1] != name and edit.out is not None]
+    inputs = [edit.inputs for edit in kept if edit.layer == leaves[0] != name and edit.inputs is not None]
+    return [KeepChannels(name, *both) for both in zip_longest(out, inputs)]

@@ -16,12 +16,17 @@ from lowrank_exp.phases import Phase
 NEEDS = {
     **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
     **{f"scale/{model}/smoke": [f"model={model}"] for model in ("alexnet", "spp10", "vgg16_imagenet")},
+    **{"scale/pufferfish/smoke": ["model=resnet18"], "scale/resnet_imagenet/smoke": ["model=resnet18_imagenet"]},
 }
 OPTIONS = sorted(
     str(path.relative_to(CONF).with_suffix(""))
     for path in Path(CONF).rglob("*.yaml")
     if path.parent != CONF and path.parent.name != "paper"
 )
+# Rows that change options of what their experiment names, such as the depth of its network.
+NEEDS |= {
+    option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS if option.startswith(("row/svd_", "row/trp_"))
+}
 
 
 def composed(*overrides: str) -> DictConfig:

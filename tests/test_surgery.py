@@ -250,7 +250,7 @@ def test_records_are_plain_and_come_back():
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"edit": "KeepChannels", "layer": "0"}, "unknown edit 'KeepChannels'; this version knows Factorize"),
+        ({"edit": "Quantize", "layer": "0"}, "unknown edit 'Quantize'; this version knows Factorize"),
         ({"layer": "0", "decomposition": "spatial_svd", "rank": 1}, "unknown edit None"),
         ({"edit": "Factorize", "layer": "0"}, "the edit {'layer': '0'} is not one of this version"),
         (

@@ -9,6 +9,7 @@ from typing import Any
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.alds import alds
 from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
+from lowrank_exp.rank.c_step import c_step
 from lowrank_exp.rank.enc_inf import enc_inf
 from lowrank_exp.rank.enc_map import enc_map
 from lowrank_exp.rank.enc_model import enc_model
@@ -28,6 +29,7 @@ _POLICIES = {
     policy.__name__: policy
     for policy in (
         alds,
+        c_step,
         enc_inf,
         enc_map,
         enc_model,
@@ -65,8 +67,9 @@ def allocate(
 
     Args:
         layers: profiles by name, in network order.
-        policy: `alds`, `enc_inf`, `enc_map`, `enc_model`, `energy`, `evbmf`, `fixed`, `greedy_eval`, `knapsack`,
-            `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that returns ranks by name.
+        policy: `alds`, `c_step`, `enc_inf`, `enc_map`, `enc_model`, `energy`, `evbmf`, `fixed`, `greedy_eval`,
+            `knapsack`, `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that returns ranks by
+            name.
         macs: fraction of the dense MACs that may remain, in (0, 1].
         weights: fraction of the dense weights that may remain, in (0, 1].
         bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
@@ -166,6 +169,8 @@ def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str,
 
 
 def _why_dense(policy: str) -> str:
-    if policy in ("fixed", "knapsack"):
-        return {"fixed": "not named in ranks", "knapsack": "dense is best for the whole, says knapsack"}[policy]
+    if policy == "fixed":
+        return "not named in ranks"
+    if policy in ("c_step", "knapsack"):
+        return f"dense is best for the whole, says {policy}"
     return f"the rank that {policy} wished is not cheaper than dense"

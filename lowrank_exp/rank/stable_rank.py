@@ -5,6 +5,7 @@ side, W_0 the matrix before training.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 
         1. The expected stable rank of a Gaussian matrix takes the place of the stable rank of the W_0 at hand.
         2. The authors' code rounds both stable ranks down before they are divided; only the result is rounded here.
         3. The knob t, and ranks under a budget.
-        4. When to leave full-rank training, and which layers stay dense, is decided elsewhere.
+        4. When to leave full-rank training is decided elsewhere, see `lowrank_exp.rank.settled`.
     """
     if not isinstance(scaled, bool):
         raise ValueError(f"scaled={scaled!r} is neither true nor false")
@@ -78,19 +79,32 @@ def stable_rank_of_noise(L: int, M: int) -> float:
     return L * M / (math.sqrt(L) + math.sqrt(M)) ** 2
 
 
-def _widths(layer: LayerProfile, scaled: bool) -> list[float] | None:
-    """The wished rank of every unfolding at t = 1, not rounded; None without numbers."""
-    unfoldings = unfoldings_of(layer, "stable_rank")
-    if unfoldings is None:
-        return None
-    widths = []
+def stable_ranks(unfoldings: Sequence[tuple[np.ndarray, int]], scaled: bool = True) -> list[float]:
+    """Stable rank of every matrix that a decomposition cuts, not rounded; of groups the largest, of zeros 0.
+
+    Args:
+        unfoldings: singular values `(G, L)` and the longer side M of every matrix, as of `Decomposition.unfoldings`.
+        scaled: in units of that of W_0, times L.
+
+    >>> stable_ranks([(np.array([[2.0, 2.0, 1.0]]), 3)], scaled=False)
+    [2.25]
+    """
+    ranks = []
     for values_GL, M in unfoldings:
         L = values_GL.shape[1]
         squared_GL = values_GL.astype(np.float64) ** 2
         first_G = squared_GL[:, 0]
         sr = np.divide(squared_GL.sum(1), first_G, out=np.zeros(len(first_G)), where=first_G > 0).max()
-        widths.append(float(sr) * (L / stable_rank_of_noise(L, M) if scaled else 1.0))
-    return widths
+        ranks.append(float(sr) * (L / stable_rank_of_noise(L, M) if scaled else 1.0))
+    return ranks
+
+
+def _widths(layer: LayerProfile, scaled: bool) -> list[float] | None:
+    """The wished rank of every unfolding at t = 1, not rounded; None without numbers."""
+    unfoldings = unfoldings_of(layer, "stable_rank")
+    if unfoldings is None:
+        return None
+    return stable_ranks(unfoldings, scaled)
 
 
 def _rank(layer: LayerProfile, widths: list[float] | None, times: float) -> Rank | None:

@@ -8,6 +8,7 @@ from lowrank_exp.regularizers.frobenius_decay import FrobeniusDecay
 from lowrank_exp.regularizers.nuclear_norm import NuclearNorm, TRPProjection
 from lowrank_exp.regularizers.orthogonality import Orthogonality
 from lowrank_exp.regularizers.penalty import Penalty
+from lowrank_exp.regularizers.quadratic_penalty import QuadraticPenalty
 from lowrank_exp.regularizers.ramp import ramp
 from lowrank_exp.regularizers.regularizer import Regularizer, Weighted
 from lowrank_exp.regularizers.soft_orthogonality import SoftOrthogonality
@@ -22,6 +23,7 @@ __all__ = [
     "NuclearNorm",
     "Orthogonality",
     "Penalty",
+    "QuadraticPenalty",
     "Regularizer",
     "SoftOrthogonality",
     "TRPProjection",

@@ -7,13 +7,17 @@ from lowrank_exp.training.fit import check_computing, fit_
 from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.network_score import NetworkScore
 from lowrank_exp.training.penalties import trained
+from lowrank_exp.training.quant_noise import QuantNoise
 from lowrank_exp.training.recalibrate import recalibrate_
+from lowrank_exp.training.stochastic_depth import StochasticDepth
 
 __all__ = [
     "Classifier",
     "FirstImages",
     "NetworkScore",
+    "QuantNoise",
     "Scores",
+    "StochasticDepth",
     "check_computing",
     "evaluate",
     "fit_",

@@ -75,14 +75,14 @@ def check_shares(loader: DataLoader, name: str, devices: int) -> None:
         )
 
 
-def lightning_options(devices: list[str]) -> dict[str, Any]:
-    """What a Trainer is told of the devices it runs on."""
+def lightning_options(devices: list[str], skips: bool = False) -> dict[str, Any]:
+    """What a Trainer is told of the devices it runs on; `skips`: a backward pass may leave parameters out."""
     kind = torch.device(devices[0]).type
     options = {
         "accelerator": {"cuda": "gpu"}.get(kind, kind),
         "devices": [torch.device(name).index for name in devices] if kind == "cuda" else len(devices),
     }
-    return options | ({"strategy": DDPStrategy()} if len(devices) > 1 else {})
+    return options | ({"strategy": DDPStrategy(find_unused_parameters=skips)} if len(devices) > 1 else {})
 
 
 def total(tensor: Tensor, device: torch.device, processes: int) -> Tensor:

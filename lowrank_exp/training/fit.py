@@ -1,8 +1,8 @@
 """`fit_`: train a network, surviving interruptions."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from lowrank_exp.training.memory_format import AUTO, check_channels_last
 from lowrank_exp.training.module import Classifier, Metrics
 from lowrank_exp.training.penalties import described, trained
 from lowrank_exp.training.progress import EpochProgress
+from lowrank_exp.training.quant_noise import NoisyWeights, QuantNoise
 from lowrank_exp.training.quiet import quiet_lightning
+from lowrank_exp.training.stochastic_depth import StochasticDepth, Survivors
 from lowrank_exp.training.until import Until, WatchEveryEpoch
 
 PRECISIONS = ("fp32", "bf16")
@@ -50,6 +52,8 @@ def fit_(
     regularizer: Regularizer | None = None,
     exempt: Sequence[str] = (),
     until: Until | None = None,
+    stochastic_depth: StochasticDepth | Mapping[str, Any] | None = None,
+    quant_noise: QuantNoise | Mapping[str, Any] | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
     progress: bool = True,
     label: str = "train",
@@ -88,6 +92,10 @@ def fit_(
         exempt: what the optimizer's weight decay spares, such as `[s, U, V]`; see
             `lowrank_exp.regularizers.parameter_groups`.
         until: ends the fit early, see `lowrank_exp.training.until.Until`; the schedule stays that of all epochs.
+        stochastic_depth: which residual blocks are skipped at random: a `StochasticDepth`, or a mapping of its options
+            such as `{"last": 0.5}`. Not with `compile`.
+        quant_noise: a random part of the weights is quantized in every forward pass in training: a `QuantNoise`, or a
+            mapping of its options such as `{"phi": "int8", "p": 0.5}`.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
         progress: show a bar (a line per epoch where standard error is no terminal).
@@ -106,7 +114,12 @@ def fit_(
             before.
     """
     _check(network, train_loader, val_loader, epochs, label_smoothing)
-    check_computing(precision, accumulate, compile, channels_last)
+    depth = StochasticDepth.of(stochastic_depth)
+    noises = {"stochastic_depth": depth, "quant_noise": QuantNoise.of(quant_noise)}
+    check_computing(precision, accumulate, compile, channels_last, depth)
+    for option in noises.values():
+        if option is not None:
+            option.check(network)
     where = resolve(device)
     places = distributed.places(where, devices)
     for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
@@ -128,6 +141,7 @@ def fit_(
         loader_generators=len(generators.owned(train_loader, val_loader)),
         **described(regularizer, exempt),
         **({} if until is None else {"until": repr(until)}),
+        **{name: asdict(option) for name, option in noises.items() if option is not None},
     )
     path = None if checkpoint is None else Path(checkpoint)
     stored = checkpoints.read(path, recipe) if path is not None and path.exists() else None
@@ -137,6 +151,8 @@ def fit_(
     if len(history) == epochs or (until is not None and history and until.met(history)):
         if stored is not None:
             network.load_state_dict(checkpoints.weights(stored))
+            if depth is not None:
+                depth.fold_(network)
         return history
 
     goes_on = stored is not None
@@ -185,16 +201,19 @@ def _carry_out(
     steps = -(-len(train_loader) // recipe["accumulate"])
     options = {name: recipe[name] for name in ("label_smoothing", "channels_last", "precision", "accumulate")}
     options |= {"compiled": recipe["compile"], "regularizer": fit.regularizer, "exempt": fit.exempt}
+    survivors = Survivors(StochasticDepth.of(recipe.get("stochastic_depth")), network, recipe["seed"])
+    noisy_weights = NoisyWeights(QuantNoise.of(recipe.get("quant_noise")), network, recipe["seed"])
+    options |= {"survivors": survivors, "noisy_weights": noisy_weights}
     module = Classifier(network, fit.optimizer, fit.schedule, recipe["epochs"] * steps, **options)
-    own = generators.owned(train_loader, val_loader)
+    own = [*generators.owned(train_loader, val_loader), *survivors.generators, *noisy_weights.generators]
     callbacks: list[pl.Callback] = [] if fit.until is None else [WatchEveryEpoch(fit.until)]
     callbacks.append(checkpoints.SaveEveryEpoch(fit.checkpoint, recipe, recipe["seed"], own))
     if on_epoch is not None:
         callbacks.append(pl.callbacks.LambdaCallback(on_train_epoch_end=lambda *_: on_epoch(dict(module.history[-1]))))
     if fit.progress:
         callbacks.append(EpochProgress(fit.label))
-    with quiet_lightning(), _lent(network), compilation(recipe["compile"], where):
-        _trainer(fit.places, recipe["epochs"], callbacks).fit(
+    with quiet_lightning(), _lent(network), compilation(recipe["compile"], where), survivors.at_work():
+        _trainer(fit.places, recipe["epochs"], callbacks, survivors.skip).fit(
             module,
             _Opened(train_loader),
             None if val_loader is None else _Opened(val_loader),
@@ -204,10 +223,10 @@ def _carry_out(
     return module.history
 
 
-def _trainer(places: list[str], epochs: int, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """A Trainer that runs epochs and nothing else."""
+def _trainer(places: list[str], epochs: int, callbacks: list[pl.Callback], skips: bool) -> pl.Trainer:
+    """A Trainer that runs epochs and nothing else; `skips`: a step may leave parameters out."""
     return pl.Trainer(
-        **distributed.lightning_options(places),
+        **distributed.lightning_options(places, skips),
         plugins=[LightningEnvironment()],  # no other processes, also inside a SLURM or torchrun job
         max_epochs=epochs,
         callbacks=callbacks,
@@ -272,7 +291,13 @@ def _check(
             raise ValueError(f"{name} has no batches: give it images, or a smaller batch size if it drops the last")
 
 
-def check_computing(precision: str, accumulate: int, compile: bool, channels_last: bool | str) -> None:
+def check_computing(
+    precision: str,
+    accumulate: int,
+    compile: bool,
+    channels_last: bool | str,
+    stochastic_depth: StochasticDepth | None = None,
+) -> None:
     """Raise ValueError for a way to compute that there is not."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed are {' and '.join(PRECISIONS)}")
@@ -281,3 +306,8 @@ def check_computing(precision: str, accumulate: int, compile: bool, channels_las
     if not isinstance(compile, bool):
         raise ValueError(f"compile is {compile!r}; allowed are true and false")
     check_channels_last(channels_last)
+    if compile and stochastic_depth is not None:
+        raise ValueError(
+            "compile is true, and stochastic_depth skips other blocks at every step, for each set of which the network "
+            "would be compiled again: set compile=false or stochastic_depth=null"
+        )

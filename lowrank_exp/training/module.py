@@ -20,6 +20,8 @@ from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import distributed
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
 from lowrank_exp.training.penalties import Penalties, trained
+from lowrank_exp.training.quant_noise import NoisyWeights
+from lowrank_exp.training.stochastic_depth import Survivors
 
 Metrics = dict[str, float]
 CPU = torch.device("cpu")
@@ -56,6 +58,8 @@ class Classifier(pl.LightningModule):
         compiled: run the network through `torch.compile`. Its names stay those of the plain network.
         regularizer: adds gradients of its own to those of a step, and projects weights before a forward pass.
         exempt: what weight decay spares, see `lowrank_exp.regularizers.parameter_groups`; empty: nothing.
+        survivors: which residual blocks a step skips, see `stochastic_depth.py`; None: none.
+        noisy_weights: what a forward pass in training does to weights, see `quant_noise.py`; None: nothing.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Classifier(pl.LightningModule):
         compiled: bool = False,
         regularizer: Regularizer | None = None,
         exempt: Sequence[str] = (),
+        survivors: Survivors | None = None,
+        noisy_weights: NoisyWeights | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -85,6 +91,8 @@ class Classifier(pl.LightningModule):
         self.compiled = compiled
         self.regularizer = regularizer
         self.exempt = exempt
+        self.survivors = survivors or Survivors(None, network, 0)
+        self.noisy_weights = noisy_weights or NoisyWeights(None, network, 0)
         # A method, as torch's compiled module would put its weights under names of its own beside the network's.
         self.compute = torch.compile(network).__call__ if compiled else network.__call__
         self._processes = 1
@@ -130,20 +138,23 @@ class Classifier(pl.LightningModule):
         self.began = time.perf_counter()
         self.rates = []
         self.trained = _Tally(self.device, self._processes)
+        self.noisy_weights.begin_epoch()
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """One step: zero_grad, forward, backward, step, schedule; of a group of batches the last one steps."""
         images, labels, count = _counted(batch)
-        if batch_idx % self.accumulate == 0:
+        if begins := batch_idx % self.accumulate == 0:
             self._stepper.zero_grad()
             self._grouped = 0
             self.penalties.before_forward()
         self._grouped += count
         steps = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
-        logits_NC = self.forward(images)
-        reduction = "sum" if self._summed else "mean"
-        loss = cross_entropy(logits_NC, labels, label_smoothing=self.label_smoothing, reduction=reduction)
-        self._backward(loss, steps)
+        self.survivors.draw(images, begins, self.global_rank, self._processes)
+        with self.noisy_weights.during_pass():
+            logits_NC = self.forward(images)
+            reduction = "sum" if self._summed else "mean"
+            loss = cross_entropy(logits_NC, labels, label_smoothing=self.label_smoothing, reduction=reduction)
+            self._backward(loss, steps)
         if steps:
             self._step()
         self.trained.add(logits_NC.detach(), labels, loss.detach(), count, self._summed)
@@ -162,6 +173,7 @@ class Classifier(pl.LightningModule):
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         parameter.grad.mul_(self._processes / self._grouped)
+        self.survivors.add_gradients()
         self.penalties.add_gradients()
         self.rates.append(self._stepper.param_groups[0]["lr"])
         self._stepper.step()
@@ -177,6 +189,7 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """The epoch's training is over: refuse to go on if it diverged."""
         self._raise_if_diverged("the training loss", self.trained)
+        self.survivors.begin_validation()
         self.validated = _Tally(self.device, self._processes)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
@@ -187,6 +200,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Write the epoch's line of the history; callbacks find it there in `on_train_epoch_end`."""
+        self.survivors.resume_training()
         self._raise_if_diverged("the validation loss", self.validated)
         self._write_history(*self.validated.means())
 

@@ -5,7 +5,7 @@ any of them is a schedule for `fit_`, and a `_partial_: true` node of a configur
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 
@@ -88,6 +88,21 @@ def one_cycle(progress: float, peak: float = 0.3, start: float = 0.0, final: flo
     if progress < peak:
         return start + (1 - start) * progress / peak
     return 1 - (1 - final) * (progress - peak) / (1 - peak)
+
+
+def scaled(progress: float, factor: float = 0.5, schedule: Callable[[float], float] | None = None) -> float:
+    """`factor` times another schedule (None: constant): the same course at another base learning rate.
+
+    Raises:
+        ValueError: progress outside [0, 1], factor not above 0 or not finite.
+
+    >>> scaled(0.75, factor=0.5, schedule=lambda p: 1 - p), scaled(0.75)
+    (0.125, 0.5)
+    """
+    _check_progress(progress)
+    if not 0 < factor < math.inf:
+        raise ValueError(f"factor is {factor}; allowed is a number above 0")
+    return factor * (1.0 if schedule is None else schedule(progress))
 
 
 def _check_progress(progress: float) -> None:

@@ -215,7 +215,7 @@ def test_numpy_ranks_of_a_function_become_integers(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"policy": "vbmf"}, "unknown rank policy 'vbmf'; known: alds, enc_inf, .*, uniform"),
+        ({"policy": "vbmf"}, "unknown rank policy 'vbmf'; known: alds, c_step, .*, uniform"),
         ({"policy": "uniform", "macs": 0.5, "over": "convs"}, r"over='convs' is not known: all .* or conv"),
         (
             {"policy": "uniform", "macs": 0.5, "ratio": 2},

@@ -1,0 +1,247 @@
+"""Which channel of one layer is which channel of the next, read off torch-pruning's graph of a network.
+
+torch-pruning traces which operation reads the output of which. It guesses indices from layer sizes; here they come from
+the shapes that autograd has recorded. An operation that is not known to keep channels apart fixes them.
+"""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from lowrank_exp.cost import LAYERS, out_channels
+from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.models.cifar_resnet import PadShortcut
+from lowrank_exp.pruning.trace import BATCH_NORMS, PER_CHANNEL, Entry, Trace, trace
+
+# Operations, as autograd names them, whose channel c is made of channel c of each operand.
+CHANNEL_WISE = """
+    Abs AdaptiveAvgPool2D AdaptiveAvgPool3D AdaptiveMaxPool2D AdaptiveMaxPool3D Add Alias AvgPool2D AvgPool3D Clamp
+    ClampMax ClampMin Clone ConstantPadNd Div Elu Expand Gelu Hardsigmoid Hardswish Hardtanh LeakyRelu LogSigmoid
+    MaxPool2DWithIndices MaxPool3DWithIndices Maximum Mean Minimum Mish Mul NativeDropout Neg Permute Pow
+    ReflectionPad2D Relu ReplicationPad2D Sigmoid Silu Slice Softplus Sqrt Squeeze Sub Sum Tanh Threshold ToCopy
+    Transpose Unsqueeze UpsampleBilinear2D UpsampleNearest2D
+"""
+CHANNEL_WISE = frozenset(CHANNEL_WISE.split())
+RESHAPES = frozenset({"View", "UnsafeView", "ReshapeAlias", "Reshape"})
+SPLITS = frozenset({"Split", "SplitWithSizes"})
+
+
+class Place(NamedTuple):
+    """Consecutive numbers, one for each channel of one layer's input or output."""
+
+    first: int
+    size: int
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.arange(self.first, self.first + self.size)
+
+
+@dataclass
+class ChannelGraph:
+    """All channels of a network, numbered, and which flow into which.
+
+    `inputs` and `outputs` are those of convolutions and linear layers; `passing` are layers with one value per channel.
+    `links` holds arrays (sources, targets); `fixed` the places whose channels cannot be removed, and why.
+    """
+
+    inputs: dict[str, Place] = field(default_factory=dict)
+    outputs: dict[str, Place] = field(default_factory=dict)
+    passing: dict[str, Place] = field(default_factory=dict)
+    links: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    fixed: list[tuple[Place, str]] = field(default_factory=list)
+    total: int = 0
+
+    def place(self, size: int) -> Place:
+        """A new place of `size` channels."""
+        self.total += size
+        return Place(self.total - size, size)
+
+
+def channel_graph(model: nn.Module, example_input: Tensor, close_up: bool = False) -> ChannelGraph:
+    """The channels of `model` and how they flow; `model` is not touched.
+
+    Args:
+        model: a network that takes one tensor, channels in dimension 1.
+        example_input: `(N, C, ...)`; its shape counts.
+        close_up: whether channels before a local response normalisation may go, so that others move together.
+
+    Raises:
+        ValueError: the network cannot be traced.
+    """
+    return _Reading(trace(model, example_input), close_up).read()
+
+
+class _Reading:
+    """Nodes of torch-pruning turned into places and links."""
+
+    def __init__(self, traced: Trace, close_up: bool) -> None:
+        self.nodes, self.names, self.calls = traced
+        self.close_up = close_up
+        self.graph = ChannelGraph()
+        self.starts: dict[Any, Place] = {}
+        self.ends: dict[Any, Place] = {}
+
+    def read(self) -> ChannelGraph:
+        for node in self.nodes:
+            self._set_places(node)
+        for node in self.nodes:
+            self._set_links(node)
+        for places in (self.graph.inputs, self.graph.outputs, self.graph.passing):
+            found = dict(places)
+            places.clear()
+            places.update({name: found[name] for name in self.names.values() if name in found})
+        return self.graph
+
+    def _set_places(self, node: Any) -> None:
+        graph, layer, shape = self.graph, node.module, _shapes(node)[0]
+        name = self.names.get(layer)
+        if isinstance(layer, LAYERS):
+            inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+            self.starts[node] = graph.inputs[name] = graph.place(inputs)
+            self.ends[node] = graph.outputs[name] = graph.place(out_channels(layer))
+            if isinstance(layer, nn.Linear) and len(shape) != 2:
+                self._fix(node, f"{name} is a linear layer on inputs of more than one axis")
+        else:
+            size = sum(s[1] if len(s) > 1 else 1 for s in _shapes(node)) if _operation(node) in SPLITS else None
+            self.starts[node] = self.ends[node] = graph.place(size or (shape[1] if len(shape) > 1 else 1))
+            if isinstance(layer, (*BATCH_NORMS, PadShortcut, Reorder)) or (
+                isinstance(layer, nn.PReLU) and layer.num_parameters > 1
+            ):
+                graph.passing[name] = self.starts[node]
+        if isinstance(layer, Entry):
+            self._fix(node, "they are, or are added to, the network's input")
+        elif type(layer).__name__ == "_OutputOp":
+            self._fix(node, "they are the network's output")
+        elif _operation(node) == "Neighbours" and not self.close_up:
+            self._fix(
+                node,
+                "a local response normalisation reads neighbouring channels, and others would move beside them; "
+                "close_up=True takes that into the bargain",
+            )
+        elif self.calls.get(layer, 1) > 1:
+            self._fix(node, f"{name} is called {self.calls[layer]} times in one forward pass")
+        elif name is not None and not isinstance(layer, (*LAYERS, *PER_CHANNEL, PadShortcut, Reorder)):
+            self._fix(node, f"{name} is a {type(layer).__name__}, which reads channels together")
+
+    def _set_links(self, node: Any) -> None:
+        functions = [(f, i, nr) for i, (f, nr) in enumerate(node.grad_fn.next_functions) if f is not None]
+        functions = [(f, i, nr) for f, i, nr in functions if "AccumulateGrad" not in f.name()]
+        if len(functions) != len(node.inputs):
+            for other in [node, *node.inputs]:
+                self._fix(other, f"{_called(node, self.names)} is called several times")
+            return
+        for source, (function, position, output) in zip(node.inputs, functions, strict=True):
+            read_shape = tuple(function._input_metadata[output].shape)
+            found = self._indices(node, read_shape, position)
+            if isinstance(found, str):
+                self._fix(source, found)
+                self._fix(node, found)
+                continue
+            read, made = found
+            if _operation(source) in SPLITS:
+                if _dim(source.grad_fn._saved_dim, len(read_shape)) == 1:
+                    read = read + sum(s[1] for s in _shapes(source)[:output])
+                elif read_shape[1] != self.ends[source].size:
+                    self._fix(source, "a split cannot be followed")
+                    self._fix(node, "a split cannot be followed")
+                    continue
+            self.graph.links.append((self.ends[source].first + read, self.starts[node].first + made))
+
+    def _indices(self, node: Any, read: tuple[int, ...], position: int) -> tuple[np.ndarray, np.ndarray] | str:
+        """Channels of the operand at `position`, of shape `read`, and the channels of `node` that they become."""
+        layer, made, operation = node.module, tuple(_shapes(node)[0]), _operation(node)
+        if len(read) < 2:
+            return f"{_called(node, self.names)} reads a tensor without channels"
+        same = np.arange(read[1])
+        if isinstance(layer, PadShortcut):
+            return same, same + layer.front
+        if isinstance(layer, Reorder):
+            return layer.order.cpu().numpy(), same
+        if isinstance(layer, (*LAYERS, *PER_CHANNEL)):
+            known = self.starts[node].size == read[1]
+            return (same, same) if known else f"{_called(node, self.names)} reads {read[1]} channels"
+        if isinstance(layer, Entry) or operation in ("Neighbours", *SPLITS):
+            return same, same
+        if operation == "Cat":
+            return self._concatenated(node, read, position)
+        unknown = f"they pass an operation that may mix or move channels ({operation})"
+        if layer in self.names:
+            unknown = f"{self.names[layer]} is a {type(layer).__name__}, which reads channels together"
+        if operation in RESHAPES:
+            if made[:2] == read[:2]:
+                return same, same
+            each = prod(read[2:])
+            flat = made == (read[0], read[1] * each)
+            return (np.repeat(same, each), np.arange(read[1] * each)) if flat else unknown
+        if operation not in CHANNEL_WISE:
+            return unknown
+        if operation == "Slice" and _dim(node.grad_fn._saved_dim, len(read)) == 1:
+            taken = same[_signed(node.grad_fn._saved_start) : _signed(node.grad_fn._saved_end)]
+            return taken[:: node.grad_fn._saved_step], np.arange(made[1])
+        if 1 in _dims_touched(node.grad_fn, operation, len(read)) or len(made) < 2 or made[0] != read[0]:
+            return unknown
+        if read[1] != made[1]:
+            return f"they meet other channels in a broadcast ({_called(node, self.names)})"
+        if operation not in ("Mean", "Sum", "Squeeze", "Unsqueeze") and len(read) != len(made):
+            return unknown
+        return same, same
+
+    def _concatenated(self, node: Any, read: tuple[int, ...], position: int) -> tuple[np.ndarray, np.ndarray] | str:
+        same, made = np.arange(read[1]), _shapes(node)[0]
+        if _dim(node.grad_fn._saved_dim, len(read)) != 1:
+            return same, same
+        sizes = [f and f._input_metadata[nr].shape[1] for f, nr in node.grad_fn.next_functions]
+        if sizes.count(None) > 1:
+            return "they are concatenated with constants"
+        sizes = [made[1] - sum(filter(None, sizes)) if size is None else size for size in sizes]
+        return same, same + sum(sizes[:position])
+
+    def _fix(self, node: Any, reason: str) -> None:
+        self.graph.fixed += [(place, reason) for place in {self.starts[node], self.ends[node]}]
+
+
+def _shapes(node: Any) -> list[tuple[int, ...]]:
+    """Of the outputs of a node's operation."""
+    return [tuple(output.shape) for output in node.grad_fn._input_metadata]
+
+
+def _operation(node: Any) -> str:
+    return node.grad_fn.name().split("Backward")[0]
+
+
+def _called(node: Any, names: dict[nn.Module, str]) -> str:
+    return names.get(node.module) or _operation(node)
+
+
+def _signed(number: int) -> int:
+    """Autograd keeps negative numbers as unsigned ones."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _dim(dim: int, dims: int) -> int:
+    return _signed(dim) % dims
+
+
+def _dims_touched(function: Any, operation: str, dims: int) -> set[int]:
+    """The axes that an operation sums over, moves, inserts or pads."""
+    if operation in ("Mean", "Sum"):
+        over = getattr(function, "_saved_dim", None)
+        return {_dim(d, dims) for d in over} if over else set(range(dims))
+    if operation == "Transpose":
+        return {_dim(function._saved_dim0, dims), _dim(function._saved_dim1, dims)}
+    if operation == "Permute":
+        return {i for i, d in enumerate(function._saved_dims) if _dim(d, dims) != i}
+    if operation == "Unsqueeze":
+        return {1} if _dim(function._saved_dim, dims + 1) < 2 else set()
+    if operation == "Squeeze":
+        over = getattr(function, "_saved_dim", None)
+        over = (over,) if isinstance(over, int) else over or ()
+        return {_dim(d, dims) for d in over if _dim(d, dims) < 2}
+    if operation == "ConstantPadNd":
+        pads = function._saved_pad
+        return {dims - 1 - i // 2 for i, amount in enumerate(pads) if amount}
+    return set()

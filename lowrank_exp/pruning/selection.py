@@ -1,0 +1,186 @@
+"""Which filters go: scores to indices.
+
+Legend: O filters of a layer, C coupled channels of a group, F filters in all, p the fraction that goes. A target is a
+layer, or a group of coupled channels by its name; scores are `{target: s_O}`, the lowest first.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lowrank_exp.pruning.groups import ChannelGroup
+
+Chosen = dict[str, tuple[int, ...]]  # ascending indices by target; targets that lose nothing are left out
+Blocks = Mapping[str, Sequence[Sequence[Sequence[int]]]]
+Unit = tuple[int, ...]  # channels that go together
+WAYS = ("sum", "mean", "max", "first")
+
+
+def group_scores(scores: Mapping[str, Tensor], groups: Iterable[ChannelGroup], how: str = "sum") -> dict[str, Tensor]:
+    """The score of every coupled channel, `(C,)`, from those of the filters that make it.
+
+    Args:
+        scores: by layer; producers without scores are passed over.
+        groups: of coupled channels.
+        how: `sum`, `mean` or `max` over all filters that make the channel, or the filters of the `first` scored
+            producer that makes it (their sum, where it has several).
+
+    Returns:
+        By name of the group, in the given order.
+
+    Raises:
+        ValueError: another `how`, a channel that no scored filter makes.
+
+    >>> group = ChannelGroup("a", 2, {"a": ((0,), (1,)), "b": ((0,), (1,))})
+    >>> group_scores({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([5.0, 1.0])}, [group])
+    {'a': tensor([6., 3.], dtype=torch.float64)}
+    """
+    if how not in WAYS:
+        raise ValueError(f"how={how!r} is not known: {' or '.join(WAYS)}")
+    return {group.name: torch.tensor(_of_channels(scores, group, how), dtype=torch.float64) for group in groups}
+
+
+def _of_channels(scores: Mapping[str, Tensor], group: ChannelGroup, how: str) -> list[float]:
+    lists = {layer: scores[layer].tolist() for layer in group.producers if layer in scores}
+    values = []
+    for c in range(group.channels):
+        by_layer = [[s_O[f] for f in group.producers[layer][c]] for layer, s_O in lists.items()]
+        made = [of_layer for of_layer in by_layer if of_layer]
+        if not made:
+            raise ValueError(f"no scored filter makes channel {c} of {group.name}: score one of its producers")
+        every = [s for of_layer in made for s in of_layer]
+        of_all = {"sum": sum(every), "mean": sum(every) / len(every), "max": max(every), "first": sum(made[0])}
+        values.append(of_all[how])
+    return values
+
+
+def lowest(
+    scores: Mapping[str, Tensor],
+    n: int,
+    *,
+    gone: Mapping[str, Sequence[int]] | None = None,
+    blocks: Blocks | None = None,
+) -> Chosen:
+    """The n filters of the lowest scores over all targets, but never a target's last one.
+
+    A target's last filter stays, and its turn passes to the next in rank. Of equal scores the first target's and the
+    lowest index go first.
+
+    Args:
+        scores: by target, in the order of the network.
+        n: how many; 0 or more.
+        gone: filters by target that are out already: not chosen again, not counted as remaining.
+        blocks: by target, as `ChannelGroup.blocks`: of each partition's parts equal numbers have to remain. One channel
+            of every part then goes at a time, the lowest of each, at the mean of their scores; where they are more than
+            what is left of n, others go in their place, so that up to n go.
+
+    Raises:
+        ValueError: n is no such number, more than can go, a score is not a number, or parts do not fit one another.
+
+    >>> lowest({"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([0.5, 0.3, 0.9])}, 2)
+    {'a': (0,), 'b': (1,)}
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise ValueError(f"n={n!r} is no number of filters: 0 or more")
+    gone, blocks = gone or {}, blocks or {}
+    ranked: list[tuple[float, str, Unit]] = []
+    left: dict[str, int] = {}
+    for target, s_O in scores.items():
+        units = _units(target, s_O, gone.get(target, ()), blocks.get(target, ()))
+        ranked += [(score, target, unit) for score, unit in units]
+        left[target] = len(units)
+    ranked.sort(key=lambda entry: entry[0])
+    chosen: dict[str, list[int]] = {}
+    count = 0
+    for _, target, unit in ranked:
+        if left[target] > 1 and count + len(unit) <= n:
+            chosen.setdefault(target, []).extend(unit)
+            left[target] -= 1
+            count += len(unit)
+    if count < n and not any(len(unit) > 1 for _, _, unit in ranked):
+        raise ValueError(f"{n} filters shall go, but only {count} can: each of {len(left)} layers keeps one")
+    return {target: tuple(sorted(chosen[target])) for target in scores if target in chosen}
+
+
+def lowest_share(
+    scores: Mapping[str, Tensor],
+    p: float,
+    *,
+    gone: Mapping[str, Sequence[int]] | None = None,
+    blocks: Blocks | None = None,
+) -> Chosen:
+    """The floor(p F) filters of the lowest scores over all targets together, F of them in all, as RePr drops them.
+
+    Those that are `gone` count among the floor(p F): what is returned comes in addition. See `lowest`.
+
+    Raises:
+        ValueError: p is no fraction from 0 to below 1, and as `lowest`.
+
+    >>> lowest_share({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
+    {'a': (0, 1), 'b': (1,)}
+    """
+    F = sum(len(s_O) for s_O in scores.values())
+    out = sum(len(set(gone[target])) for target in scores if target in gone) if gone else 0
+    return lowest(scores, max(0, share(p, F) - out), gone=gone, blocks=blocks)
+
+
+def lowest_of_each(
+    scores: Mapping[str, Tensor],
+    p: float,
+    *,
+    gone: Mapping[str, Sequence[int]] | None = None,
+    blocks: Blocks | None = None,
+) -> Chosen:
+    """Of each target the floor(p O) filters of the lowest scores, as SFP and one-shot pruning take them.
+
+    Those that are `gone` count among the floor(p O). See `lowest`.
+
+    Raises:
+        ValueError: p is no fraction from 0 to below 1, and as `lowest`.
+
+    >>> lowest_of_each({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
+    {'a': (0,), 'b': (1,)}
+    """
+    chosen: Chosen = {}
+    for target, s_O in scores.items():
+        chosen |= lowest_share({target: s_O}, p, gone=gone, blocks=blocks)
+    return chosen
+
+
+def share(p: float, F: int) -> int:
+    """floor(p F), of the decimal fraction that p is written as: share(0.29, 100) is 29, though 0.29 * 100 is less.
+
+    Raises:
+        ValueError: p is no fraction from 0 to below 1.
+
+    >>> share(0.29, 100), share(0.3, 96)
+    (29, 28)
+    """
+    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
+        raise ValueError(f"p={p!r} is no fraction of filters to remove: from 0 to below 1")
+    return math.floor(p * F + 1e-9)
+
+
+def _units(target: str, s_O: Tensor, gone: Iterable[int], blocks: Sequence) -> list[tuple[float, Unit]]:
+    """The channels that can go, alone or together, with their scores; the lowest first."""
+    values = [float(s) for s in s_O]
+    if any(math.isnan(s) for s in values):
+        raise ValueError(f"{target} has scores that are not numbers")
+    out = set(gone)
+    parts = [[c for c in part if c not in out] for part in _parts(len(values), blocks)]
+    if len({len(part) for part in parts}) > 1:
+        raise ValueError(f"{target}: its grouped layers split what remains of it into unequal parts; leave it whole")
+    ordered = [sorted(part, key=lambda c: (values[c], c)) for part in parts]
+    together = [tuple(unit) for unit in zip(*ordered, strict=True)]
+    return [(sum(values[c] for c in unit) / len(unit), unit) for unit in together]
+
+
+def _parts(C: int, blocks: Sequence) -> list[list[int]]:
+    """The channels apart by where they lie in every partition; if equal numbers of each go, all blocks stay equal."""
+    parts: dict[tuple[int, ...], list[int]] = {}
+    for c in range(C):
+        place = tuple(next(i for i, part in enumerate(partition) if c in part) for partition in blocks)
+        parts.setdefault(place, []).append(c)
+    return list(parts.values())

@@ -1,0 +1,130 @@
+"""A network as torch-pruning traces it: which operation reads what, from one forward pass without numbers."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.cost import LAYERS
+from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.models.cifar_resnet import PadShortcut
+from lowrank_exp.shapes import meta_copy
+from lowrank_exp.svd_form.layers import SVDForm
+
+BATCH = 2  # of the traced pass: a batch of one could be taken for a broadcast
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+PER_CHANNEL = (*BATCH_NORMS, nn.PReLU)
+
+
+class Trace(NamedTuple):
+    """Nodes of torch-pruning's dependency graph, names of modules, and how often each layer was called.
+
+    A node has `module` (of a copy of the network, or torch-pruning's stand-in for an operation), `grad_fn` (autograd's
+    record of the operation, shapes included) and `inputs` (nodes).
+    """
+
+    nodes: list[Any]
+    names: dict[nn.Module, str]
+    calls: dict[nn.Module, int]
+
+
+class Entry(nn.Module):
+    """The network's input, so that it has a node of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1
+
+
+class Neighbours(torch.autograd.Function):
+    """Stands for a local response normalisation, which reads channel c and those beside it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Normalisation(nn.Module):
+    """Calls `Neighbours`; where one module is called twice, each call is an operation of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Neighbours.apply(x)
+
+
+class Through:
+    """What torch-pruning asks of a layer that it does not know."""
+
+    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: nn.Module) -> int | None:
+        return getattr(layer, "channels", None)
+
+    get_in_channels = get_out_channels
+
+
+def trace(model: nn.Module, example_input: Tensor) -> Trace:
+    """Run `model`, as a copy on the meta device and in evaluation mode, on an input of the shape of `example_input`.
+
+    Raises:
+        ValueError: whatever the network's code raises.
+    """
+    import torch_pruning
+
+    network = _copy_to_trace(model)
+    names = {module: name for name, module in network.named_modules()}
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), example_input.dtype)
+    x = torch.empty(BATCH, *example_input.shape[1:], device="meta", dtype=dtype, requires_grad=True)
+    entry = Entry()
+    entry.channels = x.shape[1]
+    calls: dict[nn.Module, int] = {}
+    hooks = [
+        module.register_forward_hook(lambda m, *_: calls.update({m: calls.get(m, 0) + 1}))
+        for module in names
+        if isinstance(module, (*LAYERS, *PER_CHANNEL, PadShortcut, Reorder))
+    ]
+    graph = torch_pruning.DependencyGraph()
+    try:
+        with torch.enable_grad():
+            graph.build_dependency(
+                nn.Sequential(entry, network),
+                x,
+                forward_fn=lambda sequence, x: sequence(x),
+                output_transform=_ended,
+                customized_pruners={kind: Through() for kind in (Entry, PadShortcut, Reorder)},
+                verbose=False,
+            )
+    except Exception as error:
+        if not hasattr(graph, "module2node"):  # else only torch-pruning's guess of indices failed, which is not used
+            raise ValueError(
+                f"the network could not be traced on an input of shape {tuple(example_input.shape)}: {error}"
+            ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Trace(list(graph.module2node.values()), names, calls)
+
+
+def _copy_to_trace(model: nn.Module) -> nn.Module:
+    """A copy without numbers, its SVD forms dense and its parameters frozen: only activations are recorded."""
+    network = meta_copy(model)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, SVDForm):
+            network.set_submodule(name, module.like)
+        elif isinstance(module, nn.LocalResponseNorm):
+            network.set_submodule(name, Normalisation())
+    return network.requires_grad_(False)
+
+
+def _ended(output: Any) -> list[Tensor]:
+    """Every tensor of the output behind one more operation, which then is the graph's end."""
+    if isinstance(output, Tensor):
+        return [output * 1]
+    items = output.values() if isinstance(output, dict) else output
+    return [tensor for item in items if isinstance(item, Tensor | tuple | list | dict) for tensor in _ended(item)]

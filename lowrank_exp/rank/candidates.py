@@ -1,0 +1,35 @@
+"""Which layers a rank policy decides on, before it is asked."""
+
+import warnings
+from collections.abc import Callable, Mapping
+
+from lowrank_exp.rank.allocate import allocate
+from lowrank_exp.rank.budget import Budget
+from lowrank_exp.rank.plan import Plan
+from lowrank_exp.rank.problem import problem_of
+from lowrank_exp.rank.profile import LayerProfile
+
+SETTINGS = ("ranks", "rules", "fixed", "multiple", "over")  # of `allocate`
+BOUNDS = ("macs", "weights", "bytes")
+
+
+def candidates(layers: Mapping[str, LayerProfile], rank: Callable[..., Plan]) -> list[str]:
+    """The layers that `rank` may decompose, in network order: cheaper at some rank, and not left alone.
+
+    A layer whose rank is set by hand counts, if that is a rank.
+
+    Args:
+        layers: profiles by name.
+        rank: a partial of `allocate`; of another function nothing is known, so all layers that get cheaper.
+
+    Raises:
+        ValueError: names in ranks or rules that do not exist.
+    """
+    given = dict(getattr(rank, "keywords", {})) if getattr(rank, "func", None) is allocate else {}
+    budget = Budget(*(given.get(what) for what in BOUNDS))
+    with warnings.catch_warnings():  # of ranks by hand that cost more than dense; the policy says it
+        warnings.simplefilter("ignore")
+        problem, planned = problem_of(layers, budget, **{name: given[name] for name in SETTINGS if name in given})
+    deciding = {candidate.profile.name for candidate in problem.candidates}
+    deciding |= {name for name, layer in planned.items() if layer.rank is not None}
+    return [name for name in layers if name in deciding]

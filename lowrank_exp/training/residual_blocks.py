@@ -1,0 +1,90 @@
+"""The residual blocks of a network, and what of them is needed to run one without its branch.
+
+A block computes act(f(x) + shortcut(x)); its branch f ends in a normalization with scale and shift.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Of the forward function that makes a module such a block: its shortcut (an attribute that is None: the identity), the
+# normalization that ends the branch, and the activation (None: a ReLU without a module).
+_KNOWN = {
+    ("lowrank_exp.models.cifar_resnet", "BasicBlock.forward"): ("shortcut", "bn2", None),
+    ("lowrank_exp.models.cifar_resnet", "Bottleneck.forward"): ("shortcut", "bn3", None),
+    ("lowrank_exp.models.resnet", "BasicBlock.forward"): ("downsample", "bn2", None),
+    ("lowrank_exp.models.resnet", "Bottleneck.forward"): ("downsample", "bn3", None),
+    ("torchvision.models.resnet", "BasicBlock.forward"): ("downsample", "bn2", "relu"),
+    ("torchvision.models.resnet", "Bottleneck.forward"): ("downsample", "bn3", "relu"),
+    ("timm.models.resnet", "BasicBlock.forward"): ("downsample", "bn2", "act2"),
+    ("timm.models.resnet", "Bottleneck.forward"): ("downsample", "bn3", "act3"),
+}
+_BEHIND_THE_NORM = ("se", "drop_path")  # what blocks of timm may do to the branch after that
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """One block: its module and name in the network, and three of its parts."""
+
+    name: str
+    module: nn.Module
+    shortcut: Callable[[Tensor], Tensor] | None
+    norm: nn.Module
+    activation: nn.Module | None
+
+    def without_branch(self, x: Tensor) -> Tensor:
+        """What the block gives where its branch is 0: act(shortcut(x))."""
+        x = x if self.shortcut is None else self.shortcut(x)
+        if self.activation is None or isinstance(self.activation, nn.ReLU):
+            return F.relu(x)
+        return self.activation(x.clone())  # it may work in place, and x is the output of the block before
+
+    def scale_(self, factor: float) -> None:
+        """Multiply the branch by `factor`: scale and shift of its last normalization, in place."""
+        with torch.no_grad():
+            self.norm.weight.mul_(factor)
+            self.norm.bias.mul_(factor)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the last normalization stands as it is made: scale 1 and shift 0."""
+        return bool((self.norm.weight == 1).all()) and not self.norm.bias.any()
+
+
+def residual_blocks(network: nn.Module) -> list[ResidualBlock]:
+    """The residual blocks of `network`, which may lie on the meta device, in its order.
+
+    Found are the blocks of this package's residual networks, of torchvision's ResNets (ResNeXt and wide ones too) and
+    of timm's, whatever took the place of their convolutions.
+
+    Raises:
+        ValueError: there are none, or one whose branch does not end in a normalization with scale and shift.
+
+    >>> from lowrank_exp.models import cifar_resnet
+    >>> [block.name for block in residual_blocks(cifar_resnet(depth=8))]
+    ['layer1.0', 'layer2.0', 'layer3.0']
+    """
+    found = []
+    for name, module in network.named_modules():
+        forward = type(module).forward
+        parts = _KNOWN.get((getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)))
+        if parts is None:
+            continue
+        shortcut, norm, activation = (None if part is None else getattr(module, part) for part in parts)
+        if behind := [part for part in _BEHIND_THE_NORM if getattr(module, part, None) is not None]:
+            raise ValueError(f"the branch of {name} ends in {behind[0]}: it must end in its normalization")
+        if not isinstance(norm, _BatchNorm | nn.GroupNorm) or norm.weight is None:
+            raise ValueError(
+                f"the branch of {name} ends in {norm}: it must end in a normalization with scale and shift"
+            )
+        found.append(ResidualBlock(name, module, shortcut, norm, activation))
+    if not found:
+        raise ValueError(
+            "this network has no residual blocks that are known: those of resnet20 to resnet110, resnet18 to resnet152 "
+            "and of the ResNets of torchvision and timm are"
+        )
+    return found

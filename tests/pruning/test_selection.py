@@ -1,0 +1,163 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lowrank_exp.pruning.coupling import channel_groups
+from lowrank_exp.pruning.criteria import L1, filter_scores
+from lowrank_exp.pruning.groups import ChannelGroup
+from lowrank_exp.pruning.selection import group_scores, lowest, lowest_of_each, lowest_share, share
+
+SCORES = {
+    "a": torch.tensor([0.4, 0.1, 0.2]),
+    "b": torch.tensor([0.3, 0.05, 0.6, 0.7]),
+    "c": torch.tensor([0.01, 0.02]),
+}
+
+
+def test_the_lowest_of_all_layers():
+    assert lowest(SCORES, 0) == {}
+    assert lowest(SCORES, 3) == {"a": (1,), "b": (1,), "c": (0,)}
+
+
+def test_a_last_filter_passes_its_turn_to_the_next():
+    # in rank: c0, c1 (stays), b1, a1, a2, b0, a0 (stays), b2, b3 (stays)
+    assert lowest(SCORES, 2) == {"b": (1,), "c": (0,)}
+    assert lowest(SCORES, 5) == {"a": (1, 2), "b": (0, 1), "c": (0,)}
+    assert lowest(SCORES, 6) == {"a": (1, 2), "b": (0, 1, 2), "c": (0,)}
+    with pytest.raises(ValueError, match="7 filters shall go, but only 6 can: each of 3 layers keeps one"):
+        lowest(SCORES, 7)
+
+
+def test_filters_that_are_out_already_neither_go_again_nor_remain():
+    assert lowest(SCORES, 2, gone={"c": (1,), "b": (1,)}) == {"a": (1, 2)}
+    assert lowest({"a": torch.tensor([0.0, 1.0])}, 0, gone={"a": [0]}) == {}
+    assert lowest_share(SCORES, 0.5, gone={"c": (1,), "b": (1,)}) == {"a": (1, 2)}
+    assert lowest_of_each(SCORES, 0.5, gone={"a": (0,), "b": (3,)}) == {"b": (1,), "c": (0,)}
+    assert lowest_share(SCORES, 0.1, gone={"b": (0, 1)}) == {}
+
+
+def test_equal_scores_go_in_the_order_of_the_network():
+    ones = {"second": torch.ones(3), "first": torch.ones(3)}
+    assert lowest(ones, 3) == {"second": (0, 1), "first": (0,)}
+
+
+def test_a_share_of_all_and_of_each():
+    assert lowest_share(SCORES, 0.34) == {"a": (1,), "b": (1,), "c": (0,)}  # floor(3.06)
+    assert lowest_share(SCORES, 0.33) == {"b": (1,), "c": (0,)}  # floor(2.97)
+    assert lowest_of_each(SCORES, 0.5) == {"a": (1,), "b": (0, 1), "c": (0,)}
+    assert lowest_of_each(SCORES, 0.3) == {"b": (1,)}
+
+
+def test_shares_of_decimal_fractions():
+    """floor of the fraction as it is written: 0.29 * 100 is 28.999999999999996."""
+    for percent in range(100):
+        for F in (10, 96, 100, 4224):
+            assert share(percent / 100, F) == percent * F // 100
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.floats(-5, 5, width=16), min_size=1, max_size=6), min_size=1, max_size=4),
+    st.integers(0, 30),
+)
+def test_against_removal_one_by_one(layers, n):
+    scores = {str(i): torch.tensor(values, dtype=torch.float64) for i, values in enumerate(layers)}
+    n = min(n, sum(len(values) - 1 for values in layers))
+    remaining = {name: list(range(len(s_O))) for name, s_O in scores.items()}
+    for _ in range(n):
+        free = [
+            (float(scores[name][f]), int(name), f) for name, kept in remaining.items() if len(kept) > 1 for f in kept
+        ]
+        _, name, f = min(free)
+        remaining[str(name)].remove(f)
+    got = lowest(scores, n)
+    assert sum(map(len, got.values())) == n
+    for name, s_O in scores.items():
+        assert sorted(set(range(len(s_O))) - set(got.get(name, ()))) == remaining[name]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: lowest(SCORES, -1), "n=-1 is no number of filters"),
+        (lambda: lowest(SCORES, 1.5), "n=1.5 is no number of filters"),
+        (lambda: lowest({"a": torch.tensor([math.nan, 1.0])}, 1), "a has scores that are not numbers"),
+        (lambda: lowest_share(SCORES, 1), "p=1 is no fraction"),
+        (lambda: lowest_of_each(SCORES, -0.1), "p=-0.1 is no fraction"),
+        (lambda: group_scores(SCORES, [], how="median"), "how='median' is not known"),
+    ],
+)
+def test_mistakes_are_told(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
+GROUP = ChannelGroup(
+    "a",
+    3,
+    producers={"x": ((0,), (1,), (2,)), "a": ((0,), (2,), ()), "b": ((0, 1), (2, 3), (4, 5))},
+)
+GROUP_SCORES = {"a": torch.tensor([4.0, 100.0, 1.0]), "b": torch.tensor([1.0, 2.0, -3.0, -1.0, 5.0, 0.0])}
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("sum", [7.0, -3.0, 5.0]),
+        ("mean", [7 / 3, -1.0, 2.5]),
+        ("max", [4.0, 1.0, 5.0]),
+        ("first", [4.0, 1.0, 5.0]),  # channel 2 is made by b alone
+    ],
+)
+def test_scores_of_coupled_channels(how, expected):
+    assert group_scores(GROUP_SCORES, [GROUP], how)["a"].tolist() == pytest.approx(expected)
+
+
+def test_a_channel_that_no_scored_filter_makes():
+    with pytest.raises(ValueError, match="no scored filter makes channel 2 of a"):
+        group_scores({"a": GROUP_SCORES["a"]}, [GROUP])
+
+
+BLOCKS = {"g": (((0, 1, 2), (3, 4, 5)),)}
+
+
+def test_grouped_layers_lose_as_many_channels_in_every_group():
+    scores = {"g": torch.tensor([0.0, 0.1, 0.2, 0.5, 0.4, 0.9]), "h": torch.tensor([0.15, 0.27, 0.26])}
+    # together go 0 and 4 (0.2), 1 and 3 (0.3); 2 and 5 stay
+    assert lowest(scores, 3, blocks=BLOCKS) == {"g": (0, 4), "h": (0,)}
+    assert lowest(scores, 2, blocks=BLOCKS) == {"h": (0, 2)}  # the pair does not fit behind the first one
+    assert lowest(scores, 6, blocks=BLOCKS) == {"g": (0, 1, 3, 4), "h": (0, 2)}
+    assert lowest_of_each({"g": scores["g"]}, 0.5, blocks=BLOCKS) == {"g": (0, 4)}
+    assert lowest(scores, 2, blocks=BLOCKS, gone={"g": (0, 4), "h": (0, 1)}) == {"g": (1, 3)}
+
+
+def test_two_partitions_of_the_same_channels():
+    both = {"g": (((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 1), (2, 3), (4, 5), (6, 7)))}
+    got = lowest({"g": torch.arange(8.0)}, 5, blocks=both)
+    assert got == {"g": (0, 2, 4, 6)}
+    with pytest.raises(ValueError, match="into unequal parts"):
+        lowest({"g": torch.arange(6.0)}, 1, blocks={"g": (((0, 1, 2), (3, 4, 5)), ((0, 1, 3), (2, 4, 5)))})
+    with pytest.raises(ValueError, match="into unequal parts"):
+        lowest({"g": torch.arange(6.0)}, 1, blocks=BLOCKS, gone={"g": (0,)})
+
+
+def test_channels_between_grouped_convolutions_stay_balanced():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, groups=2), nn.ReLU(), nn.Conv2d(12, 8, 1, groups=2)),
+        *(nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 3)),
+    )
+    groups = channel_groups(network, torch.zeros(1, 3, 6, 6))
+    assert {"0", "2"} <= {group.name for group in groups}
+    layers = [name for group in groups for name in group.producers]
+    scores = group_scores(filter_scores(network, layers, L1()), groups)
+    blocks = {group.name: group.blocks for group in groups}
+    chosen = lowest_of_each(scores, 0.5, blocks=blocks)
+    for group in groups:
+        kept = tuple(sorted(set(range(group.channels)) - set(chosen.get(group.name, ()))))
+        assert group.balanced(kept)
+        assert len(kept) <= group.channels - 2
