@@ -165,7 +165,7 @@ class _Components:
                     continue
                 split = list(channels.reshape(layer.groups, -1))
                 known = blocks.setdefault(families.pop(), [])
-                if not any(all((a == b).all() for a, b in zip(split, other, strict=False)) for other in known):
+                if not any(np.array_equal(split, other) for other in known):
                     known.append(split)
         return blocks
 

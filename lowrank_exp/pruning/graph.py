@@ -124,8 +124,6 @@ class _Reading:
             )
         elif self.calls.get(layer, 1) > 1:
             self._fix(node, f"{name} is called {self.calls[layer]} times in one forward pass")
-        elif name is not None and not isinstance(layer, (*LAYERS, *PER_CHANNEL, PadShortcut, Reorder)):
-            self._fix(node, f"{name} is a {type(layer).__name__}, which reads channels together")
 
     def _set_links(self, node: Any) -> None:
         functions = [(f, i, nr) for i, (f, nr) in enumerate(node.grad_fn.next_functions) if f is not None]
@@ -166,11 +164,11 @@ class _Reading:
             return (same, same) if known else f"{_called(node, self.names)} reads {read[1]} channels"
         if isinstance(layer, Entry) or operation in ("Neighbours", *SPLITS):
             return same, same
+        if layer in self.names:
+            return f"{self.names[layer]} is a {type(layer).__name__}, which reads channels together"
         if operation == "Cat":
             return self._concatenated(node, read, position)
         unknown = f"they pass an operation that may mix or move channels ({operation})"
-        if layer in self.names:
-            unknown = f"{self.names[layer]} is a {type(layer).__name__}, which reads channels together"
         if operation in RESHAPES:
             if made[:2] == read[:2]:
                 return same, same

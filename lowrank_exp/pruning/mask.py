@@ -81,8 +81,8 @@ class Masks:
     def removable(self) -> dict[ChannelGroup, tuple[int, ...]]:
         """By group what `remove_` keeps: all but the silent channels, if need be some of those too.
 
-        Every producer keeps a filter at least; and before a grouped convolution as many silent channels stay in each group as the
-        other groups need. Of the silent channels the first ones stay.
+        Every producer keeps a filter at least; and before a grouped convolution as many silent channels stay in each
+        group as the other groups need. Of the silent channels the first ones stay.
         """
         return {group: keepable(group, self.silent(group)) for group in self.groups}
 
@@ -140,7 +140,7 @@ def mask_(
     ({'0': (1,)}, 0.0, [False, True, False, False])
     """
     groups = {group.name: group for group in groups}
-    named = {key if isinstance(key, str) else key.name: chosen for key, chosen in removed.items()}
+    named = {key if isinstance(key, str) else key.name: list(map(int, chosen)) for key, chosen in removed.items()}
     filters = {}
     for name, chosen in by_layer(named, groups, "the channels to silence").items():
         group = groups[name]
@@ -156,8 +156,8 @@ def mask_(
 def keepable(group: ChannelGroup, unwanted: Iterable[int]) -> tuple[int, ...]:
     """The channels of `group` to keep so that as many of the `unwanted` go as can.
 
-    Every producer keeps a filter at least; before grouped convolutions equal numbers go from each of their groups. Of the unwanted
-    the first ones stay.
+    Every producer keeps a filter at least; before grouped convolutions equal numbers go from each of their groups. Of
+    the unwanted the first ones stay.
 
     >>> group = ChannelGroup("conv", 4, {}, blocks=(((0, 1), (2, 3)),))
     >>> keepable(group, [0]), keepable(group, [0, 2, 3])
@@ -167,7 +167,7 @@ def keepable(group: ChannelGroup, unwanted: Iterable[int]) -> tuple[int, ...]:
     for c in range(group.channels):
         cell = tuple(next(i for i, block in enumerate(blocks) if c in block) for blocks in group.blocks)
         cells.setdefault(cell, []).append(c)
-    unwanted = set(unwanted)
+    unwanted = set(map(int, unwanted))
     goes = [[c for c in cell if c in unwanted] for cell in cells.values()]
     count = min(len(cell) for cell in goes)
     if count == min(len(cell) for cell in cells.values()):

@@ -60,7 +60,7 @@ def remove_(
         from lowrank_exp.pruning.coupling import channel_groups
 
         known |= {group.name: group for group in channel_groups(model, example_input)}
-    named = {key if isinstance(key, str) else key.name: tuple(sorted(kept)) for key, kept in keep.items()}
+    named = {key if isinstance(key, str) else key.name: tuple(sorted(map(int, kept))) for key, kept in keep.items()}
     wanted = {known[name]: kept for name, kept in by_layer(named, known, "the channels to keep").items()}
     for group, kept in wanted.items():
         _check(group, kept)

@@ -60,10 +60,11 @@ class QuantNoise:
     model compression", sections 3 and 4.
 
     Differs from the paper:
-        1. Blocks are drawn one by one; the paper says that a share p of them is. So does the authors' code.
+        1. Blocks are drawn independently, as in the authors' code; the paper draws a share p of them.
         2. The grid of `int` ends at its N bits, where the paper's formula may step over by one.
-        3. Dropped blocks of `proxy` keep their weights, and the others are not multiplied by 1 / (1 - p): so says the
-           paper. The authors' code does both, to the weights themselves.
+
+    Differs from the authors' code: that sets the blocks of `proxy` to 0 in the weights themselves, which are lost, and
+    multiplies the others by 1 / (1 - p).
 
     >>> QuantNoise(phi="int4", p=0.5).bits, QuantNoise(phi="proxy", p=0.1).bits
     (4, None)
