@@ -104,13 +104,16 @@ def measured_over(result: Result, layers: str, phase: str | None = None) -> dict
 
 
 def dense_and_compressed(result: Result, phase: str | None = None) -> tuple[PhaseResult, PhaseResult]:
-    """The phase named `dense`, or the first one; and the phase named `phase`, or the last one.
+    """The network to compare with, and the one after the phase named `phase` or the last one.
 
-    A phase without name and numbers where there is none.
+    To compare with: the phase that the method's `dense` names, else the one named `dense`, else the first one. A phase
+    without name and numbers where there is none.
     """
     nothing = PhaseResult("")
     after = {item.name: item for item in result.phases}
-    first = after.get("dense", result.phases[0] if result.phases else nothing)
+    method = result.config.get("method")
+    said = method.get("dense") if isinstance(method, Mapping) else None
+    first = after.get(said) or after.get("dense") or (result.phases[0] if result.phases else nothing)
     last = result.phases[-1] if result.phases else nothing
     return first, last if phase is None else after.get(phase, nothing)
 
@@ -118,10 +121,9 @@ def dense_and_compressed(result: Result, phase: str | None = None) -> tuple[Phas
 def measured(result: Result, phase: str | None = None) -> dict[str, float]:
     """All quantities of one finished job; NaN where something was not measured.
 
-    The dense network is the phase named `dense`, or the first one; the compressed network is the phase named
-    `phase`, or the last one. `_change` is compressed minus dense, `_ratio` compressed / dense, `_reduction`
-    1 - ratio, `_speedup` 1 / ratio; `seconds` is the sum over all phases. Besides, `accuracy.NAME`, `top5.NAME` and
-    `seconds.NAME` for every phase.
+    Which phases the dense and the compressed network are of: see `dense_and_compressed`. `_change` is compressed minus
+    dense, `_ratio` compressed / dense, `_reduction` 1 - ratio, `_speedup` 1 / ratio; `seconds` is the sum over all
+    phases. Besides, `accuracy.NAME`, `top5.NAME` and `seconds.NAME` for every phase.
 
     >>> dense = PhaseResult("train", accuracy=0.75, macs=100)
     >>> small = PhaseResult("finetune", accuracy=0.5, macs=25)
