@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, GroupedChannelSVD, LinearSVD, SpatialSVD, recompose
+from lowrank_exp.gram_matrix import gram
 from lowrank_exp.regularizers import (
     L1,
     FrobeniusDecay,
@@ -24,7 +25,6 @@ from lowrank_exp.regularizers import (
     Weighted,
     ramp,
 )
-from lowrank_exp.regularizers.gram import gram
 from lowrank_exp.svd_form import SVDForm
 
 

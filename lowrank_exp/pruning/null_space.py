@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.gram_matrix import gram
 from lowrank_exp.pruning.criteria.criterion import chosen_from
-from lowrank_exp.pruning.criteria.filters import by_filter, filters, gram
+from lowrank_exp.pruning.criteria.filters import by_filter, filters
 
 PASSES = 4  # of the projection, each of which leaves about the rounding of the one before
 EXACT = 1e-12  # inner products of filters of length one that count as none

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_networks import Net, conv
 from torch import nn
 from torch.nn.functional import avg_pool2d, pad, relu
 
@@ -11,23 +12,6 @@ from lowrank_exp.pruning import channel_groups, couple
 from lowrank_exp.svd_form import to_svd_
 
 IMAGE = torch.zeros(1, 3, 8, 8)
-
-
-class Net(nn.Module):
-    """Layers by name, and a function that calls them."""
-
-    def __init__(self, run, **layers):
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.run(self, x)
-
-
-def conv(inputs, outputs, size=1, **options):
-    return nn.Conv2d(inputs, outputs, size, padding=size // 2, **options)
 
 
 def one_each(*entries):

@@ -6,6 +6,7 @@ from math import ceil, sqrt
 import pytest
 import torch
 import torchvision
+from small_networks import Net, conv
 from torch import nn
 from torch.nn.functional import relu
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,25 +38,6 @@ ZOO = {
     "spp10": (lambda: models.spp10(width=0.05, num_classes=7, input_size=79), 0, None),
     "zeiler_fergus": (lambda: models.zeiler_fergus(width=0.1, num_classes=7, input_size=84), 2, "local response"),
 }
-
-
-class Net(nn.Module):
-    """Layers by name, and a function that calls them."""
-
-    input_shape = (3, 8, 8)
-
-    def __init__(self, run, **layers):
-        super().__init__()
-        self.run = run
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.run(self, x)
-
-
-def conv(inputs, outputs, size=1, **options):
-    return nn.Conv2d(inputs, outputs, size, padding=size // 2, **options)
 
 
 def plain(*layers):

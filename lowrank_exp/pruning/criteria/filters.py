@@ -1,4 +1,4 @@
-"""The filters of a layer as rows of matrices, and what they have in common.
+"""The filters of a layer as rows of matrices.
 
 Legend: G groups, F filters (out channels) of a group, X the entries of a filter (its fan-in), O = G F.
 """
@@ -7,9 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition.convolution import TRANSPOSED
-
-# Rows of a Gram matrix computed at a time, each block from its diagonal on.
-_BLOCK = 128
 
 
 def filters(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
@@ -34,20 +31,3 @@ def by_filter(layer: nn.Module, weight: Tensor) -> Tensor:
         return weight[None]
     per_group = weight.unflatten(0, (layer.groups, -1))
     return per_group.transpose(1, 2) if isinstance(layer, TRANSPOSED) else per_group
-
-
-def gram(W_GFX: Tensor) -> Tensor:
-    """`W W^T` of every group, `(G, F, F)`; symmetric, so half of it is computed.
-
-    >>> gram(torch.tensor([[[3.0, 4.0], [0.0, 1.0]]])).tolist()
-    [[[25.0, 4.0], [4.0, 1.0]]]
-    """
-    G, F, _ = W_GFX.shape
-    if F < 2 * _BLOCK:
-        return W_GFX @ W_GFX.mT
-    A_GFF = W_GFX.new_empty(G, F, F)
-    for start in range(0, F, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        A_GFF[:, block, start:] = W_GFX[:, block] @ W_GFX[:, start:].mT
-        A_GFF[:, block, :start] = A_GFF[:, :start, block].mT
-    return A_GFF
