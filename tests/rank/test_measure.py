@@ -93,7 +93,7 @@ def test_what_policies_need(policy, options, wanted):
 
 
 def test_an_unknown_policy_needs_nothing_but_a_better_name():
-    with pytest.raises(ValueError, match="unknown rank policy 'enc'; known: alds, enc_inf"):
+    with pytest.raises(ValueError, match="unknown rank policy 'enc'; known: alds, c_step"):
         needs("enc", {})
 
 
