@@ -23,6 +23,7 @@ from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.estimate import Estimate, in_words
 from lowrank_exp.outcomes import stopwatch
 from lowrank_exp.phases import Evaluate, Factorize, Phase, Recalibrate, Recompose, Setting, Train
+from lowrank_exp.pruning_phases import Prune
 from lowrank_exp.rank import Choice, LayerProfile, Plan, allocate
 from lowrank_exp.rank.reachable import reachable
 from lowrank_exp.surgery import edits_of, factorize_, meta_copy, replay_, replay_to_plan_
@@ -71,6 +72,9 @@ class DryRun:
         match phase:
             case Train():
                 parts = self._train(phase, setting)
+            case Prune():
+                parts = self._train(phase.train, setting)
+                self._walk(phase)
             case Factorize():
                 parts = self._factorize(phase, setting)
                 unknown = f"the fit {fit} itself" if (fit := phase.reconstruct.get("fit")) else ""
@@ -81,10 +85,7 @@ class DryRun:
             case _:
                 parts, unknown = [], f"{type(phase).__name__} itself"
                 self.not_run = self.not_run or setting.name
-                shapes = meta_copy(self.network)
-                phase.walk_(shapes, torch.zeros(1, *self.data.input_shape))
-                with _finite(self.network):
-                    replay_(self.network, edits_of(shapes)[len(edits_of(self.network)) :])
+                self._walk(phase)
         images = self.data.sizes["test"] + self.data.sizes["val"]
         views = self.data.sizes["test"] * self.data.test_views + self.data.sizes["val"]
         seconds = views * self._forward(self.evaluation, setting)
@@ -121,6 +122,13 @@ class DryRun:
         otherwise = (("not compiled", phase.compile), ("on one device", phase.devices > 1))
         measured = [said for said, differs in otherwise if differs]
         return [(", ".join([f"{left}, {steps:,} steps each", *measured]), seconds)]
+
+    def _walk(self, phase: Phase) -> None:
+        """The shapes that the phase will leave, as nearly as can be told."""
+        shapes = meta_copy(self.network)
+        phase.walk_(shapes, torch.zeros(1, *self.data.input_shape))
+        with _finite(self.network):
+            replay_(self.network, edits_of(shapes)[len(edits_of(self.network)) :])
 
     def _run(self, phase: Phase, setting: Setting) -> Parts:
         """A phase that is short enough to be run."""

@@ -34,9 +34,11 @@ from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
 from lowrank_exp.training import (
     FirstImages,
     NetworkScore,
+    Pruning,
     QuantNoise,
     StochasticDepth,
     check_computing,
+    check_pruning,
     fit_,
     recalibrate_,
     trained,
@@ -109,6 +111,7 @@ class Train(Phase):
             of its options; None: never.
         quant_noise: weights are quantized at random: a `lowrank_exp.training.QuantNoise` or a mapping of its options;
             None: never.
+        pruning: filters go while it trains, see `fit_`; given by other phases that train.
     """
 
     version: ClassVar[int] = 2
@@ -130,6 +133,7 @@ class Train(Phase):
     until: Until | None = None
     stochastic_depth: StochasticDepth | Mapping[str, Any] | None = None
     quant_noise: QuantNoise | Mapping[str, Any] | None = None
+    pruning: Pruning | None = None
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 0), ("batch_size", 1)):
@@ -143,6 +147,8 @@ class Train(Phase):
         QuantNoise.of(self.quant_noise)
         if isinstance(self.devices, bool) or not isinstance(self.devices, int) or self.devices < 1:
             raise ValueError(f"devices must be an integer of at least 1, got {self.devices!r}")
+        if self.pruning is not None:
+            check_pruning(self.compile, self.devices, self.quant_noise)
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.optimizer(trained(network, self.exempt))
@@ -174,6 +180,7 @@ class Train(Phase):
             until=self.until,
             stochastic_depth=self.stochastic_depth,
             quant_noise=self.quant_noise,
+            pruning=self.pruning,
             on_epoch=setting.on_epoch,
             progress=setting.progress,
             label=setting.name,

@@ -15,11 +15,11 @@ from torch import nn
 
 from lowrank_exp import artifact, confusion
 from lowrank_exp.console import Console
-from lowrank_exp.cost import layer_costs, measure, one_image
+from lowrank_exp.cost import LayerCost, layer_costs, measure, one_image
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.dry_run import DryRun
-from lowrank_exp.edits import Factorize, ToSVD, edits_of
+from lowrank_exp.edits import Factorize, KeepChannels, ToSVD, edits_of
 from lowrank_exp.environment import environment, file_digest, latency_conditions, tensors_digest
 from lowrank_exp.estimate import Estimate
 from lowrank_exp.files import copy_whole, held
@@ -36,6 +36,7 @@ from lowrank_exp.training import evaluate, resolve_device
 from lowrank_exp.training.generators import seed_all
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
+OF_ONE_RANK = ("channel_svd", "spatial_svd", "linear_svd")  # whose first factor puts out as many channels as the rank
 LATER = ("stochastic_depth", "quant_noise")  # options of phases that outcomes stored before them do not have
 
 
@@ -401,7 +402,7 @@ class _Job:
             parts = [cost for part, cost in after.items() if f"{part}.".startswith(f"{name}.")]
             made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
             edits = [edit for edit in made if f"{edit.layer}.".startswith(f"{name}.")]
-            ranks = [list(edit.rank) if isinstance(edit.rank, tuple) else edit.rank for edit in edits]
+            ranks = [_rank_left(edit, network) for edit in edits]
             rows.append(
                 LayerResult(
                     name,
@@ -413,12 +414,12 @@ class _Job:
                     sum(part.weights for part in parts),
                     dense.channels,
                     parts[-1].channels,
-                    self.reason(name, edits, plan),
+                    self.reason(name, edits, plan, self.pruned(name, network, dense)),
                 )
             )
         return rows
 
-    def reason(self, name: str, edits: list[Factorize | ToSVD], plan: Plan | None) -> str:
+    def reason(self, name: str, edits: list[Factorize | ToSVD], plan: Plan | None, pruned: str = "") -> str:
         """Why a layer of the dense network ended as it did."""
         if len(edits) > 1:
             return "decomposed more than once: " + ", ".join(f"{edit.layer} at rank {edit.rank}" for edit in edits)
@@ -427,7 +428,32 @@ class _Job:
         if edits and isinstance(edits[0], ToSVD):
             return "in SVD form, not truncated"
         planned = plan.layers.get(name) if plan is not None else None
-        return planned.reason if planned else "no phase decomposes it"
+        if planned is None:
+            return pruned or "no phase decomposes it"
+        return f"{planned.reason}; {pruned}" if pruned else planned.reason
+
+    def pruned(self, name: str, network: nn.Module, dense: LayerCost) -> str:
+        """What phases have left of a layer of the dense network, or of its factors; empty: all of it."""
+        kept = [edit for edit in edits_of(network) if isinstance(edit, KeepChannels) and edit not in self.given]
+        left: dict[str, int] = {}
+        for edit in kept:
+            if edit.layer == name and edit.inputs is not None:
+                left["inputs"] = len(edit.inputs)
+            if edit.layer == name and edit.out is not None:
+                left[f"of {dense.channels} filters"] = len(edit.out)
+            if edit.layer.startswith(f"{name}.") and edit.out is not None:
+                left[f"filters of {edit.layer}"] = len(edit.out)
+        parts = [f"{count} {what}" for what, count in sorted(left.items(), key=lambda item: item[0] == "inputs")]
+        return f"pruning left {' and '.join(parts)}" if parts else ""
+
+
+def _rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:
+    """The rank of a decomposed layer, less what pruning has taken of the channels between its two factors."""
+    if isinstance(edit.rank, tuple):
+        return list(edit.rank)
+    pruned = [one for one in edits_of(network) if isinstance(one, KeepChannels) and one.layer == f"{edit.layer}.0"]
+    pruned = [one for one in pruned if one.out is not None]
+    return len(pruned[-1].out) if pruned and edit.decomposition in OF_ONE_RANK else edit.rank
 
 
 def _by_content(phase: dict[str, Any]) -> dict[str, Any]:

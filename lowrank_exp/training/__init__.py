@@ -3,10 +3,11 @@
 from lowrank_exp.training.device import resolve as resolve_device
 from lowrank_exp.training.evaluate import Scores, evaluate
 from lowrank_exp.training.first_images import FirstImages
-from lowrank_exp.training.fit import check_computing, fit_
+from lowrank_exp.training.fit import check_computing, check_pruning, fit_
 from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.network_score import NetworkScore
 from lowrank_exp.training.penalties import trained
+from lowrank_exp.training.pruner import Pruner, Pruning
 from lowrank_exp.training.quant_noise import QuantNoise
 from lowrank_exp.training.recalibrate import recalibrate_
 from lowrank_exp.training.stochastic_depth import StochasticDepth
@@ -15,10 +16,13 @@ __all__ = [
     "Classifier",
     "FirstImages",
     "NetworkScore",
+    "Pruner",
+    "Pruning",
     "QuantNoise",
     "Scores",
     "StochasticDepth",
     "check_computing",
+    "check_pruning",
     "evaluate",
     "fit_",
     "recalibrate_",

@@ -1,8 +1,8 @@
 """Checkpoints of a fit: written after every epoch, read back to go on as if nothing had happened.
 
 A checkpoint is Lightning's own (network, optimizer, schedule, loop progress) with one more entry, `FIT`: the
-recipe the fit was started with, the history so far and the states of the random generators. It loads under
-`torch.load(weights_only=True)`.
+recipe the fit was started with, the history so far, what pruning has done and the states of the random generators. It
+loads under `torch.load(weights_only=True)`.
 """
 
 import io
@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowrank_exp.files import written_whole
+from lowrank_exp.surgery import from_records, replay_
 from lowrank_exp.training import distributed, generators
 
 FIT = "lowrank_exp_fit"
@@ -83,6 +84,12 @@ def weights(stored: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(NETWORK): value for name, value in prefixed if name.startswith(NETWORK)}
 
 
+def shape_(network: nn.Module, stored: dict[str, Any]) -> None:
+    """Take from the network, in place, the channels that had been removed during the fit when `stored` was written."""
+    if (pruned := stored[FIT].get("pruning")) is not None:
+        replay_(network, from_records(pruned["edits"]))
+
+
 class SaveEveryEpoch(pl.Callback):
     """Writes the checkpoint after every epoch; puts history and generators back where a fit goes on.
 
@@ -110,6 +117,7 @@ class SaveEveryEpoch(pl.Callback):
         checkpoint[FIT] = {
             "recipe": self.recipe,
             "history": [dict(metrics) for metrics in pl_module.history],
+            "pruning": pl_module.pruner.state(),
             "generators": distributed.gathered(generators.states(pl_module.device, self.own), trainer.world_size),
         }
 

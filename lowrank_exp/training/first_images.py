@@ -11,8 +11,8 @@ from torch import Tensor
 class FirstImages:
     """Batches of the first `images` images of a loader, the last batch cut to size; with labels where asked for.
 
-    Where the loader's sampler has `set_epoch`, it is set to epoch 0; a plain shuffling loader draws from the global
-    generator, which is seeded with 0 first. So every pass gives the same images.
+    Where the loader's sampler has `set_epoch`, it is set to `epoch`; a plain shuffling loader draws from the global
+    generator, which is seeded with that number first. So every pass gives the same images.
 
     Raises:
         ValueError: the loader gives fewer images.
@@ -25,12 +25,13 @@ class FirstImages:
     loader: Iterable
     images: int
     labels: bool = False
+    epoch: int = 0
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(self.epoch)
         set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
         if callable(set_epoch):
-            set_epoch(0)
+            set_epoch(self.epoch)
         left = self.images
         for batch, labels in self.loader:
             batch, labels = batch[:left], labels[:left]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lowrank_exp.training.memory_format import AUTO, check_channels_last
 from lowrank_exp.training.module import Classifier, Metrics
 from lowrank_exp.training.penalties import described, trained
 from lowrank_exp.training.progress import EpochProgress
+from lowrank_exp.training.pruner import Pruner, Pruning
 from lowrank_exp.training.quant_noise import NoisyWeights, QuantNoise
 from lowrank_exp.training.quiet import quiet_lightning
 from lowrank_exp.training.stochastic_depth import StochasticDepth, Survivors
@@ -54,6 +55,7 @@ def fit_(
     until: Until | None = None,
     stochastic_depth: StochasticDepth | Mapping[str, Any] | None = None,
     quant_noise: QuantNoise | Mapping[str, Any] | None = None,
+    pruning: Pruning | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
     progress: bool = True,
     label: str = "train",
@@ -96,6 +98,8 @@ def fit_(
             such as `{"last": 0.5}`. Not with `compile`.
         quant_noise: a random part of the weights is quantized in every forward pass in training: a `QuantNoise`, or a
             mapping of its options such as `{"phi": "int8", "p": 0.5}`.
+        pruning: filters are silenced, revived or removed on the way, see `Pruning`; the history then has
+            `silent_filters` or `macs` per epoch. Not with `compile`, several devices or `quant_noise`.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
         progress: show a bar (a line per epoch where standard error is no terminal).
@@ -120,6 +124,8 @@ def fit_(
     for option in noises.values():
         if option is not None:
             option.check(network)
+    if pruning is not None:
+        check_pruning(compile, devices, noises["quant_noise"])
     where = resolve(device)
     places = distributed.places(where, devices)
     for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
@@ -142,6 +148,7 @@ def fit_(
         **described(regularizer, exempt),
         **({} if until is None else {"until": repr(until)}),
         **{name: asdict(option) for name, option in noises.items() if option is not None},
+        **({} if pruning is None else {"pruning": str(pruning)}),
     )
     path = None if checkpoint is None else Path(checkpoint)
     stored = checkpoints.read(path, recipe) if path is not None and path.exists() else None
@@ -150,6 +157,7 @@ def fit_(
         on_epoch(dict(metrics))
     if len(history) == epochs or (until is not None and history and until.met(history)):
         if stored is not None:
+            checkpoints.shape_(network, stored)
             network.load_state_dict(checkpoints.weights(stored))
             if depth is not None:
                 depth.fold_(network)
@@ -158,6 +166,9 @@ def fit_(
     goes_on = stored is not None
     fit = _Fit(optimizer, schedule, regularizer, tuple(exempt), until, recipe, places, path, goes_on, progress, label)
     if devices == 1:
+        pruned = stored[checkpoints.FIT].get("pruning") if goes_on else None
+        steps = -(-len(train_loader) // accumulate)
+        fit = replace(fit, pruner=Pruner(pruning, network, seed, steps, epochs, pruned))
         with generators.undisturbed(where), kept_modes(network):
             return _carry_out(fit, network, train_loader, val_loader, where, on_epoch)
 
@@ -186,6 +197,7 @@ class _Fit:
     goes_on: bool
     progress: bool
     label: str
+    pruner: Pruner | None = None
 
 
 def _carry_out(
@@ -203,9 +215,11 @@ def _carry_out(
     options |= {"compiled": recipe["compile"], "regularizer": fit.regularizer, "exempt": fit.exempt}
     survivors = Survivors(StochasticDepth.of(recipe.get("stochastic_depth")), network, recipe["seed"])
     noisy_weights = NoisyWeights(QuantNoise.of(recipe.get("quant_noise")), network, recipe["seed"])
-    options |= {"survivors": survivors, "noisy_weights": noisy_weights}
+    pruner = fit.pruner or Pruner(None, network, recipe["seed"], steps, recipe["epochs"])
+    options |= {"survivors": survivors, "noisy_weights": noisy_weights, "pruner": pruner}
     module = Classifier(network, fit.optimizer, fit.schedule, recipe["epochs"] * steps, **options)
     own = [*generators.owned(train_loader, val_loader), *survivors.generators, *noisy_weights.generators]
+    own += pruner.generators
     callbacks: list[pl.Callback] = [] if fit.until is None else [WatchEveryEpoch(fit.until)]
     callbacks.append(checkpoints.SaveEveryEpoch(fit.checkpoint, recipe, recipe["seed"], own))
     if on_epoch is not None:
@@ -311,3 +325,16 @@ def check_computing(
             "compile is true, and stochastic_depth skips other blocks at every step, for each set of which the network "
             "would be compiled again: set compile=false or stochastic_depth=null"
         )
+
+
+def check_pruning(compile: bool, devices: int, quant_noise: object) -> None:
+    """Raise ValueError for a way to compute in which filters cannot be pruned."""
+    for name, set_, instead in (
+        ("compile is true", compile, "compile=false"),
+        (f"devices is {devices}", devices > 1, "devices=1"),
+        ("quant_noise is given", quant_noise is not None, "quant_noise=null"),
+    ):
+        if set_:
+            raise ValueError(
+                f"{name}, and filters shall be pruned during the fit, which it would not see: set {instead}"
+            )

@@ -20,6 +20,7 @@ from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import distributed
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
 from lowrank_exp.training.penalties import Penalties, trained
+from lowrank_exp.training.pruner import Pruner
 from lowrank_exp.training.quant_noise import NoisyWeights
 from lowrank_exp.training.stochastic_depth import Survivors
 
@@ -60,6 +61,7 @@ class Classifier(pl.LightningModule):
         exempt: what weight decay spares, see `lowrank_exp.regularizers.parameter_groups`; empty: nothing.
         survivors: which residual blocks a step skips, see `stochastic_depth.py`; None: none.
         noisy_weights: what a forward pass in training does to weights, see `quant_noise.py`; None: nothing.
+        pruner: silences and removes filters, see `pruner.py`; None: nothing.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Classifier(pl.LightningModule):
         exempt: Sequence[str] = (),
         survivors: Survivors | None = None,
         noisy_weights: NoisyWeights | None = None,
+        pruner: Pruner | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -93,6 +96,7 @@ class Classifier(pl.LightningModule):
         self.exempt = exempt
         self.survivors = survivors or Survivors(None, network, 0)
         self.noisy_weights = noisy_weights or NoisyWeights(None, network, 0)
+        self.pruner = pruner or Pruner(None, network, 0, 1, 0)
         # A method, as torch's compiled module would put its weights under names of its own beside the network's.
         self.compute = torch.compile(network).__call__ if compiled else network.__call__
         self._processes = 1
@@ -130,14 +134,17 @@ class Classifier(pl.LightningModule):
         self._scheduler = self.lr_schedulers()
         self._processes = self.trainer.world_size
         self._summed = self.accumulate > 1 or self._processes > 1
-        done = self.current_epoch * -(-self.trainer.num_training_batches // self.accumulate)
+        steps_per_epoch = -(-self.trainer.num_training_batches // self.accumulate)
+        done = self.current_epoch * steps_per_epoch
         self.penalties = Penalties(self.regularizer, self.network, self.total_steps, done)
+        self.pruner.start(self._stepper, self.open_for_surgery, done)
 
     def on_train_epoch_start(self) -> None:
         """Start the clock and the counts."""
         self.began = time.perf_counter()
         self.rates = []
         self.trained = _Tally(self.device, self._processes)
+        self.pruner.begin_epoch([metrics["val_accuracy"] for metrics in self.history])
         self.noisy_weights.begin_epoch()
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
@@ -175,8 +182,10 @@ class Classifier(pl.LightningModule):
                         parameter.grad.mul_(self._processes / self._grouped)
         self.survivors.add_gradients()
         self.penalties.add_gradients()
+        self.pruner.before_step()
         self.rates.append(self._stepper.param_groups[0]["lr"])
         self._stepper.step()
+        self.pruner.after_step()
         if self._scheduler is not None:
             self._scheduler.step()
 
@@ -216,6 +225,7 @@ class Classifier(pl.LightningModule):
                 "learning_rate": self.rates[0],
                 "seconds": time.perf_counter() - self.began,
                 **self.penalties.take_means(),
+                **self.pruner.take_metrics(),
             }
         )
 

@@ -1,0 +1,53 @@
+"""One-shot pruning: filters are ranked once, and the lowest stay silent."""
+
+from dataclasses import dataclass, field
+
+from lowrank_exp.pruning.criteria import L1
+from lowrank_exp.pruning.criteria.criterion import chosen_from
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction, whole
+from lowrank_exp.pruning.schedules.view import Criterion, View
+from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneShot(Schedule):
+    """At the beginning of one epoch the coupled channels of the lowest scores are silenced, for good.
+
+    Args:
+        rate: share of the channels, from 0 to below 1.
+        criterion: ranks filters.
+        scope: `layer`: each group of coupled channels loses that share; `global`: all are ranked together.
+        how: how the scores of the filters of one channel are put together, see `group_scores`.
+        epoch: counted from 0: 0, before any training.
+
+    Raises:
+        ValueError: an option out of range.
+
+    Source: Li, Kadav, Durdanovic, Samet, Graf 2017, "Pruning filters for efficient ConvNets", pruned once and
+    retrained.
+    """
+
+    rate: float = 0.3
+    criterion: Criterion = field(default_factory=L1)
+    scope: str = "layer"
+    how: str = "sum"
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        fraction(self, "rate")
+        chosen_from(self, "scope", ("layer", "global"))
+        whole(self, "epoch", 0)
+
+    def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
+        if self.epoch and self.epoch >= epochs:
+            raise ValueError(f"OneShot: epoch={self.epoch} does not come in a training of {epochs}")
+
+    def due(self, moment: Moment, view: View) -> Action | None:
+        if not moment.begins or moment.epoch != self.epoch:
+            return None
+        choose = lowest_of_each if self.scope == "layer" else lowest_share
+        scores = view.of_groups(view.scores(self.criterion), self.how)
+        return Mask(view.filters_of(choose(scores, self.rate, blocks=view.blocks)))
+
+    def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
+        return view.shares(self.rate)

@@ -1,0 +1,73 @@
+"""Soft filter pruning: the smallest filters of every layer are set to 0 after each epoch, and may grow again.
+
+Legend: P the share of a layer's filters (the authors' code calls 1 - P the rate).
+"""
+
+from dataclasses import dataclass, field
+
+from lowrank_exp.pruning.criteria import L2
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction, whole
+from lowrank_exp.pruning.schedules.view import Criterion, View
+from lowrank_exp.pruning.selection import lowest_of_each, share
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFP(Schedule):
+    """After every epoch floor(P O) of the O filters of every layer become 0; the next epoch trains them on.
+
+    After the last epoch they stay 0, and the batch norms behind them are silenced too, so that removing them changes
+    nothing.
+
+    Args:
+        P: share of each layer's filters, from 0 to below 1; 0.3 in most of the paper's tables.
+        criterion: which filters; the paper's is `L2`, the norm.
+        every: epochs from one time to the next, at least 1.
+        start: whether filters are also set to 0 before the first epoch, as the authors' code does.
+        coupled: False: each layer has filters of its own, as published; where several layers add to one channel, it
+            can be removed only if all have chosen it. True: such layers lose the same channels, those of the lowest sum
+            of scores, and all of them can be removed.
+
+    Raises:
+        ValueError: an option out of range.
+
+    Source: He, Kang, Dong, Fu, Yang 2018, "Soft filter pruning for accelerating deep convolutional neural networks",
+    algorithm 1.
+
+    Differs from the paper:
+        1. The bias of a filter becomes 0 too, where there is one.
+        2. Batch norms are silenced in the end: the paper leaves their shifts, which the small network cannot have.
+    """
+
+    P: float = 0.3
+    criterion: Criterion = field(default_factory=L2)
+    every: int = 1
+    start: bool = True
+    coupled: bool = False
+
+    def __post_init__(self) -> None:
+        fraction(self, "P")
+        whole(self, "every", 1)
+
+    def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
+        if self.P and not any(share(self.P, O) for O in view.sizes().values()):
+            raise ValueError(
+                f"SFP: P={self.P} of no layer is a whole filter: the widest has {max(view.sizes().values())}"
+            )
+
+    def due(self, moment: Moment, view: View) -> Action | None:
+        if moment.last:
+            return Mask(self._smallest(view))
+        begins = moment.begins and moment.step == 0 and self.start
+        if begins or (moment.ends_epoch and moment.epoch % self.every == 0):
+            return Zero(self._smallest(view))
+        return None
+
+    def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
+        single = {group.name for group in view.groups if self.coupled or len(group.producers) == 1}
+        return {name: kept for name, kept in view.shares(self.P).items() if name in single}
+
+    def _smallest(self, view: View) -> dict[str, tuple[int, ...]]:
+        scores = view.scores(self.criterion)
+        if not self.coupled:
+            return lowest_of_each(scores, self.P)
+        return view.filters_of(lowest_of_each(view.of_groups(scores), self.P, blocks=view.blocks))

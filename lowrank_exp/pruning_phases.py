@@ -1,0 +1,100 @@
+"""The phases of pruning: a training in which filters go, and the removal of those that are silent."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.phases import Done, Phase, Setting, Train
+from lowrank_exp.pruning import channel_groups, keepable, remove_
+from lowrank_exp.pruning.schedules import Schedule
+from lowrank_exp.pruning.silent import silent_channels
+from lowrank_exp.training import FirstImages, Pruner, Pruning
+
+MANY = 10**6  # steps per epoch, as long as nobody knows how many they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Phase):
+    """Train, and prune on the way as a schedule says.
+
+    Schedules silence filters, which the phase `Remove` then takes out, or remove them themselves (`Molchanov`).
+
+    Args:
+        train: the training; of 0 epochs, only what is due before the first one is done.
+        schedule: of `lowrank_exp.pruning.schedules`.
+        layers: names or `re:` patterns of the layers whose filters may go; `ranks`: the channels between the factors of
+            decomposed layers; None: all convolutions. What shares channels with them goes along.
+        ignored: names or `re:` patterns of layers of whose filters none goes.
+        images: for criteria that look at data: training images, other ones for every ranking, or all where there are
+            fewer; without augmentation.
+        batch_size: of these.
+    """
+
+    trains: ClassVar[bool] = True
+
+    train: Train
+    schedule: Schedule
+    layers: Sequence[str] | None = None
+    ignored: Sequence[str] = ()
+    images: int = 1000
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not isinstance(self.schedule, Schedule):
+            raise ValueError(f"schedule is a {type(self.schedule).__name__}, none of lowrank_exp.pruning.schedules")
+        replace(self.train, pruning=self.pruning(()))
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        self.train.walk_(network, example)
+        view = self.pruning(example.shape[1:]).view(network)
+        self.schedule.check(view, MANY, self.train.epochs)
+        if self.schedule.removes:
+            remove_(network, self.schedule.stand_in(view), groups=view.groups)
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)
+        images = min(self.images, setting.data.sizes["train"])
+
+        def batches(ranking: int) -> Iterable:
+            return FirstImages(loader, images, labels=True, epoch=ranking)
+
+        pruning = replace(self.pruning(setting.data.input_shape), batches=batches)
+        if self.train.epochs:
+            return replace(self.train, pruning=pruning).run_(network, setting)
+        Pruner(pruning, network, setting.seed, 1, 0).begin_epoch([])
+        return Done()
+
+    def pruning(self, input_shape: Sequence[int]) -> Pruning:
+        """What the training is told, but for the images."""
+        return Pruning(self.schedule, tuple(input_shape), self.layers, tuple(self.ignored))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove(Phase):
+    """Take silent channels out of the network; its output stays what it was.
+
+    Args:
+        prune: the phase that has silenced them; it tells how many there will be, before anything has been trained.
+    """
+
+    prune: Prune
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        view = self.prune.pruning(example.shape[1:]).view(network)
+        if not self.prune.schedule.removes:
+            remove_(network, self.prune.schedule.stand_in(view), groups=view.groups)
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        groups = channel_groups(network, torch.zeros(1, *setting.data.input_shape), self.prune.ignored)
+        silent = silent_channels(network, groups)
+        keep: dict[Any, tuple[int, ...]] = {
+            group: keepable(group, silent[group.name]) for group in groups if group.name in silent
+        }
+        return Done(applied=bool(remove_(network, keep, groups=groups).edits))
