@@ -148,7 +148,8 @@ class Train(Phase):
         if isinstance(self.devices, bool) or not isinstance(self.devices, int) or self.devices < 1:
             raise ValueError(f"devices must be an integer of at least 1, got {self.devices!r}")
         if self.pruning is not None:
-            check_pruning(self.compile, self.devices, self.quant_noise)
+            removes = self.pruning.schedule.removes
+            check_pruning(self.compile, self.devices, self.quant_noise, depth if removes else None)
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.optimizer(trained(network, self.exempt))

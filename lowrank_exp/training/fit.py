@@ -99,7 +99,8 @@ def fit_(
         quant_noise: a random part of the weights is quantized in every forward pass in training: a `QuantNoise`, or a
             mapping of its options such as `{"phi": "int8", "p": 0.5}`.
         pruning: filters are silenced, revived or removed on the way, see `Pruning`; the history then has
-            `silent_filters` or `macs` per epoch. Not with `compile`, several devices or `quant_noise`.
+            `silent_filters` or `macs` per epoch. Not with `compile`, several devices or `quant_noise`; with
+            `stochastic_depth` only where nothing is removed.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
         progress: show a bar (a line per epoch where standard error is no terminal).
@@ -125,7 +126,7 @@ def fit_(
         if option is not None:
             option.check(network)
     if pruning is not None:
-        check_pruning(compile, devices, noises["quant_noise"])
+        check_pruning(compile, devices, noises["quant_noise"], depth if pruning.schedule.removes else None)
     where = resolve(device)
     places = distributed.places(where, devices)
     for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
@@ -327,12 +328,13 @@ def check_computing(
         )
 
 
-def check_pruning(compile: bool, devices: int, quant_noise: object) -> None:
+def check_pruning(compile: bool, devices: int, quant_noise: object = None, stochastic_depth: object = None) -> None:
     """Raise ValueError for a way to compute in which filters cannot be pruned."""
     for name, set_, instead in (
         ("compile is true", compile, "compile=false"),
         (f"devices is {devices}", devices > 1, "devices=1"),
         ("quant_noise is given", quant_noise is not None, "quant_noise=null"),
+        ("stochastic_depth is given", stochastic_depth is not None, "stochastic_depth=null"),
     ):
         if set_:
             raise ValueError(

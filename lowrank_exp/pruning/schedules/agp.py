@@ -20,7 +20,7 @@ class AGP(Schedule):
 
     .. math:: s_t = s_f + (s_i - s_f) \left(1 - \frac{t - t_0}{n \Delta t}\right)^3
 
-    A channel that is silent stays so.
+    A channel that is silent stays so. The score of a channel that several layers share is the mean of its filters'.
 
     Args:
         s_f: in the end, from 0 to below 1.
@@ -78,7 +78,7 @@ class AGP(Schedule):
         off = {
             group.name: tuple(c for c in range(group.channels) if self._silent(group, c, view)) for group in view.groups
         }
-        scores = view.of_groups(view.scores(self.criterion))
+        scores = view.of_groups(view.scores(self.criterion), "mean")
         more = choose(scores, s_t, gone=off, blocks=view.blocks)
         if view.masked and not more:
             return None

@@ -30,7 +30,7 @@ class OneShot(Schedule):
     rate: float = 0.3
     criterion: Criterion = field(default_factory=L1)
     scope: str = "layer"
-    how: str = "sum"
+    how: str = "mean"
     epoch: int = 0
 
     def __post_init__(self) -> None:

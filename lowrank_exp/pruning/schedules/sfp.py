@@ -22,10 +22,12 @@ class SFP(Schedule):
         P: share of each layer's filters, from 0 to below 1; 0.3 in most of the paper's tables.
         criterion: which filters; the paper's is `L2`, the norm.
         every: epochs from one time to the next, at least 1.
-        start: whether filters are also set to 0 before the first epoch, as the authors' code does.
+        start: whether filters are also set to 0 before the first epoch, as the authors' code does. Behind them a new
+            batch norm has shift 0, at which a ReLU passes no gradient on: filters of a new network that begin at 0 stay
+            there.
         coupled: False: each layer has filters of its own, as published; where several layers add to one channel, it
-            can be removed only if all have chosen it. True: such layers lose the same channels, those of the lowest sum
-            of scores, and all of them can be removed.
+            can be removed only if all have chosen it. True: such layers lose the same channels, those of the lowest
+            mean score, and all of them can be removed.
 
     Raises:
         ValueError: an option out of range.
@@ -35,13 +37,14 @@ class SFP(Schedule):
 
     Differs from the paper:
         1. The bias of a filter becomes 0 too, where there is one.
-        2. Batch norms are silenced in the end: the paper leaves their shifts, which the small network cannot have.
+        2. No filters are set to 0 before training, see `start`.
+        3. Batch norms are silenced in the end: the paper leaves their shifts, which the small network cannot have.
     """
 
     P: float = 0.3
     criterion: Criterion = field(default_factory=L2)
     every: int = 1
-    start: bool = True
+    start: bool = False
     coupled: bool = False
 
     def __post_init__(self) -> None:
@@ -49,10 +52,9 @@ class SFP(Schedule):
         whole(self, "every", 1)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
-        if self.P and not any(share(self.P, O) for O in view.sizes().values()):
-            raise ValueError(
-                f"SFP: P={self.P} of no layer is a whole filter: the widest has {max(view.sizes().values())}"
-            )
+        widest = max(view.sizes().values())
+        if self.P and not share(self.P, widest):
+            raise ValueError(f"SFP: P={self.P} is no whole filter of any layer: the widest has {widest}")
 
     def due(self, moment: Moment, view: View) -> Action | None:
         if moment.last:
@@ -70,4 +72,4 @@ class SFP(Schedule):
         scores = view.scores(self.criterion)
         if not self.coupled:
             return lowest_of_each(scores, self.P)
-        return view.filters_of(lowest_of_each(view.of_groups(scores), self.P, blocks=view.blocks))
+        return view.filters_of(lowest_of_each(view.of_groups(scores, "mean"), self.P, blocks=view.blocks))
