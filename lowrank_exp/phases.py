@@ -32,6 +32,7 @@ from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.results import digest
 from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
 from lowrank_exp.training import (
+    Distillation,
     FirstImages,
     NetworkScore,
     Pruning,
@@ -51,7 +52,8 @@ class Setting:
     """What a phase may use: the data, its own seed, where it runs, and folders for what it must not lose.
 
     `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs`
-    has how many epochs the phases before it have trained, by name.
+    has how many epochs the phases before it have trained, by name; `folders` their folders; `network` gives the one
+    that an earlier phase has left, or `initial`, what the first phase got.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Setting:
     svds: SVDStore
     on_epoch: Callable[[Mapping[str, float]], None]
     epochs: Mapping[str, int] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    network: Callable[[str], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ class Phase(ABC):
 
     version: ClassVar[int] = 1
     trains: ClassVar[bool] = False  # the weights, by images and labels
+
+    @property
+    def looks_back(self) -> list[str]:
+        """Earlier phases whose networks it uses, beside the one that it gets."""
+        return []
 
     @abstractmethod
     def walk_(self, network: nn.Module, example: Tensor) -> None:
@@ -112,6 +121,9 @@ class Train(Phase):
         quant_noise: weights are quantized at random: a `lowrank_exp.training.QuantNoise` or a mapping of its options;
             None: never.
         pruning: filters go while it trains, see `fit_`; given by other phases that train.
+        distill: a `lowrank_exp.training.Distillation` or a mapping of its options, its teacher the name of an earlier
+            phase; None: the labels alone.
+        snapshots: when weights are kept for `Rewind`: fractions of the epochs, in [0, 1], rounded down to whole ones.
     """
 
     version: ClassVar[int] = 2
@@ -134,6 +146,8 @@ class Train(Phase):
     stochastic_depth: StochasticDepth | Mapping[str, Any] | None = None
     quant_noise: QuantNoise | Mapping[str, Any] | None = None
     pruning: Pruning | None = None
+    distill: Distillation | Mapping[str, Any] | None = None
+    snapshots: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         for name, lowest in (("epochs", 0), ("batch_size", 1)):
@@ -145,11 +159,23 @@ class Train(Phase):
         depth = StochasticDepth.of(self.stochastic_depth)
         check_computing(self.precision, self.accumulate, self.compile, self.channels_last, depth)
         QuantNoise.of(self.quant_noise)
+        Distillation.of(self.distill)
+        if bad := [at for at in self.snapshots if isinstance(at, bool) or not 0 <= at <= 1]:
+            raise ValueError(f"snapshots must be fractions of the epochs, in [0, 1], got {bad[0]!r}")
         if isinstance(self.devices, bool) or not isinstance(self.devices, int) or self.devices < 1:
             raise ValueError(f"devices must be an integer of at least 1, got {self.devices!r}")
         if self.pruning is not None:
             removes = self.pruning.schedule.removes
             check_pruning(self.compile, self.devices, self.quant_noise, depth if removes else None)
+
+    @property
+    def looks_back(self) -> list[str]:
+        distill = Distillation.of(self.distill)
+        return [] if distill is None else [distill.teacher]
+
+    def epochs_at(self, fraction: float) -> int:
+        """Whole epochs that are a fraction of the training."""
+        return int(fraction * self.epochs + 1e-9)
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.optimizer(trained(network, self.exempt))
@@ -160,6 +186,9 @@ class Train(Phase):
             self.schedule(0.0)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
+        distill = Distillation.of(self.distill)
+        if distill is not None:
+            distill = replace(distill, teacher=setting.network(distill.teacher))
         history = fit_(
             network,
             setting.data.train_loader(self.batch_size, setting.seed, self.augment),
@@ -182,11 +211,18 @@ class Train(Phase):
             stochastic_depth=self.stochastic_depth,
             quant_noise=self.quant_noise,
             pruning=self.pruning,
+            distill=distill,
+            snapshots={n: snapshot(setting.folder, n) for n in map(self.epochs_at, self.snapshots)},
             on_epoch=setting.on_epoch,
             progress=setting.progress,
             label=setting.name,
         )
         return Done(history)
+
+
+def snapshot(folder: Path, epochs: int) -> Path:
+    """The file of the weights after so many epochs of the phase whose folder it is."""
+    return folder / f"epoch-{epochs}.pt"
 
 
 @dataclass(frozen=True, kw_only=True)

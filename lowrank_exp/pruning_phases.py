@@ -51,6 +51,10 @@ class Prune(Phase):
             raise ValueError(f"schedule is a {type(self.schedule).__name__}, none of lowrank_exp.pruning.schedules")
         replace(self.train, pruning=self.pruning(()))
 
+    @property
+    def looks_back(self) -> list[str]:
+        return self.train.looks_back
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
         view = self.pruning(example.shape[1:]).view(network)

@@ -33,11 +33,11 @@ from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, LayerResult, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.surgery import meta_copy
 from lowrank_exp.training import evaluate, resolve_device
-from lowrank_exp.training.generators import seed_all
+from lowrank_exp.training.generators import seed_all, undisturbed
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
 OF_ONE_RANK = ("channel_svd", "spatial_svd", "linear_svd")  # whose first factor puts out as many channels as the rank
-LATER = ("stochastic_depth", "quant_noise")  # options of phases that outcomes stored before them do not have
+LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
 
 
 def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result | None:
@@ -181,7 +181,11 @@ class _Job:
                 f"the network gives {got} for one image, the data have {self.data.num_classes} classes: it must give "
                 f"(1, classes) logits. Set model.num_classes={self.data.num_classes}"
             )
+        before = ["initial"]
         for name, phase in self.phases.items():
+            if missing := [other for other in phase.looks_back if other not in before]:
+                raise ValueError(f"phase {name} asks for the network of {missing[0]!r}; there is: {', '.join(before)}")
+            before.append(name)
             try:
                 phase.walk_(network, self.example)
             except (ValueError, TypeError, FileNotFoundError) as error:
@@ -334,7 +338,17 @@ class _Job:
         seed, store = int(step.key[:8], 16), Path(self.cfg.paths.store)
         scores, svds = store / "scores", SVDStore(store / "svd")
         parts = (self.data, seed, self.device, self.cfg.progress, folder, scores, svds, on_epoch)
-        return Setting(step.name, *parts, dict(self.epochs))
+        before = self.steps[: self.steps.index(step)]
+        folders = {one.name: self.store.folder(one.name, one.key) for one in before}
+        return Setting(step.name, *parts, dict(self.epochs), folders, self.network_after)
+
+    def network_after(self, name: str) -> nn.Module:
+        """A network of its own, as the phase of that name has left it, or as the first one got it (`initial`)."""
+        with undisturbed(torch.device(self.device)):
+            if name == "initial":
+                return self.initial_network().eval()
+            (step,) = (step for step in self.steps if step.name == name)
+            return artifact.load_into_(self.dense_network(), self.store.network(name, step.key)).eval()
 
     def stored_network(self) -> nn.Module:
         """The network after the last finished phase, as its file gives it."""

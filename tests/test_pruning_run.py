@@ -18,6 +18,7 @@ def channels(result):
     return {layer.name: (layer.channels_before, layer.channels_after) for layer in result.layers}
 
 
+@pytest.mark.slow
 def test_taylor_removes_while_it_trains(command, tmp_path):
     options = ("pruning.filters=4", "pruning.updates=1", "finetune.epochs=2")
     assert command(*FEW, "method=taylor", *options) == 0
@@ -53,6 +54,7 @@ def test_sfp_ends_in_a_small_network_of_the_same_accuracy(command, tmp_path):
     assert removed.loss == pytest.approx(masked.loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_repr_ends_whole_or_small(command, tmp_path):
     assert command(*JOB, "method=repr", "training.epochs=2") == 0
     result, histories, _ = job(tmp_path / "outputs")
@@ -155,6 +157,7 @@ def test_mistakes_end_before_any_training(command, capsys, tmp_path, options, me
     assert not list((tmp_path / "outputs").glob("store/*/outcome.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["taylor", "prune_decompose", "decompose_prune"])
 def test_dry_run_estimates_the_time_and_goes_on_with_the_shapes_that_are_left(command, capsys, tmp_path, method):
     assert command(*SMOKE, f"method={method}", "dry_run=true", "progress=true") == 0

@@ -1,6 +1,7 @@
 """Training, evaluation and batch-norm recalibration of a classifier."""
 
 from lowrank_exp.training.device import resolve as resolve_device
+from lowrank_exp.training.distillation import Distillation
 from lowrank_exp.training.evaluate import Scores, evaluate
 from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.fit import check_computing, check_pruning, fit_
@@ -14,6 +15,7 @@ from lowrank_exp.training.stochastic_depth import StochasticDepth
 
 __all__ = [
     "Classifier",
+    "Distillation",
     "FirstImages",
     "NetworkScore",
     "Pruner",

@@ -7,7 +7,7 @@ loads under `torch.load(weights_only=True)`.
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,31 @@ class SaveEveryEpoch(pl.Callback):
                 trainer.save_checkpoint(temporary, weights_only=False)
         else:  # has its part in the checkpoint, and writes nothing
             trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class Snapshots(pl.Callback):
+    """Writes the network's weights to files after some epochs; it must come before what writes the checkpoint.
+
+    Args:
+        paths: by the number of finished epochs; 0: before the first one.
+    """
+
+    def __init__(self, paths: Mapping[int, Path]) -> None:
+        self.paths = paths
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before the first epoch."""
+        if trainer.current_epoch == 0:
+            self._write(pl_module, 0)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """After an epoch."""
+        self._write(pl_module, trainer.current_epoch + 1)
+
+    def _write(self, pl_module: pl.LightningModule, epochs: int) -> None:
+        if epochs in self.paths:
+            with written_whole(self.paths[epochs]) as temporary:
+                torch.save({name: t.detach().cpu() for name, t in pl_module.network.state_dict().items()}, temporary)
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lowrank_exp.training import checkpoint as checkpoints
 from lowrank_exp.training import distributed, generators
 from lowrank_exp.training.compilation import compilation
 from lowrank_exp.training.device import resolve
+from lowrank_exp.training.distillation import Distillation, Teacher
 from lowrank_exp.training.memory_format import AUTO, check_channels_last
 from lowrank_exp.training.module import Classifier, Metrics
 from lowrank_exp.training.penalties import described, trained
@@ -56,6 +57,8 @@ def fit_(
     stochastic_depth: StochasticDepth | Mapping[str, Any] | None = None,
     quant_noise: QuantNoise | Mapping[str, Any] | None = None,
     pruning: Pruning | None = None,
+    distill: Distillation | None = None,
+    snapshots: Mapping[int, Path] | None = None,
     on_epoch: Callable[[Metrics], None] | None = None,
     progress: bool = True,
     label: str = "train",
@@ -101,6 +104,9 @@ def fit_(
         pruning: filters are silenced, revived or removed on the way, see `Pruning`; the history then has
             `silent_filters` or `macs` per epoch. Not with `compile`, several devices or `quant_noise`; with
             `stochastic_depth` only where nothing is removed.
+        distill: another network has a part in the training loss, see `Distillation`; `train_loss` is then that of both
+            parts. Not with several devices.
+        snapshots: where the network's weights are written after so many epochs; 0: before the first one.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
         progress: show a bar (a line per epoch where standard error is no terminal).
@@ -127,6 +133,8 @@ def fit_(
             option.check(network)
     if pruning is not None:
         check_pruning(compile, devices, noises["quant_noise"], depth if pruning.schedule.removes else None)
+    if distill is not None and devices > 1:
+        raise ValueError(f"devices is {devices}, and a teacher is asked in one process only: set devices=1")
     where = resolve(device)
     places = distributed.places(where, devices)
     for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
@@ -150,6 +158,7 @@ def fit_(
         **({} if until is None else {"until": repr(until)}),
         **{name: asdict(option) for name, option in noises.items() if option is not None},
         **({} if pruning is None else {"pruning": str(pruning)}),
+        **({} if distill is None else {"distill": distill.described()}),
     )
     path = None if checkpoint is None else Path(checkpoint)
     stored = checkpoints.read(path, recipe) if path is not None and path.exists() else None
@@ -169,6 +178,7 @@ def fit_(
     if devices == 1:
         pruned = stored[checkpoints.FIT].get("pruning") if goes_on else None
         steps = -(-len(train_loader) // accumulate)
+        fit = replace(fit, teacher=Teacher(distill), snapshots=dict(snapshots or {}))
         fit = replace(fit, pruner=Pruner(pruning, network, seed, steps, epochs, pruned))
         with generators.undisturbed(where), kept_modes(network):
             return _carry_out(fit, network, train_loader, val_loader, where, on_epoch)
@@ -199,6 +209,8 @@ class _Fit:
     progress: bool
     label: str
     pruner: Pruner | None = None
+    teacher: Teacher | None = None
+    snapshots: Mapping[int, Path] = field(default_factory=dict)
 
 
 def _carry_out(
@@ -217,11 +229,13 @@ def _carry_out(
     survivors = Survivors(StochasticDepth.of(recipe.get("stochastic_depth")), network, recipe["seed"])
     noisy_weights = NoisyWeights(QuantNoise.of(recipe.get("quant_noise")), network, recipe["seed"])
     pruner = fit.pruner or Pruner(None, network, recipe["seed"], steps, recipe["epochs"])
-    options |= {"survivors": survivors, "noisy_weights": noisy_weights, "pruner": pruner}
+    options |= {"survivors": survivors, "noisy_weights": noisy_weights, "pruner": pruner, "teacher": fit.teacher}
     module = Classifier(network, fit.optimizer, fit.schedule, recipe["epochs"] * steps, **options)
     own = [*generators.owned(train_loader, val_loader), *survivors.generators, *noisy_weights.generators]
     own += pruner.generators
     callbacks: list[pl.Callback] = [] if fit.until is None else [WatchEveryEpoch(fit.until)]
+    if fit.snapshots:
+        callbacks.append(checkpoints.Snapshots(fit.snapshots))
     callbacks.append(checkpoints.SaveEveryEpoch(fit.checkpoint, recipe, recipe["seed"], own))
     if on_epoch is not None:
         callbacks.append(pl.callbacks.LambdaCallback(on_train_epoch_end=lambda *_: on_epoch(dict(module.history[-1]))))

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import distributed
+from lowrank_exp.training.distillation import Teacher
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
 from lowrank_exp.training.penalties import Penalties, trained
 from lowrank_exp.training.pruner import Pruner
@@ -62,6 +63,7 @@ class Classifier(pl.LightningModule):
         survivors: which residual blocks a step skips, see `stochastic_depth.py`; None: none.
         noisy_weights: what a forward pass in training does to weights, see `quant_noise.py`; None: nothing.
         pruner: silences and removes filters, see `pruner.py`; None: nothing.
+        teacher: has a part in the training loss, see `distillation.py`; None: there is none.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Classifier(pl.LightningModule):
         survivors: Survivors | None = None,
         noisy_weights: NoisyWeights | None = None,
         pruner: Pruner | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -96,6 +99,7 @@ class Classifier(pl.LightningModule):
         self.exempt = exempt
         self.survivors = survivors or Survivors(None, network, 0)
         self.noisy_weights = noisy_weights or NoisyWeights(None, network, 0)
+        self.teacher = teacher or Teacher(None)
         self.pruner = pruner or Pruner(None, network, 0, 1, 0)
         # A method, as torch's compiled module would put its weights under names of its own beside the network's.
         self.compute = torch.compile(network).__call__ if compiled else network.__call__
@@ -130,6 +134,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Take optimizer and schedule as they are, without Lightning's wrapper."""
+        self.teacher.to(self.device)
         self._stepper = self.optimizers(use_pl_optimizer=False)
         self._scheduler = self.lr_schedulers()
         self._processes = self.trainer.world_size
@@ -161,6 +166,7 @@ class Classifier(pl.LightningModule):
             logits_NC = self.forward(images)
             reduction = "sum" if self._summed else "mean"
             loss = cross_entropy(logits_NC, labels, label_smoothing=self.label_smoothing, reduction=reduction)
+            loss = self.teacher.teach(loss, logits_NC, images, self.precision, reduction)
             self._backward(loss, steps)
         if steps:
             self._step()
