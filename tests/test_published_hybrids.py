@@ -45,15 +45,10 @@ def test_resnet18(norm, dense, hybrid):
 
 def test_vgg19():
     """The authors' network has no bias in its convolutions, and two hidden layers of 512 in its head."""
-    network = meta(vgg, depth=19)
-    convolutions, linears = kernels(network, 3), ["classifier.0", "classifier.2"]
-    for name in convolutions:
-        network.get_submodule(name).bias = None
-    with torch.device("meta"):
-        hidden = [nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
-        network.classifier = nn.Sequential(*hidden, nn.Linear(512, 10))
+    network = meta(vgg, depth=19, bias=False, head="cifar512x2")
     assert parameters(network) == 20_560_330
+    convolutions = kernels(network, 3)
     assert len(convolutions) == 16
-    ranks = quarter(network, convolutions[9:]) | dict.fromkeys(linears, 128)
+    ranks = quarter(network, convolutions[9:]) | dict.fromkeys(["classifier.0", "classifier.3"], 128)
     factorize_(network, ranks, "channel_svd")
     assert parameters(network) == 8_370_634

@@ -10,8 +10,8 @@ from lowrank_exp.models.width import scaled
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}  # by stage
 CHANNELS = (64, 128, 256, 512, 512)  # of the convolutions in the five stages
-HEADS = ("cifar", "cifar512", "imagenet")
-MAP_SIDES = {"cifar": 1, "cifar512": 1, "imagenet": 7}  # of the averaged map that the head reads
+HIDDEN = {"cifar": (), "cifar512": (512,), "cifar512x2": (512, 512), "imagenet": (4096, 4096)}  # layers of a head
+MAP_SIDE = {"imagenet": 7}  # of the averaged map that a head reads; others: 1
 DROPOUT = 0.5
 SMALLEST_INPUT = 32  # five poolings halve the map
 
@@ -20,11 +20,11 @@ class VGG(nn.Module):
     """`features` (the five stages), `avgpool`, `classifier`; build it by `vgg`."""
 
     def __init__(
-        self, depth: int, batch_norm: bool, head: str, width: float, num_classes: int, in_channels: int
+        self, depth: int, batch_norm: bool, bias: bool, head: str, width: float, num_classes: int, in_channels: int
     ) -> None:
         super().__init__()
-        self.features = make_features(depth, batch_norm, width, in_channels)
-        self.avgpool = nn.AdaptiveAvgPool2d(MAP_SIDES[head])
+        self.features = make_features(depth, batch_norm, bias, width, in_channels)
+        self.avgpool = nn.AdaptiveAvgPool2d(MAP_SIDE.get(head, 1))
         self.classifier = make_head(head, width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,6 +35,7 @@ class VGG(nn.Module):
 def vgg(
     depth: int = 16,
     batch_norm: bool = True,
+    bias: bool = True,
     head: str = "cifar",
     width: float = 1.0,
     num_classes: int = 10,
@@ -53,16 +54,19 @@ def vgg(
     | 16    | 313,196,544    | 15,346,630,656   |
     | 19    | 398,131,200    | 19,508,428,800   |
 
-    With 10 classes head "cifar" adds 5,120 and "cifar512" 267,264; with 1000 classes "imagenet" adds 123,633,664.
+    With 10 classes head "cifar" adds 5,120, "cifar512" 267,264 and "cifar512x2" 529,408; with 1000 classes "imagenet"
+    adds 123,633,664.
     With head "imagenet" the public checkpoints of torchvision load, `batch_norm` as the file's. Initialisation as
     torchvision's: He's normal distribution (fan out) in convolutions, deviation 0.01 in linear layers, biases 0.
 
     Args:
         depth: convolutions and linear layers of the paper's network: 11 (A), 13 (B), 16 (D) or 19 (E).
         batch_norm: a batch norm behind every convolution, which keeps its bias.
-        head: behind the convolutions, "cifar" is one linear layer and "cifar512" a hidden layer of 512 and a
-            linear one, both over the mean of the map; "imagenet" two hidden layers of 4096 and a linear one over
-            the map, averaged to 7 x 7 where it has another size. Dropout of one half behind hidden layers.
+        bias: False: convolutions have none, as some networks with batch norm.
+        head: behind the convolutions, "cifar" is one linear layer, "cifar512" a hidden layer of 512 and a linear
+            one, "cifar512x2" two such hidden layers, all over the mean of the map; "imagenet" two hidden layers of
+            4096 and a linear one over the map, averaged to 7 x 7 where it has another size. Dropout of one half
+            behind hidden layers.
         width: multiplier of all channels and hidden units but the outputs.
         num_classes: outputs of the last linear layer.
         in_channels: 3 for colour images, 1 for grey.
@@ -82,27 +86,28 @@ def vgg(
     check_whole("depth", depth)
     if depth not in CONVOLUTIONS:
         raise ValueError(f"depth={depth}, but a VGG has one of {', '.join(map(str, CONVOLUTIONS))} layers")
-    check_choice("head", head, HEADS)
+    check_choice("head", head, tuple(HIDDEN))
     if input_size < SMALLEST_INPUT:
         raise ValueError(f"input_size={input_size}, but vgg needs {SMALLEST_INPUT} or more: five poolings halve it")
-    module = VGG(depth, batch_norm, head, width, num_classes, in_channels)
+    module = VGG(depth, batch_norm, bias, head, width, num_classes, in_channels)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if bias:
+                nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
     return module
 
 
-def make_features(depth: int, batch_norm: bool, width: float, in_channels: int) -> nn.Sequential:
+def make_features(depth: int, batch_norm: bool, bias: bool, width: float, in_channels: int) -> nn.Sequential:
     """The five stages in one row: convolution (batch norm) ReLU, again and again, then max pooling."""
     layers: list[nn.Module] = []
     for convolutions, channels in zip(CONVOLUTIONS[depth], CHANNELS, strict=True):
         out_channels = scaled(channels, width)
         for _ in range(convolutions):
-            layers.append(nn.Conv2d(in_channels, out_channels, 3, padding=1))
+            layers.append(nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(out_channels))
             layers.append(nn.ReLU())
@@ -113,11 +118,12 @@ def make_features(depth: int, batch_norm: bool, width: float, in_channels: int) 
 
 def make_head(head: str, width: float, num_classes: int) -> nn.Module:
     """The linear layers of `head` over the flattened, averaged map of the last stage."""
-    inputs = scaled(CHANNELS[-1], width) * MAP_SIDES[head] ** 2
-    if head == "cifar":
+    inputs = scaled(CHANNELS[-1], width) * MAP_SIDE.get(head, 1) ** 2
+    if not HIDDEN[head]:
         return nn.Linear(inputs, num_classes)
-    hidden = scaled(512 if head == "cifar512" else 4096, width)
-    layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(DROPOUT)]
-    if head == "imagenet":
-        layers += [nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(DROPOUT)]
-    return nn.Sequential(*layers, nn.Linear(hidden, num_classes))
+    layers: list[nn.Module] = []
+    for units in HIDDEN[head]:
+        hidden = scaled(units, width)
+        layers += [nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(DROPOUT)]
+        inputs = hidden
+    return nn.Sequential(*layers, nn.Linear(inputs, num_classes))

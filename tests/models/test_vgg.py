@@ -36,6 +36,13 @@ def test_published_costs_on_cifar(batch_norm):
     assert sum(cost.macs for cost in with_hidden.values()) == 313_463_808
 
 
+def test_without_biases_of_convolutions():
+    with_bias, without = on_meta(), on_meta(bias=False)
+    assert {name for name, _ in with_bias.named_parameters()} - {name for name, _ in without.named_parameters()} == {
+        f"features.{n}.bias" for n, layer in enumerate(with_bias.features) if isinstance(layer, nn.Conv2d)
+    }
+
+
 def test_published_costs_on_imagenet():
     network = on_meta(batch_norm=False, head="imagenet", num_classes=1000, input_size=224)
     found = costs(network)
@@ -110,8 +117,8 @@ def test_torchvisions_state_dict_gives_its_outputs():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("head", ["cifar", "cifar512"])
-def test_the_heads_for_cifar_read_the_mean_of_the_map(head):
+@pytest.mark.parametrize(("head", "units"), [("cifar", [4]), ("cifar512", [128, 4]), ("cifar512x2", [128, 128, 4])])
+def test_the_heads_for_cifar_read_the_mean_of_the_map(head, units):
     torch.manual_seed(0)
     network = vgg(11, head=head, width=0.25, input_size=64, num_classes=4).double().eval()
     features = make_layers([c if c == "M" else c // 4 for c in cfgs["A"]], batch_norm=True).double().eval()
@@ -119,7 +126,7 @@ def test_the_heads_for_cifar_read_the_mean_of_the_map(head):
     x = torch.randn(3, 3, 64, 64, dtype=torch.float64)
     mean = features(x).numpy().mean(axis=(2, 3))
     layers = [layer for layer in network.classifier.modules() if isinstance(layer, nn.Linear)]
-    assert [layer.out_features for layer in layers] == {"cifar": [4], "cifar512": [128, 4]}[head]
+    assert [layer.out_features for layer in layers] == units
     for layer in layers[:-1]:
         mean = relu(mean @ layer.weight.numpy().T + layer.bias.numpy())
     expected = mean @ layers[-1].weight.numpy().T + layers[-1].bias.numpy()
@@ -165,7 +172,7 @@ def test_gradients_reach_every_parameter():
     [
         ({"depth": 12}, r"depth=12, but a VGG has one of 11, 13, 16, 19 layers"),
         ({"depth": 16.0}, r"depth=16\.0, but it must be a whole number"),
-        ({"head": "none"}, r"head='none', but it must be one of cifar, cifar512, imagenet"),
+        ({"head": "none"}, r"head='none', but it must be one of cifar, cifar512, cifar512x2, imagenet"),
         ({"width": 0.0}, r"width=0\.0, but it must be a number above 0"),
         ({"input_size": 31}, r"input_size=31, but vgg needs 32 or more: five poolings halve it"),
         ({"in_channels": 0}, r"in_channels=0"),
