@@ -44,6 +44,8 @@ class Console:
         if self.progress:
             accuracy = "" if phase.accuracy is None else f"accuracy {phase.accuracy:.2%}, "
             self.say(f"      {phase.name}: {accuracy}{phase.macs:,} MACs, {phase.seconds:.1f} s")
+            for name, value in phase.values.items():
+                self.say(f"        {name} {value:.4g}")
 
     def result(self, result: Result, path: Path) -> None:
         """The tables of phases and layers, then the path of the result."""

@@ -96,7 +96,8 @@ class Log:
         """One phase's figures: in wandb the summary, elsewhere one more record."""
         if self.logger is None:
             return
-        values = {f"{result.name}.{k}": v for k, v in asdict(result).items() if isinstance(v, int | float)}
+        figures = asdict(result) | result.values
+        values = {f"{result.name}.{k}": v for k, v in figures.items() if isinstance(v, int | float)}
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.summary.update(values)
         else:

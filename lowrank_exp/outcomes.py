@@ -33,6 +33,7 @@ class Outcome:
     latency_at: dict[str, Any]
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
+    values: dict[str, float] = field(default_factory=dict)
 
 
 class OutcomeStore:

@@ -72,11 +72,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Done:
-    """What a phase did: its curve, the plan it carried out, and whether there was anything for it to do."""
+    """What a phase did: its curve, the plan it carried out, and whether there was anything for it to do.
+
+    `values`: figures that only this phase has, by name (letters, digits, underscores); they stand with it in
+    `result.json`.
+    """
 
     history: list[dict[str, float]] = field(default_factory=list)
     plan: Plan | None = None
     applied: bool = True
+    values: dict[str, float] = field(default_factory=dict)
 
 
 class Phase(ABC):

@@ -49,7 +49,7 @@ class PhaseResult:
     """The network after one phase. None: not measured; `bytes`: of its file; `key`: the hash of the stored outcome.
 
     `class_accuracy`: of every class by name, in the order of the labels; None for a class without test images, and
-    empty where it was not measured.
+    empty where it was not measured. `values`: figures of the phase's own, by name.
     """
 
     name: str
@@ -65,6 +65,7 @@ class PhaseResult:
     seconds: float | None = None
     key: str = ""
     class_accuracy: dict[str, float | None] = field(default_factory=dict)
+    values: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,28 +15,28 @@ from torch import nn
 
 from lowrank_exp import artifact, confusion
 from lowrank_exp.console import Console
-from lowrank_exp.cost import LayerCost, layer_costs, measure, one_image
+from lowrank_exp.cost import measure, one_image
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.dry_run import DryRun
-from lowrank_exp.edits import Factorize, KeepChannels, ToSVD, edits_of
+from lowrank_exp.edits import edits_of
 from lowrank_exp.environment import environment, file_digest, latency_conditions, tensors_digest
 from lowrank_exp.estimate import Estimate
 from lowrank_exp.files import copy_whole, held
 from lowrank_exp.latency import latency_ms
+from lowrank_exp.layer_results import layer_results
 from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
-from lowrank_exp.phases import Phase, Setting
+from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.rank import Plan
-from lowrank_exp.results import RESULT, LayerResult, PhaseResult, Result, digest, fingerprint
+from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.surgery import meta_copy
 from lowrank_exp.training import evaluate, resolve_device
 from lowrank_exp.training.generators import seed_all, undisturbed
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
-OF_ONE_RANK = ("channel_svd", "spatial_svd", "linear_svd")  # whose first factor puts out as many channels as the rank
 LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
 
 
@@ -219,7 +219,7 @@ class _Job:
         failed = True
         try:
             phases, plan, network = self.run_phases(log)
-            layers = self.layer_results(plan, network)
+            layers = layer_results(self.dense_network(), network, self.example, plan, self.given)
             log.layers(layers)
             log.classes(phases)
             failed = False
@@ -327,7 +327,7 @@ class _Job:
             artifact.save(network, self.store.network(step.name, step.key))
             if done.plan is not None:
                 done.plan.write(folder / "plan.yaml")
-            outcome = self.measured(step, done.applied, seconds, done.history)
+            outcome = self.measured(step, done, seconds)
             self.store.write(outcome)
         return outcome
 
@@ -354,7 +354,7 @@ class _Job:
         """The network after the last finished phase, as its file gives it."""
         return self.initial if self.files is None else artifact.load_into_(self.dense_network(), self.files).eval()
 
-    def measured(self, step: _Step, applied: bool, seconds: float, history: list[dict]) -> Outcome:
+    def measured(self, step: _Step, done: Done, seconds: float) -> Outcome:
         """The figures of the network that lies in the phase's file."""
         network = artifact.load_into_(self.dense_network(), self.store.network(step.name, step.key)).to(self.device)
         test = evaluate(network, self.data.test_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
@@ -369,7 +369,7 @@ class _Job:
         return Outcome(
             step.name,
             step.key,
-            applied,
+            done.applied,
             scores,
             cost.macs,
             cost.weights,
@@ -378,7 +378,8 @@ class _Job:
             self.latency(network),
             self.latency_at(),
             seconds,
-            history,
+            done.history,
+            done.values,
         )
 
     def latency(self, network: nn.Module) -> float | None:
@@ -407,68 +408,6 @@ class _Job:
             if stored.is_file():
                 copy_whole(stored, confusion.path_in(self.folder, phase.name))
 
-    def layer_results(self, plan: Plan | None, network: nn.Module) -> list[LayerResult]:
-        """Every layer of the dense network: what became of it, and why."""
-        before = layer_costs(meta_copy(self.dense_network()), self.example)
-        after = layer_costs(meta_copy(network), self.example)
-        rows = []
-        for name, dense in before.items():
-            parts = [cost for part, cost in after.items() if f"{part}.".startswith(f"{name}.")]
-            made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
-            edits = [edit for edit in made if f"{edit.layer}.".startswith(f"{name}.")]
-            ranks = [_rank_left(edit, network) for edit in edits]
-            rows.append(
-                LayerResult(
-                    name,
-                    edits[0].decomposition if edits else None,
-                    ranks if len(ranks) > 1 else ranks[0] if ranks else None,
-                    dense.macs,
-                    sum(part.macs for part in parts),
-                    dense.weights,
-                    sum(part.weights for part in parts),
-                    dense.channels,
-                    parts[-1].channels,
-                    self.reason(name, edits, plan, self.pruned(name, network, dense)),
-                )
-            )
-        return rows
-
-    def reason(self, name: str, edits: list[Factorize | ToSVD], plan: Plan | None, pruned: str = "") -> str:
-        """Why a layer of the dense network ended as it did."""
-        if len(edits) > 1:
-            return "decomposed more than once: " + ", ".join(f"{edit.layer} at rank {edit.rank}" for edit in edits)
-        if edits and edits[0] in self.given:
-            return "as in the weights file"
-        if edits and isinstance(edits[0], ToSVD):
-            return "in SVD form, not truncated"
-        planned = plan.layers.get(name) if plan is not None else None
-        if planned is None:
-            return pruned or "no phase decomposes it"
-        return f"{planned.reason}; {pruned}" if pruned else planned.reason
-
-    def pruned(self, name: str, network: nn.Module, dense: LayerCost) -> str:
-        """What phases have left of a layer of the dense network, or of its factors; empty: all of it."""
-        kept = [edit for edit in edits_of(network) if isinstance(edit, KeepChannels) and edit not in self.given]
-        left: dict[str, int] = {}
-        for edit in kept:
-            if edit.layer == name and edit.inputs is not None:
-                left["inputs"] = len(edit.inputs)
-            if edit.layer == name and edit.out is not None:
-                left[f"of {dense.channels} filters"] = len(edit.out)
-            if edit.layer.startswith(f"{name}.") and edit.out is not None:
-                left[f"filters of {edit.layer}"] = len(edit.out)
-        parts = [f"{count} {what}" for what, count in sorted(left.items(), key=lambda item: item[0] == "inputs")]
-        return f"pruning left {' and '.join(parts)}" if parts else ""
-
-
-def _rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:
-    """The rank of a decomposed layer, less what pruning has taken of the channels between its two factors."""
-    if isinstance(edit.rank, tuple):
-        return list(edit.rank)
-    pruned = [one for one in edits_of(network) if isinstance(one, KeepChannels) and one.layer == f"{edit.layer}.0"]
-    pruned = [one for one in pruned if one.out is not None]
-    return len(pruned[-1].out) if pruned and edit.decomposition in OF_ONE_RANK else edit.rank
-
 
 def _by_content(phase: dict[str, Any]) -> dict[str, Any]:
     """A phase's configuration with the content of its plan file for the path, and without `LATER` where null."""
@@ -490,4 +429,5 @@ def _phase_result(outcome: Outcome) -> PhaseResult:
         latency_ms=outcome.latency_ms,
         seconds=outcome.seconds,
         key=outcome.key,
+        values=outcome.values,
     )

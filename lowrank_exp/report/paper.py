@@ -10,7 +10,7 @@ import yaml
 
 from lowrank_exp.report.configuration import Configuration
 from lowrank_exp.report.expected import same_row
-from lowrank_exp.report.quantities import AFTER, COMPARABLE, COSTS, OF_LAYERS, comparable, naming, over
+from lowrank_exp.report.quantities import AFTER, COMPARABLE, COSTS, OF_LAYERS, VALUES, comparable, naming, over
 
 # From the units of files to those of a paper.
 UNITS = {
@@ -136,7 +136,7 @@ def _column(path: Path, name: str, spec: object) -> Column:
             f"{where} needs quantity and unit, and may have convention, layers and flops_per_mac; got {spec!r}"
         )
     if not comparable(spec["quantity"]):
-        after = " or ".join(f"{name}.PHASE" for name in AFTER)
+        after = " or ".join(f"{name}.PHASE" for name in (*AFTER, f"{VALUES}.NAME"))
         raise ValueError(f"{where}: quantity {spec['quantity']!r} is none of {', '.join(COMPARABLE)}, nor {after}")
     if spec["unit"] not in UNITS:
         raise ValueError(f"{where}: unit {spec['unit']!r} is none of {', '.join(UNITS)}")

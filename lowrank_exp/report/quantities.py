@@ -43,6 +43,7 @@ COMPARABLE = (
     *("error", "error_dense", "top5_error", "top5_error_dense", "val_accuracy", "seconds"),
     *(f"{cost}{ending}" for cost in COSTS for ending in ENDINGS),
 )
+VALUES = "values"  # figures of a phase's own: values.NAME.PHASE
 AFTER = ("accuracy", "top5", "seconds")  # also after every phase, as NAME.PHASE; seconds are those of the phase alone
 OF_LAYERS = tuple(f"{cost}{ending}" for cost in ("macs", "weights") for ending in ENDINGS)
 
@@ -50,10 +51,10 @@ OF_LAYERS = tuple(f"{cost}{ending}" for cost in ("macs", "weights") for ending i
 def comparable(quantity: object) -> bool:
     """Whether a table of a paper may be compared with a quantity of this name.
 
-    >>> [comparable(name) for name in ("macs_ratio", "accuracy.factorize", "macs.factorize", "flops")]
-    [True, True, False, False]
+    >>> [comparable(name) for name in ("macs_ratio", "accuracy.factorize", "values.own.prune", "macs.factorize")]
+    [True, True, True, False]
     """
-    of_phase = isinstance(quantity, str) and re.fullmatch(rf"({'|'.join(AFTER)})\.\w+", quantity)
+    of_phase = isinstance(quantity, str) and re.fullmatch(rf"({'|'.join(AFTER)}|{VALUES}\.\w+)\.\w+", quantity)
     return quantity in COMPARABLE or bool(of_phase)
 
 
@@ -123,7 +124,8 @@ def measured(result: Result, phase: str | None = None) -> dict[str, float]:
 
     Which phases the dense and the compressed network are of: see `dense_and_compressed`. `_change` is compressed minus
     dense, `_ratio` compressed / dense, `_reduction` 1 - ratio, `_speedup` 1 / ratio; `seconds` is the sum over all
-    phases. Besides, `accuracy.NAME`, `top5.NAME` and `seconds.NAME` for every phase.
+    phases. Besides, `accuracy.NAME`, `top5.NAME` and `seconds.NAME` for every phase, and `values.FIGURE.NAME` for the
+    figures of its own.
 
     >>> dense = PhaseResult("train", accuracy=0.75, macs=100)
     >>> small = PhaseResult("finetune", accuracy=0.5, macs=25)
@@ -142,7 +144,12 @@ def measured(result: Result, phase: str | None = None) -> dict[str, float]:
     for cost in COSTS:
         values |= _compared(cost, _number(getattr(first, cost)), _number(getattr(last, cost)))
     values["seconds"] = sum((_number(item.seconds) for item in result.phases), 0.0) if result.phases else NAN
-    return values | {f"{what}.{name}": _number(getattr(item, what)) for what in AFTER for name, item in after.items()}
+    values |= {f"{what}.{name}": _number(getattr(item, what)) for what in AFTER for name, item in after.items()}
+    return values | {
+        f"{VALUES}.{figure}.{name}": _number(value)
+        for name, item in after.items()
+        for figure, value in item.values.items()
+    }
 
 
 def derived(values: Mapping[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from lowrank_exp.report.quantities import SHOWN, Quantity
+from lowrank_exp.report.quantities import SHOWN, VALUES, Quantity
 
 CONVENTION = (
     "Accuracy in percent, mean ± standard deviation (ddof 1) over n seeds; change against the dense network "
@@ -26,6 +26,7 @@ TERMINAL = (
     *("macs", "macs_ratio", "weights_ratio", "latency_ms"),
 )
 SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
+FIGURE = Quantity("value", 1, ".4g")  # of a phase's own
 ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads")
 LATEX = {
     **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"},
@@ -82,6 +83,18 @@ def _between(frame: pd.DataFrame) -> list[str]:
     return [match[1] for match in phases if match][1:-1]
 
 
+def figures_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The figures that single phases have of their own, one per line; none: an empty frame."""
+    names = [re.fullmatch(rf"({VALUES}\.(\w+)\.(.+))_mean", str(name)) for name in frame.columns]
+    lines = [
+        {"configuration": str(row["configuration"]), "phase": match[3], "figure": match[2], "value": value}
+        for _, row in frame.iterrows()
+        for match in names
+        if match and (value := _cell(row[match[0]], row[f"{match[1]}_std"], FIGURE, ""))
+    ]
+    return pd.DataFrame(lines)
+
+
 def class_text(frame: pd.DataFrame) -> pd.DataFrame:
     """Lines of `class_table` as text: the class, its accuracy after every phase, and the change."""
     columns = {"class": frame.index.astype(str)}
@@ -125,6 +138,8 @@ def terminal(sections: Sequence[Section], console: Console) -> None:
         if section.comparison is not None and len(section.comparison):
             _print(console, comparison_text(section.comparison), "beside the published values")
             console.print("\n".join(section.source), style="dim", highlight=False, markup=False)
+        if len(figures := figures_text(section.frame)):
+            _print(console, figures, "figures of single phases")
         for title, frame in section.classes:
             _print(console, class_text(frame), title)
         if section.classes:
@@ -147,6 +162,8 @@ def markdown(sections: Sequence[Section]) -> str:
             parts += [f"### {section.title}: beside the published values"]
             parts += [_pipes(comparison_text(section.comparison))]
             parts += ["\n".join(f"- {line}" for line in section.source)]
+        if len(figures := figures_text(section.frame)):
+            parts += [f"### {section.title}: figures of single phases", _pipes(figures)]
         for title, frame in section.classes:
             parts += [f"### {section.title}: {title}", _pipes(class_text(frame))]
         if section.classes:
@@ -166,6 +183,8 @@ def latex(sections: Sequence[Section]) -> str:
         if section.comparison is not None and len(section.comparison):
             caption = f"{section.title}, beside the published values. {'; '.join(section.source)}."
             parts.append(_tabular(comparison_text(section.comparison), caption))
+        if len(figures := figures_text(section.frame)):
+            parts.append(_tabular(figures, f"{section.title}, figures of single phases."))
         for title, frame in section.classes:
             parts.append(_tabular(class_text(frame), f"{section.title}, {title}. {BY_CLASS}", last="r"))
         if len(origin(section.frame)):
@@ -213,7 +232,7 @@ def _dates(cell: str) -> str:
 def _print(console: Console, text: pd.DataFrame, title: str) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for number, name in enumerate(text.columns):
-        words = number == 0 or name in ("column", "unit", "status", *ORIGIN)
+        words = number == 0 or name in ("column", "unit", "status", "phase", "figure", *ORIGIN)
         header = name.replace(" ", "\n")
         table.add_column(header, justify="left" if words else "right", overflow="fold", no_wrap=number > 0)
     for row in text.itertuples(index=False):

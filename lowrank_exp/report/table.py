@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lowrank_exp.report.configuration import Configuration, differences, leaves
-from lowrank_exp.report.quantities import SHOWN, measured, measured_over
+from lowrank_exp.report.quantities import SHOWN, VALUES, measured, measured_over
 
 AVERAGED = (
     *SHOWN,
@@ -31,7 +31,14 @@ def table(
     known = {item.name: None for row in rows for job in row.finished for item in job.phases}
     if phase is not None and phase not in known:
         raise ValueError(f"no job has a phase named {phase!r}; there are {', '.join(known) or 'none'}")
-    names = list(dict.fromkeys([*AVERAGED, *more, *(f"accuracy.{name}" for name in known)]))
+    own = [
+        f"{VALUES}.{figure}.{item.name}"
+        for row in rows
+        for job in row.finished
+        for item in job.phases
+        for figure in item.values
+    ]
+    names = list(dict.fromkeys([*AVERAGED, *more, *(f"accuracy.{name}" for name in known), *own]))
     frame = pd.DataFrame([_record(row, names, phase, layers) for row in rows])
     unmeasured = [name for name in ("top5", "top5_dense") if frame[f"{name}_mean"].isna().all()]
     return frame.drop(columns=[f"{name}_{part}" for name in unmeasured for part in ("mean", "std")])

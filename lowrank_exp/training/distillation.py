@@ -54,9 +54,7 @@ class Distillation:
             if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
                 raise ValueError(f"distill: {name} is {value!r}; allowed is {allowed}")
         if not isinstance(self.teacher, nn.Module | str):
-            raise ValueError(
-                f"distill: teacher is {self.teacher!r}; allowed are earlier phases, by name, and initial"
-            )
+            raise ValueError(f"distill: teacher is {self.teacher!r}; allowed are earlier phases, by name, and initial")
 
     @classmethod
     def of(cls, given: "Distillation | Mapping[str, Any] | None") -> "Distillation | None":

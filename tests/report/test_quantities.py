@@ -1,4 +1,6 @@
-"""Which network of a job is the dense one."""
+"""Which network of a job is the dense one, and figures that phases have of their own."""
+
+import math
 
 import pytest
 
@@ -30,3 +32,11 @@ def test_a_phase_named_dense_is_the_dense_one():
     phases = [*PHASES[:1], PhaseResult("dense", 0.9), *PHASES[1:]]
     assert dense_and_compressed(job({}, phases))[0].name == "dense"
     assert measured(job({"method": {"dense": "train"}}, phases))["accuracy_change"] == pytest.approx(-0.1)
+
+
+def test_figures_of_a_phase_stand_under_its_name():
+    phases = [*PHASES[:2], PhaseResult("truncate", 0.7, values={"kept": 0.25, "lost": None})]
+    values = measured(job({}, phases))
+    assert values["values.kept.truncate"] == 0.25
+    assert math.isnan(values["values.lost.truncate"])
+    assert [name for name in values if name.startswith("values.")] == ["values.kept.truncate", "values.lost.truncate"]

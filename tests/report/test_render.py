@@ -1,5 +1,6 @@
 """Cells, escapes and widths of the printed tables."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.render import (
     Section,
+    figures_text,
     formatted,
     latency_conditions,
     latex,
@@ -17,6 +19,7 @@ from lowrank_exp.report.render import (
     origin,
 )
 from lowrank_exp.report.table import table
+from lowrank_exp.results import Result
 
 
 def section(frame: pd.DataFrame, **changes: object) -> Section:
@@ -125,3 +128,23 @@ def test_one_seed_with_top5_and_the_accuracy_after_every_phase(job: Callable) ->
     assert text["top-5 %"].tolist() == ["96.88"]
     assert text["factorize %"].tolist() == ["62.50"]
     assert list(text.columns)[2:5] == ["dense %", "factorize %", "accuracy %"]
+
+
+def test_figures_of_single_phases_have_a_table_of_their_own(job: Callable) -> None:
+    def with_figure(seed: int, value: float) -> Result:
+        plain = job(seed=seed)
+        return replace(plain, phases=[plain.phases[0], replace(plain.phases[1], values={"spearman": value})])
+
+    frame = table(configurations([with_figure(0, 0.5), with_figure(1, 0.75), job(policy="energy")]))
+    text = figures_text(frame)
+    assert text.to_dict("records") == [
+        {
+            "configuration": frame["configuration"][0],
+            "phase": "finetune",
+            "figure": "spearman",
+            "value": "0.625 ± 0.1768",
+        }
+    ]
+    assert "| finetune | spearman | 0.625 ± 0.1768 |" in re.sub(" +", " ", markdown([section(frame)]))
+    assert r"spearman & 0.625 $\pm$ 0.1768" in latex([section(frame)])
+    assert "figures of single phases" not in markdown([section(table(configurations([job()])))])
