@@ -23,10 +23,8 @@ OPTIONS = sorted(
     for path in Path(CONF).rglob("*.yaml")
     if path.parent != CONF and path.parent.name != "paper"
 )
-# Rows that change options of what their experiment names, such as the depth of its network.
-NEEDS |= {
-    option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS if option.startswith(("row/svd_", "row/trp_"))
-}
+# Rows change options of what their experiment names, such as the depth of its network.
+NEEDS |= {option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS if option.startswith("row/")}
 
 
 def composed(*overrides: str) -> DictConfig:

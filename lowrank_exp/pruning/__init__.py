@@ -3,7 +3,7 @@
 `channel_groups` finds which channels go together, `mask_` silences some, `remove_` takes them out of the network.
 """
 
-from lowrank_exp.pruning.counting import removed_macs, sfp_published_macs
+from lowrank_exp.pruning.counting import molchanov_flops, removed_macs, sfp_published_macs
 from lowrank_exp.pruning.coupling import Coupling, channel_groups, couple
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import Masks, keepable, mask_
@@ -18,6 +18,7 @@ __all__ = [
     "couple",
     "keepable",
     "mask_",
+    "molchanov_flops",
     "remove_",
     "removed_macs",
     "sfp_published_macs",

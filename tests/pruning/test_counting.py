@@ -6,7 +6,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp import models
-from lowrank_exp.pruning import channel_groups, keepable, remove_, removed_macs, sfp_published_macs
+from lowrank_exp.pruning import (
+    channel_groups,
+    keepable,
+    molchanov_flops,
+    remove_,
+    removed_macs,
+    sfp_published_macs,
+)
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 # FLOPs in 1e7 by depth and fraction of filters left: re-computed from the method, and as printed in table 1, with the
@@ -81,3 +88,14 @@ def test_what_the_published_count_does_not_know():
 def test_only_shapes_are_computed():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).to("meta")
     assert removed_macs(network, {"0": [1]}, IMAGE[..., :8, :8]) == 64 * (3 + 2)
+
+
+def test_flops_of_molchanov():
+    """VGG-16: 30.968e9, of which the paper prints 30.96; AlexNet with two groups and 102 classes: 1.443e9."""
+    with torch.device("meta"):
+        vgg = models.vgg(16, batch_norm=False, head="imagenet", num_classes=1000, input_size=224)
+        alexnet = models.alexnet(num_classes=102)
+    assert molchanov_flops(vgg, torch.zeros(1, 3, 224, 224)) / 1e9 == pytest.approx(30.968, abs=5e-4)
+    assert molchanov_flops(alexnet, torch.zeros(1, *alexnet.input_shape)) / 1e9 == pytest.approx(1.443, abs=5e-4)
+    with pytest.raises(ValueError, match="transposed"):
+        molchanov_flops(nn.Sequential(nn.ConvTranspose2d(2, 3, 2)), torch.zeros(1, 2, 4, 4))
