@@ -110,8 +110,7 @@ def removal(seconds: float) -> Iterator[dict]:
         yield record(f"groups {name}", *taken, "torch-pruning")
         groups = channel_groups(model, x)
         scores = group_scores(filter_scores(model, convolutions(model) + linears(model), L2()), groups)
-        blocks = {group.name: group.blocks for group in groups}
-        gone = lowest_of_each(scores, SHARE, blocks=blocks)
+        gone = lowest_of_each(scores, SHARE, groups=groups)
         keep = {g: sorted(set(range(g.channels)) - set(gone.get(g.name, ()))) for g in groups}
 
         def ours(copied: nn.Module, keep=keep) -> None:

@@ -1,6 +1,6 @@
 """The phases of pruning: a training in which filters go, and the removal of those that are silent."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.phases import Done, Phase, Setting, Train
 from lowrank_exp.pruning import channel_groups, keepable, remove_
+from lowrank_exp.pruning.criteria import Oracle
 from lowrank_exp.pruning.schedules import Schedule
 from lowrank_exp.pruning.silent import silent_channels
 from lowrank_exp.training import FirstImages, Pruner, Pruning
@@ -29,10 +30,11 @@ class Prune(Phase):
             decomposed layers; None: all convolutions. What shares channels with them goes along.
         ignored: names or `re:` patterns of layers of whose filters none goes.
         images: for criteria that look at data: training images, other ones for every ranking, or all where there are
-            fewer; without augmentation.
+            fewer; without augmentation. For the oracle: validation images, the same for every ranking.
         batch_size: of these.
     """
 
+    version: ClassVar[int] = 2
     trains: ClassVar[bool] = True
 
     train: Train
@@ -69,9 +71,18 @@ class Prune(Phase):
         def batches(ranking: int) -> Iterable:
             return FirstImages(loader, images, labels=True, epoch=ranking)
 
-        pruning = replace(self.pruning(setting.data.input_shape), batches=batches)
+        pruning = replace(self.pruning(setting.data.input_shape), batches=batches, folder=setting.folder)
+        if isinstance(getattr(self.schedule, "criterion", None), Oracle):
+            if not setting.data.sizes["val"]:
+                raise ValueError(
+                    "the oracle measures on validation images, and there are none: set data.validation to a fraction "
+                    "of the training images, or choose a criterion that estimates it, such as taylor"
+                )
+            held_out = setting.data.val_sample(self.images, setting.seed, self.batch_size)
+            pruning = replace(pruning, held_out=held_out)
         if self.train.epochs:
-            return replace(self.train, pruning=pruning).run_(network, setting)
+            done = replace(self.train, pruning=pruning).run_(network, setting)
+            return replace(done, values=revival_figures(done.history))
         Pruner(pruning, network, setting.seed, 1, 0).begin_epoch([])
         return Done()
 
@@ -80,13 +91,38 @@ class Prune(Phase):
         return Pruning(self.schedule, tuple(input_shape), self.layers, tuple(self.ignored))
 
 
+def revival_figures(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Lengths of the gradients of filters that came back and of others in their layers, and the ratio of the two.
+
+    Means over the epochs that have both, weighted alike; nothing where no filter came back. See `Pruner.take_metrics`.
+
+    >>> lines = [{"train_loss": 2.0}, {"gradient_revived": 3.0, "gradient_others": 2.0}]
+    >>> revival_figures(lines)
+    {'gradient_revived': 3.0, 'gradient_others': 2.0, 'gradient_ratio': 1.5}
+    """
+    after = [line for line in history if "gradient_revived" in line]
+    if not after:
+        return {}
+    names = ("gradient_revived", "gradient_others")
+    revived, others = (sum(line[name] for line in after) / len(after) for name in names)
+    return {"gradient_revived": revived, "gradient_others": others} | (
+        {"gradient_ratio": revived / others} if others else {}
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Remove(Phase):
     """Take silent channels out of the network; its output stays what it was.
 
+    Where the schedule's paper counts MACs in a way of its own, the values have those beside the real ones: for `SFP` of
+    all convolutions of a ResNet for CIFAR (basic blocks, shortcut "a") `sfp_published_macs` and
+    `sfp_published_reduction`. Elsewhere there is no such count and it is left out.
+
     Args:
         prune: the phase that has silenced them; it tells how many there will be, before anything has been trained.
     """
+
+    version: ClassVar[int] = 2
 
     prune: Prune
 
@@ -96,9 +132,12 @@ class Remove(Phase):
             remove_(network, self.prune.schedule.stand_in(view), groups=view.groups)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        groups = channel_groups(network, torch.zeros(1, *setting.data.input_shape), self.prune.ignored)
+        example = torch.zeros(1, *setting.data.input_shape)
+        every = self.prune.layers is None and not self.prune.ignored
+        costs = self.prune.schedule.published_costs(network, example) if every else {}
+        groups = channel_groups(network, example, self.prune.ignored)
         silent = silent_channels(network, groups)
         keep: dict[Any, tuple[int, ...]] = {
             group: keepable(group, silent[group.name]) for group in groups if group.name in silent
         }
-        return Done(applied=bool(remove_(network, keep, groups=groups).edits))
+        return Done(applied=bool(remove_(network, keep, groups=groups).edits), values=costs)

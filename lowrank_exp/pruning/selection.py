@@ -13,7 +13,6 @@ from torch import Tensor
 from lowrank_exp.pruning.groups import ChannelGroup
 
 Chosen = dict[str, tuple[int, ...]]  # ascending indices by target; targets that lose nothing are left out
-Blocks = Mapping[str, Sequence[Sequence[Sequence[int]]]]
 Unit = tuple[int, ...]  # channels that go together
 WAYS = ("sum", "mean", "max", "first")
 
@@ -61,7 +60,7 @@ def lowest(
     n: int,
     *,
     gone: Mapping[str, Sequence[int]] | None = None,
-    blocks: Blocks | None = None,
+    groups: Iterable[ChannelGroup] = (),
 ) -> Chosen:
     """The n filters of the lowest scores over all targets, but never a target's last one.
 
@@ -72,9 +71,10 @@ def lowest(
         scores: by target, in the order of the network.
         n: how many; 0 or more.
         gone: filters by target that are out already: not chosen again, not counted as remaining.
-        blocks: by target, as `ChannelGroup.blocks`: of each partition's parts equal numbers have to remain. One channel
-            of every part then goes at a time, the lowest of each, at the mean of their scores; where they are more than
-            what is left of n, others go in their place, so that up to n go.
+        groups: of coupled channels, for targets that are their names. Where grouped convolutions ask for equal numbers
+            in each of their groups (`ChannelGroup.blocks`), one channel of every part goes at a time, the lowest of
+            each, at the mean of their scores. A channel stays without which one of its layers would have no filter
+            left (`ChannelGroup.emptied`). In both cases others go in their place, so that up to n go.
 
     Raises:
         ValueError: n is no such number, more than can go, a score is not a number, or parts do not fit one another.
@@ -84,22 +84,31 @@ def lowest(
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise ValueError(f"n={n!r} is no number of filters: 0 or more")
-    gone, blocks = gone or {}, blocks or {}
+    gone = gone or {}
+    coupled = {group.name: group for group in groups if group.name in scores}
+    uneven = {name: group for name, group in coupled.items() if _uneven(group)}
     ranked: list[tuple[float, str, Unit]] = []
     left: dict[str, int] = {}
     for target, s_O in scores.items():
-        units = _units(target, s_O, gone.get(target, ()), blocks.get(target, ()))
+        blocks = coupled[target].blocks if target in coupled else ()
+        units = _units(target, s_O, gone.get(target, ()), blocks)
         ranked += [(score, target, unit) for score, unit in units]
         left[target] = len(units)
     ranked.sort(key=lambda entry: entry[0])
     chosen: dict[str, list[int]] = {}
     count = 0
     for _, target, unit in ranked:
-        if left[target] > 1 and count + len(unit) <= n:
-            chosen.setdefault(target, []).extend(unit)
-            left[target] -= 1
-            count += len(unit)
-    if count < n and not any(len(unit) > 1 for _, _, unit in ranked):
+        if count == n:
+            break
+        if left[target] == 1 or count + len(unit) > n:
+            continue
+        out = {*gone.get(target, ()), *chosen.get(target, ()), *unit}
+        if target in uneven and uneven[target].emptied(tuple(c for c in range(len(scores[target])) if c not in out)):
+            continue
+        chosen.setdefault(target, []).extend(unit)
+        left[target] -= 1
+        count += len(unit)
+    if count < n and not uneven and not any(len(unit) > 1 for _, _, unit in ranked):
         raise ValueError(f"{n} filters shall go, but only {count} can: each of {len(left)} layers keeps one")
     return {target: tuple(sorted(chosen[target])) for target in scores if target in chosen}
 
@@ -109,7 +118,7 @@ def lowest_share(
     p: float,
     *,
     gone: Mapping[str, Sequence[int]] | None = None,
-    blocks: Blocks | None = None,
+    groups: Iterable[ChannelGroup] = (),
 ) -> Chosen:
     """The floor(p F) filters of the lowest scores over all targets together, F of them in all, as RePr drops them.
 
@@ -123,7 +132,7 @@ def lowest_share(
     """
     F = sum(len(s_O) for s_O in scores.values())
     out = sum(len(set(gone[target])) for target in scores if target in gone) if gone else 0
-    return lowest(scores, max(0, share(p, F) - out), gone=gone, blocks=blocks)
+    return lowest(scores, max(0, share(p, F) - out), gone=gone, groups=groups)
 
 
 def lowest_of_each(
@@ -131,7 +140,7 @@ def lowest_of_each(
     p: float,
     *,
     gone: Mapping[str, Sequence[int]] | None = None,
-    blocks: Blocks | None = None,
+    groups: Iterable[ChannelGroup] = (),
 ) -> Chosen:
     """Of each target the floor(p O) filters of the lowest scores, as SFP and one-shot pruning take them.
 
@@ -145,7 +154,7 @@ def lowest_of_each(
     """
     chosen: Chosen = {}
     for target, s_O in scores.items():
-        chosen |= lowest_share({target: s_O}, p, gone=gone, blocks=blocks)
+        chosen |= lowest_share({target: s_O}, p, gone=gone, groups=groups)
     return chosen
 
 
@@ -161,6 +170,11 @@ def share(p: float, F: int) -> int:
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
         raise ValueError(f"p={p!r} is no fraction of filters to remove: from 0 to below 1")
     return math.floor(p * F + 1e-9)
+
+
+def _uneven(group: ChannelGroup) -> bool:
+    """Whether some layer does not make all of the channels, and so may lose all of its filters while others stay."""
+    return not all(all(entries) for entries in group.producers.values())
 
 
 def _units(target: str, s_O: Tensor, gone: Iterable[int], blocks: Sequence) -> list[tuple[float, Unit]]:

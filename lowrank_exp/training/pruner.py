@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class Pruning:
         layers: names or `re:` patterns of the layers whose filters may go, see `View.of`; None: all convolutions.
         ignored: names or `re:` patterns of layers of whose filters none goes.
         batches: gives images and labels for criteria that look at data; called with the number of the ranking.
+        held_out: images and labels for the oracle.
+        folder: where the oracle keeps what it has measured, see `View`.
     """
 
     schedule: Schedule
@@ -41,6 +44,8 @@ class Pruning:
     layers: Sequence[str] | None = None
     ignored: Sequence[str] = ()
     batches: Callable[[int], Iterable] | None = None
+    held_out: Iterable | None = None
+    folder: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.schedule}, layers {self.layers}, ignored {list(self.ignored)}"
@@ -91,6 +96,9 @@ class Pruner:
         self.schedule.check(self.view, steps_per_epoch, epochs)
         if pruning.batches is not None:
             self.view.batches = lambda ranking: _Undisturbed(pruning.batches(ranking), network)
+        if pruning.held_out is not None:
+            self.view.held_out = _Undisturbed(pruning.held_out, network)
+        self.view.folder = pruning.folder
         self.given = len(edits_of(network))
         if stored is not None:
             self._take_up(stored)

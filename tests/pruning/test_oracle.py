@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, relu
 
 from lowrank_exp.pruning.correlation import agreement
-from lowrank_exp.pruning.criteria import Taylor, filter_scores, oracle
+from lowrank_exp.pruning.criteria import L1, Oracle, Taylor, WeightedSum, filter_scores, oracle
 
 LAYERS = ["0", "3"]
 
@@ -134,3 +134,68 @@ def test_taylor_with_sign_is_the_first_order_of_the_oracle():
     signed = oracle(network, ["3"], loss_of, absolute=False)
     torch.testing.assert_close(signed["3"], -taylor["3"], rtol=1e-2, atol=1e-9)
     assert agreement({"3": -taylor["3"]}, signed).raw == pytest.approx(1.0)
+
+
+BATCHES = [(IMAGES[:4].clone(), LABELS[:4]), (IMAGES[4:].clone(), LABELS[4:])]
+
+
+def hits(network, f=None, g=None):
+    """How many images are right with map f of the first and map g of the second convolution at zero."""
+    with torch.no_grad():
+        z = relu(network[1](network[0](IMAGES)))
+        z = z if f is None else z.index_fill(1, torch.tensor(f), 0)
+        z = network[3](z)
+        z = z if g is None else z.index_fill(1, torch.tensor(g), 0)
+        return int((network[5](z.flatten(1)).argmax(1) == LABELS).sum())
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_as_a_criterion_it_is_the_same_change_of_the_loss(absolute):
+    network = small_network().train()
+    before = copy.deepcopy(network.state_dict())
+    got = filter_scores(network, LAYERS, Oracle(absolute=absolute), iter(BATCHES))
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    expected = oracle(network.eval(), LAYERS, loss_of, absolute=absolute)
+    for name in LAYERS:
+        torch.testing.assert_close(got[name], expected[name], rtol=0, atol=1e-12)
+
+
+def test_by_accuracy_it_is_the_share_of_images_that_are_missed_then():
+    network = small_network()
+    network[5].weight.data *= -3
+    got = filter_scores(network, LAYERS, Oracle(measure="accuracy", absolute=False), BATCHES)
+    whole = hits(network)
+    first = [(whole - hits(network, f=f)) / 7 for f in range(3)]
+    second = [(whole - hits(network, g=g)) / 7 for g in range(2)]
+    assert got["0"].tolist() == pytest.approx(first, abs=1e-12)
+    assert got["3"].tolist() == pytest.approx(second, abs=1e-12)
+    assert len({*first, *second}) > 1
+
+
+def test_the_criterion_measures_nothing_again_that_its_file_has(tmp_path):
+    network, path = small_network(), tmp_path / "oracle.jsonl"
+    expected = filter_scores(network, LAYERS, Oracle(), BATCHES, path=path)
+    lines = path.read_text().splitlines()
+    altered = [json.dumps({**json.loads(line), "loss": 9.0}) for line in lines[1:2]]
+    path.write_text("\n".join([lines[0], *altered, *lines[2:]]) + "\n")
+    got = filter_scores(network, LAYERS, Oracle(), BATCHES, path=path)
+    assert got["0"][0].item() == pytest.approx(9.0 - loss_of(network), abs=1e-12)
+    assert torch.equal(got["0"][1:], expected["0"][1:])
+    assert torch.equal(got["3"], expected["3"])
+
+
+def test_mistakes_of_the_criterion_are_told():
+    network = small_network()
+    with pytest.raises(ValueError, match="Oracle: measure='error' is not known: loss or accuracy"):
+        Oracle(measure="error")
+    with pytest.raises(ValueError, match="Oracle: at='norm' is not known"):
+        Oracle(at="norm")
+    with pytest.raises(ValueError, match="Oracle: absolute='yes' is neither true nor false"):
+        Oracle(absolute="yes")
+    with pytest.raises(ValueError, match="Oracle looks at images: give batches"):
+        filter_scores(network, LAYERS, Oracle())
+    with pytest.raises(ValueError, match="Oracle looks at images, and the batches gave none"):
+        filter_scores(network, LAYERS, Oracle(), [])
+    with pytest.raises(ValueError, match="WeightedSum: second is a Oracle, not a single criterion"):
+        WeightedSum({"first": L1(), "second": Oracle()}, {"first": 1.0, "second": 1.0})

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lowrank_exp.models import cifar_resnet
 from lowrank_exp.pruning.coupling import channel_groups
 from lowrank_exp.pruning.criteria import L1, filter_scores
 from lowrank_exp.pruning.groups import ChannelGroup
@@ -122,27 +123,33 @@ def test_a_channel_that_no_scored_filter_makes():
         group_scores({"a": GROUP_SCORES["a"]}, [GROUP])
 
 
-BLOCKS = {"g": (((0, 1, 2), (3, 4, 5)),)}
+def split(*blocks):
+    """A group whose grouped convolutions read it in these parts."""
+    channels = tuple((c,) for part in blocks[0] for c in part)
+    return [ChannelGroup("g", len(channels), {"g": channels}, blocks=blocks)]
+
+
+BLOCKS = split(((0, 1, 2), (3, 4, 5)))
 
 
 def test_grouped_layers_lose_as_many_channels_in_every_group():
     scores = {"g": torch.tensor([0.0, 0.1, 0.2, 0.5, 0.4, 0.9]), "h": torch.tensor([0.15, 0.27, 0.26])}
     # together go 0 and 4 (0.2), 1 and 3 (0.3); 2 and 5 stay
-    assert lowest(scores, 3, blocks=BLOCKS) == {"g": (0, 4), "h": (0,)}
-    assert lowest(scores, 2, blocks=BLOCKS) == {"h": (0, 2)}  # the pair does not fit behind the first one
-    assert lowest(scores, 6, blocks=BLOCKS) == {"g": (0, 1, 3, 4), "h": (0, 2)}
-    assert lowest_of_each({"g": scores["g"]}, 0.5, blocks=BLOCKS) == {"g": (0, 4)}
-    assert lowest(scores, 2, blocks=BLOCKS, gone={"g": (0, 4), "h": (0, 1)}) == {"g": (1, 3)}
+    assert lowest(scores, 3, groups=BLOCKS) == {"g": (0, 4), "h": (0,)}
+    assert lowest(scores, 2, groups=BLOCKS) == {"h": (0, 2)}  # the pair does not fit behind the first one
+    assert lowest(scores, 6, groups=BLOCKS) == {"g": (0, 1, 3, 4), "h": (0, 2)}
+    assert lowest_of_each({"g": scores["g"]}, 0.5, groups=BLOCKS) == {"g": (0, 4)}
+    assert lowest(scores, 2, groups=BLOCKS, gone={"g": (0, 4), "h": (0, 1)}) == {"g": (1, 3)}
 
 
 def test_two_partitions_of_the_same_channels():
-    both = {"g": (((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 1), (2, 3), (4, 5), (6, 7)))}
-    got = lowest({"g": torch.arange(8.0)}, 5, blocks=both)
+    both = split(((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 1), (2, 3), (4, 5), (6, 7)))
+    got = lowest({"g": torch.arange(8.0)}, 5, groups=both)
     assert got == {"g": (0, 2, 4, 6)}
     with pytest.raises(ValueError, match="into unequal parts"):
-        lowest({"g": torch.arange(6.0)}, 1, blocks={"g": (((0, 1, 2), (3, 4, 5)), ((0, 1, 3), (2, 4, 5)))})
+        lowest({"g": torch.arange(6.0)}, 1, groups=split(((0, 1, 2), (3, 4, 5)), ((0, 1, 3), (2, 4, 5))))
     with pytest.raises(ValueError, match="into unequal parts"):
-        lowest({"g": torch.arange(6.0)}, 1, blocks=BLOCKS, gone={"g": (0,)})
+        lowest({"g": torch.arange(6.0)}, 1, groups=BLOCKS, gone={"g": (0,)})
 
 
 def test_channels_between_grouped_convolutions_stay_balanced():
@@ -155,9 +162,35 @@ def test_channels_between_grouped_convolutions_stay_balanced():
     assert {"0", "2"} <= {group.name for group in groups}
     layers = [name for group in groups for name in group.producers]
     scores = group_scores(filter_scores(network, layers, L1()), groups)
-    blocks = {group.name: group.blocks for group in groups}
-    chosen = lowest_of_each(scores, 0.5, blocks=blocks)
+    chosen = lowest_of_each(scores, 0.5, groups=groups)
     for group in groups:
         kept = tuple(sorted(set(range(group.channels)) - set(chosen.get(group.name, ()))))
         assert group.balanced(kept)
         assert len(kept) <= group.channels - 2
+
+
+# Behind a shortcut that pads, the narrow layer makes channels 1 and 2 of four, and the wide one all.
+UNEVEN = ChannelGroup("narrow", 4, {"narrow": ((), (0,), (1,), ()), "wide": ((0,), (1,), (2,), (3,))})
+
+
+def test_no_layer_of_a_group_is_emptied_while_others_keep_filters():
+    scores = {"narrow": torch.tensor([0.9, 0.1, 0.2, 0.8]), "other": torch.tensor([0.5, 0.6])}
+    # in rank: 1, 2 (the narrow layer's last, stays), other 0, other 1 (stays), 3, 0
+    assert lowest(scores, 2, groups=[UNEVEN]) == {"narrow": (1,), "other": (0,)}
+    assert lowest(scores, 4, groups=[UNEVEN]) == {"narrow": (0, 1, 3), "other": (0,)}
+    assert lowest(scores, 9, groups=[UNEVEN]) == {"narrow": (0, 1, 3), "other": (0,)}
+    assert lowest(scores, 2, gone={"narrow": (2,)}, groups=[UNEVEN]) == {"narrow": (3,), "other": (0,)}
+    assert lowest_of_each({"narrow": scores["narrow"]}, 0.5, groups=[UNEVEN]) == {"narrow": (1, 3)}
+
+
+def test_the_stem_of_a_residual_network_keeps_a_filter():
+    """Shortcuts that pad leave the stem 16 of the 64 channels that one stream has."""
+    network = cifar_resnet(8)
+    groups = channel_groups(network, torch.zeros(1, 3, 8, 8))
+    (stream,) = [group for group in groups if group.name == "conv1"]
+    mine = [c for c, entries in enumerate(stream.producers["conv1"]) if entries]
+    assert (stream.channels, len(mine)) == (64, 16)
+    scores = torch.ones(64).index_fill(0, torch.tensor(mine), 0)
+    (chosen,) = lowest({"conv1": scores}, 16, groups=groups).values()
+    assert len(chosen) == 16
+    assert len(set(mine) - set(chosen)) == 1

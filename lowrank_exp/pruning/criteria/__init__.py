@@ -1,6 +1,7 @@
 """Criteria: one score for every filter of a layer, the lowest to be removed first. One family per file.
 
-`filter_scores` applies any of them; each is a frozen dataclass of its options. `oracle` measures what they estimate.
+`filter_scores` applies any of them; each is a frozen dataclass of its options. `oracle` measures what the others
+estimate, and `Oracle` is the criterion that does so.
 """
 
 from lowrank_exp.pruning.criteria.activations import ActivationMean, ActivationStd, APoZ, Gradient
@@ -10,7 +11,7 @@ from lowrank_exp.pruning.criteria.criterion import DataCriterion, WeightCriterio
 from lowrank_exp.pruning.criteria.filter_scores import filter_scores
 from lowrank_exp.pruning.criteria.geometric_median import GeometricMedian
 from lowrank_exp.pruning.criteria.magnitude import L1, L2
-from lowrank_exp.pruning.criteria.oracle import oracle
+from lowrank_exp.pruning.criteria.oracle import Oracle, oracle
 from lowrank_exp.pruning.criteria.orthogonality import Orthogonality, overlap
 from lowrank_exp.pruning.criteria.taylor import OBD, Taylor
 from lowrank_exp.pruning.criteria.weighted_sum import WeightedSum
@@ -26,6 +27,7 @@ __all__ = [
     "DataCriterion",
     "GeometricMedian",
     "Gradient",
+    "Oracle",
     "Orthogonality",
     "Random",
     "Taylor",

@@ -4,18 +4,21 @@ Legend: N images of a batch, O filters of a layer, S sums and T statistics of a 
 map, g the derivative of each image's loss by it.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lowrank_exp.cost import LAYERS, out_channels
+from lowrank_exp.cost import out_channels
 from lowrank_exp.modes import evaluating
 from lowrank_exp.pruning.combine import normalised, weighted_sum
 from lowrank_exp.pruning.criteria.bn_scale import norms_watched
 from lowrank_exp.pruning.criteria.criterion import DataCriterion, WeightCriterion
+from lowrank_exp.pruning.criteria.filters import scored_layers
 from lowrank_exp.pruning.criteria.maps import Kept, Maps
+from lowrank_exp.pruning.criteria.oracle import Oracle
 from lowrank_exp.pruning.criteria.weighted_sum import WeightedSum
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -25,9 +28,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def filter_scores(
     network: nn.Module,
     layers: Sequence[str],
-    criterion: WeightCriterion | DataCriterion | WeightedSum,
+    criterion: WeightCriterion | DataCriterion | WeightedSum | Oracle,
     batches: Batches | None = None,
     loss: Loss = cross_entropy,
+    path: str | os.PathLike | None = None,
 ) -> dict[str, Tensor]:
     """One score for every filter (out channel) of every layer; the lowest are to be removed first.
 
@@ -43,6 +47,7 @@ def filter_scores(
             batch norms by one image of the first batch. A `WeightedSum` goes through them once per criterion: give it
             a list or a loader.
         loss: of the network's output and the labels, the mean over the images.
+        path: of a file in which an `Oracle` keeps what it has measured, see `oracle`; the others measure in one go.
 
     Returns:
         By layer, in the given order, the scores `(O,)`, float64, on the CPU.
@@ -58,6 +63,8 @@ def filter_scores(
     {'0': tensor([3., 2.], dtype=torch.float64)}
     """
     modules = scored_layers(network, layers)
+    if isinstance(criterion, Oracle):
+        return criterion.scores(network, layers, _given(batches, criterion), loss, path)
     if isinstance(criterion, WeightedSum):
         several = {
             name: normalised(filter_scores(network, layers, one, batches, loss), criterion.form)
@@ -75,16 +82,6 @@ def filter_scores(
                 f"{type(criterion).__name__}: {name} has scores that are not finite; has training diverged?"
             )
     return {name: s_O.double().cpu() for name, s_O in scores.items()}
-
-
-def scored_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """The named layers, if all of them have filters."""
-    modules = dict(network.named_modules())
-    for name in layers:
-        if not isinstance(modules.get(name), LAYERS):
-            got = f"is a {type(modules[name]).__name__}" if name in modules else "does not exist"
-            raise ValueError(f"{name!r} {got}: only filters of convolutions and linear layers are scored")
-    return {name: modules[name] for name in layers}
 
 
 def _given(batches: Batches | None, criterion: object) -> Batches:

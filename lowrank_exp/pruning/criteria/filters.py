@@ -1,11 +1,14 @@
-"""The filters of a layer as rows of matrices.
+"""Layers that have filters, and the filters of a layer as rows of matrices.
 
 Legend: G groups, F filters (out channels) of a group, X the entries of a filter (its fan-in), O = G F.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.convolution import TRANSPOSED
 
 
@@ -31,3 +34,17 @@ def by_filter(layer: nn.Module, weight: Tensor) -> Tensor:
         return weight[None]
     per_group = weight.unflatten(0, (layer.groups, -1))
     return per_group.transpose(1, 2) if isinstance(layer, TRANSPOSED) else per_group
+
+
+def scored_layers(network: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
+    """The named layers, if all of them have filters.
+
+    Raises:
+        ValueError: one has none, or does not exist.
+    """
+    modules = dict(network.named_modules())
+    for name in layers:
+        if not isinstance(modules.get(name), LAYERS):
+            got = f"is a {type(modules[name]).__name__}" if name in modules else "does not exist"
+            raise ValueError(f"{name!r} {got}: only filters of convolutions and linear layers are scored")
+    return {name: modules[name] for name in layers}

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,11 +12,76 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lowrank_exp.cost import out_channels
+from lowrank_exp.modes import evaluating
 from lowrank_exp.pruning.criteria.bn_scale import norms_watched
-from lowrank_exp.pruning.criteria.criterion import PLACES
-from lowrank_exp.pruning.criteria.filter_scores import scored_layers
+from lowrank_exp.pruning.criteria.criterion import PLACES, chosen_from
+from lowrank_exp.pruning.criteria.filters import scored_layers
 
 SAME = 1e-5  # relative difference up to which the loss of the whole network is that of the file
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """The oracle as a criterion: the filters go first without which the loss, or the accuracy, changes least.
+
+    It takes a pass over the images for every filter; `filter_scores` holds them in memory.
+
+    Args:
+        measure: `loss`; or `accuracy`, of which its fall counts, as in RePr's comparison of criteria.
+        absolute: whether a change for the better counts as one for the worse; false: what is better gone goes first.
+        at: what is silenced, see `oracle`.
+
+    Raises:
+        ValueError: another `measure` or `at`, an `absolute` that is neither true nor false.
+
+    Source: see `oracle`; by accuracy: Prakash, Storer, Florencio, Zhang 2019, "RePr: improved training of
+    convolutional filters", section on ranking metrics.
+    """
+
+    measure: str = "loss"
+    absolute: bool = True
+    at: str = "relu"
+
+    def __post_init__(self) -> None:
+        chosen_from(self, "measure", ("loss", "accuracy"))
+        chosen_from(self, "at", PLACES)
+        if not isinstance(self.absolute, bool):
+            raise ValueError(f"Oracle: absolute={self.absolute!r} is neither true nor false")
+
+    def scores(
+        self,
+        network: nn.Module,
+        layers: Sequence[str],
+        batches: Iterable[tuple[Tensor, Tensor]],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        path: str | os.PathLike | None = None,
+    ) -> dict[str, Tensor]:
+        """`oracle` on these images: by layer the scores `(O,)`.
+
+        Args:
+            network, layers, path: see `oracle`.
+            batches: images and labels, gone through once.
+            loss: of the network's output and the labels, the mean over the images.
+
+        Raises:
+            ValueError: no images; and what `oracle` raises.
+        """
+        device = next(network.parameters()).device
+        held = [(images.to(device), labels.to(device)) for images, labels in batches]
+        if not (N := sum(len(images) for images, _ in held)):
+            raise ValueError("Oracle looks at images, and the batches gave none")
+
+        def score(network: nn.Module) -> float:
+            with evaluating(network):
+                return sum(self._of_batch(network(images), labels, loss) for images, labels in held) / N
+
+        return oracle(network, layers, score, absolute=self.absolute, at=self.at, path=path)
+
+    def _of_batch(self, output: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> float:
+        """Summed over the images; of an accuracy the share that is missed."""
+        if self.measure == "accuracy":
+            return float((output.argmax(dim=1) != labels).sum())
+        return float(loss(output, labels)) * len(labels)
 
 
 def oracle(

@@ -79,7 +79,7 @@ class AGP(Schedule):
             group.name: tuple(c for c in range(group.channels) if self._silent(group, c, view)) for group in view.groups
         }
         scores = view.of_groups(view.scores(self.criterion), "mean")
-        more = choose(scores, s_t, gone=off, blocks=view.blocks)
+        more = choose(scores, s_t, gone=off, groups=view.groups)
         if view.masked and not more:
             return None
         return Mask(view.filters_of({name: sorted({*off[name], *more.get(name, ())}) for name in off}))

@@ -114,13 +114,13 @@ class Molchanov(Schedule):
 
     def _enough(self, scores: dict, count: int, view: View) -> Chosen:
         """The `count` lowest, or the fewest with which the target for MACs is met."""
-        chosen = lowest(scores, count, blocks=view.blocks)
+        chosen = lowest(scores, count, groups=view.groups)
         if self.macs is None or view.macs(view.without(chosen)) > self.macs * view.dense_macs:
             return chosen
         few, enough = 0, count
         while enough - few > 1:
             middle = (few + enough) // 2
-            fewer = lowest(scores, middle, blocks=view.blocks)
+            fewer = lowest(scores, middle, groups=view.groups)
             if view.macs(view.without(fewer)) <= self.macs * view.dense_macs:
                 enough, chosen = middle, fewer
             else:

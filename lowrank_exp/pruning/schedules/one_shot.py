@@ -47,7 +47,7 @@ class OneShot(Schedule):
             return None
         choose = lowest_of_each if self.scope == "layer" else lowest_share
         scores = view.of_groups(view.scores(self.criterion), self.how)
-        return Mask(view.filters_of(choose(scores, self.rate, blocks=view.blocks)))
+        return Mask(view.filters_of(choose(scores, self.rate, groups=view.groups)))
 
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         return view.shares(self.rate)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from torch import Tensor, nn
+
 from lowrank_exp.pruning.null_space import NullSpace
 
 if TYPE_CHECKING:
@@ -125,6 +127,15 @@ class Schedule(ABC):
 
         Which ones is made up; groups that will stay whole are left out.
         """
+
+    def published_costs(self, network: nn.Module, example: Tensor) -> dict[str, float]:
+        """What the pruned network costs as the schedule's paper counts it, by name; nothing where it has no such count.
+
+        Args:
+            network: at the end of the training, before silent filters are removed; all of its convolutions were pruned.
+            example: an image, `(1, C, ...)`.
+        """
+        return {}
 
     def gradient_factor(self, moment: Moment) -> float:
         """Factor on the gradients of filters that have been revived, in the step that comes next."""

@@ -5,10 +5,16 @@ Legend: P the share of a layer's filters (the authors' code calls 1 - P the rate
 
 from dataclasses import dataclass, field
 
+from torch import Tensor, nn
+
+from lowrank_exp.edits import edits_of
+from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
+from lowrank_exp.pruning.counting import sfp_published_macs
 from lowrank_exp.pruning.criteria import L2
 from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction, whole
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each, share
+from lowrank_exp.shapes import meta_copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +74,21 @@ class SFP(Schedule):
         single = {group.name for group in view.groups if self.coupled or len(group.producers) == 1}
         return {name: kept for name, kept in view.shares(self.P).items() if name in single}
 
+    def published_costs(self, network: nn.Module, example: Tensor) -> dict[str, float]:
+        """`sfp_published_macs` at 1 - P, and the fraction that this is below the same count of the whole network.
+
+        Of ResNets for CIFAR with basic blocks and shortcut "a", as they were built; of others there is no such count.
+        """
+        if not isinstance(network, CifarResNet) or not isinstance(network.layer1[0], BasicBlock) or edits_of(network):
+            return {}
+        if any(isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) for module in network.modules()):
+            return {}
+        network, example = meta_copy(network), example.to("meta")
+        dense, macs = (sfp_published_macs(network, example, keep) for keep in (1, 1 - self.P))
+        return {"sfp_published_macs": macs, "sfp_published_reduction": 1 - macs / dense}
+
     def _smallest(self, view: View) -> dict[str, tuple[int, ...]]:
         scores = view.scores(self.criterion)
         if not self.coupled:
             return lowest_of_each(scores, self.P)
-        return view.filters_of(lowest_of_each(view.of_groups(scores, "mean"), self.P, blocks=view.blocks))
+        return view.filters_of(lowest_of_each(view.of_groups(scores, "mean"), self.P, groups=view.groups))

@@ -2,23 +2,25 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lowrank_exp.cost import CONVOLUTIONS, LAYERS, layer_costs, out_channels
 from lowrank_exp.edits import Factorize, edits_of
+from lowrank_exp.environment import tensors_digest
 from lowrank_exp.names import by_layer
 from lowrank_exp.pruning.counting import removed_macs
 from lowrank_exp.pruning.coupling import channel_groups
-from lowrank_exp.pruning.criteria import DataCriterion, WeightCriterion, WeightedSum, filter_scores
+from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import keepable
 from lowrank_exp.pruning.schedules.schedule import Filters
 from lowrank_exp.pruning.selection import group_scores, share
 from lowrank_exp.shapes import meta_copy
 
-Criterion = WeightCriterion | DataCriterion | WeightedSum
+Criterion = WeightCriterion | DataCriterion | WeightedSum | Oracle
 RANKS = "ranks"  # stands for the factors of decomposed layers that put out a rank's channels
 
 
@@ -34,6 +36,8 @@ class View:
         dense_macs: what the network cost when the training began.
         batches: gives images and labels for criteria that look at data; called with the number of the ranking, so that
             each can look at others.
+        held_out: images and labels for the oracle, the same for every ranking; None: there are none.
+        folder: where the oracle keeps what it has measured, in a file for every ranking; None: nowhere.
         rankings: how many times filters have been scored.
         masked: the filters that are silent now.
         first: what was silenced the first time; None: nothing yet.
@@ -46,6 +50,8 @@ class View:
     input_shape: tuple[int, ...]
     dense_macs: int
     batches: Callable[[int], Iterable] | None = None
+    held_out: Iterable | None = None
+    folder: Path | None = None
     rankings: int = 0
     masked: Filters = field(default_factory=dict)
     first: Filters | None = None
@@ -92,18 +98,20 @@ class View:
         Raises:
             ValueError: the criterion looks at data, and there are none.
         """
-        batches = None if self.batches is None else self.batches(self.rankings)
+        ranking, path = self.rankings, None
         self.rankings += 1
-        return filter_scores(self.network, self.layers if layers is None else layers, criterion, batches)
+        names = self.layers if layers is None else layers
+        if isinstance(criterion, Oracle):
+            batches = self.held_out
+            if self.folder is not None:
+                path = self.folder / f"oracle-{ranking}-{tensors_digest(self.network)[:16]}.jsonl"
+        else:
+            batches = None if self.batches is None else self.batches(ranking)
+        return filter_scores(self.network, names, criterion, batches, path=path)
 
     def of_groups(self, scores: Mapping[str, Tensor], how: str = "sum") -> dict[str, Tensor]:
         """The scores of coupled channels, by name of their group."""
         return group_scores(scores, self.groups, how)
-
-    @property
-    def blocks(self) -> dict[str, tuple]:
-        """By group what grouped convolutions ask for, as `lowest` takes it."""
-        return {group.name: group.blocks for group in self.groups if group.blocks}
 
     def filters_of(self, channels: Mapping[str, Iterable[int]]) -> dict[str, tuple[int, ...]]:
         """All filters that make these channels of groups, by layer."""
