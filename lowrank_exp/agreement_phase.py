@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from lowrank_exp.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.files import written_whole
-from lowrank_exp.modes import evaluating
 from lowrank_exp.names import by_layer
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.pruning.correlation import Agreement, agreement
 from lowrank_exp.pruning.criteria import DataCriterion, WeightCriterion, WeightedSum, filter_scores, oracle
-from lowrank_exp.pruning.criteria.bn_scale import norms_watched
+from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.criteria.criterion import PLACES
 from lowrank_exp.training import FirstImages, evaluate
 
@@ -81,15 +80,14 @@ class Agree(Phase):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known: {' or '.join(allowed)}")
 
+    @property
+    def validates(self) -> str:
+        return "the oracle measures losses"
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.compared(network)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        if not setting.data.sizes["val"]:
-            raise ValueError(
-                "the oracle measures losses on validation images, and there are none: set data.validation to a "
-                "fraction of the training images"
-            )
         layers = self.compared(network)
         held_out = list(setting.data.val_sample(self.images, self.seed, self.batch_size))
         changes = oracle(
@@ -132,11 +130,8 @@ class Agree(Phase):
 
 def _with_norms(network: nn.Module, layers: Sequence[str], batches: Batches) -> list[str]:
     """The layers behind which there is a batch norm with a scale."""
-    device = next(network.parameters()).device
-    modules = {name: network.get_submodule(name) for name in layers}
-    with evaluating(network), norms_watched(network, modules) as norms:
-        network(batches[0][0][:1].to(device))
-    return [name for name in layers if name in norms and network.get_submodule(norms[name]).weight is not None]
+    norms = norms_behind(network, layers, batches[0][0][:1])
+    return [name for name in layers if name in norms and norms[name].weight is not None]
 
 
 def _values(found: Mapping[str, Agreement]) -> dict[str, float]:

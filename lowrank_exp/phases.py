@@ -95,6 +95,11 @@ class Phase(ABC):
         """Earlier phases whose networks it uses, beside the one that it gets."""
         return []
 
+    @property
+    def validates(self) -> str:
+        """What it measures on validation images, as the beginning of a sentence; empty: nothing."""
+        return ""
+
     @abstractmethod
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         """Do to a network on the meta device what `run_` will do to its shapes; raise ValueError for a mistake."""
@@ -313,6 +318,10 @@ class Factorize(Phase):
         return self.rank(layers, score=score) if "score" in self.needs else self.rank(layers)
 
     @property
+    def validates(self) -> str:
+        return "this rank policy measures accuracies" if self.needs & {"accuracy", "score"} else ""
+
+    @property
     def needs(self) -> frozenset[str]:
         """What the policy looks at beside the weights."""
         options = getattr(self.rank, "keywords", {})
@@ -323,20 +332,10 @@ class Factorize(Phase):
         return {name: self.measure[name] for name in ("samples", "others")}
 
     def scored_images(self, data: ImageData) -> int:
-        """How many validation images a score looks at.
-
-        Raises:
-            ValueError: there are none.
-        """
-        if not data.sizes["val"]:
-            raise ValueError(
-                "this rank policy measures accuracies on validation images, and there are none: set data.validation to "
-                "a fraction of the training images, or choose a policy that looks at the weights alone"
-            )
+        """How many validation images a score looks at."""
         return min(self.measure["images"], data.sizes["val"])
 
     def _score(self, network: nn.Module, layers: Mapping[str, LayerProfile], setting: Setting) -> NetworkScore:
-        self.scored_images(setting.data)
         images, seed = self.measure["images"], self.measure["seed"]
         decides = [tensors_digest(network), setting.data.digest, images, seed]
         return NetworkScore(

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lowrank_exp.phases import Done, Phase, Setting, Train
 from lowrank_exp.pruning import channel_groups, keepable, remove_
-from lowrank_exp.pruning.criteria import Oracle
+from lowrank_exp.pruning.criteria import Oracle, WeightCriterion, WeightedSum
+from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.schedules import Schedule
 from lowrank_exp.pruning.silent import silent_channels
 from lowrank_exp.training import FirstImages, Pruner, Pruning
@@ -57,10 +58,27 @@ class Prune(Phase):
     def looks_back(self) -> list[str]:
         return self.train.looks_back
 
+    @property
+    def criterion(self) -> Any:
+        """The schedule's; None where it has none."""
+        return getattr(self.schedule, "criterion", None)
+
+    @property
+    def validates(self) -> str:
+        if isinstance(self.criterion, Oracle):
+            return "the oracle measures losses"
+        return "the accuracy that is its target is measured" if getattr(self.schedule, "accuracy", None) else ""
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
         view = self.pruning(example.shape[1:]).view(network)
         self.schedule.check(view, MANY, self.train.epochs)
+        summed = isinstance(self.criterion, WeightedSum)
+        for one in self.criterion.criteria.values() if summed else [self.criterion]:
+            if isinstance(one, WeightCriterion) and one.needs_norm:
+                norms = norms_behind(network, view.layers, example[:1])
+                for name in view.layers:
+                    one.of_layer(name, network.get_submodule(name), norms.get(name))
         if self.schedule.removes:
             remove_(network, self.schedule.stand_in(view), groups=view.groups)
 
@@ -72,12 +90,7 @@ class Prune(Phase):
             return FirstImages(loader, images, labels=True, epoch=ranking)
 
         pruning = replace(self.pruning(setting.data.input_shape), batches=batches, folder=setting.folder)
-        if isinstance(getattr(self.schedule, "criterion", None), Oracle):
-            if not setting.data.sizes["val"]:
-                raise ValueError(
-                    "the oracle measures on validation images, and there are none: set data.validation to a fraction "
-                    "of the training images, or choose a criterion that estimates it, such as taylor"
-                )
+        if isinstance(self.criterion, Oracle):
             held_out = setting.data.val_sample(self.images, setting.seed, self.batch_size)
             pruning = replace(pruning, held_out=held_out)
         if self.train.epochs:

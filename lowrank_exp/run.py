@@ -186,6 +186,11 @@ class _Job:
             if missing := [other for other in phase.looks_back if other not in before]:
                 raise ValueError(f"phase {name} asks for the network of {missing[0]!r}; there is: {', '.join(before)}")
             before.append(name)
+            if phase.validates and not self.data.sizes["val"]:
+                raise ValueError(
+                    f"phase {name}: {phase.validates} on validation images, and there are none: set data.validation to "
+                    "a fraction of the training images, or choose a method that does without"
+                )
             try:
                 phase.walk_(network, self.example)
             except (ValueError, TypeError, FileNotFoundError) as error:

@@ -122,7 +122,7 @@ def test_layers_images_and_criteria_can_be_chosen(command, tmp_path):
         (["method.phases.agree.images=0"], "images must be an integer of at least 1, got 0"),
         (["method.phases.agree.layers=[conv9]"], "phase agree: the layers to compare names the layer 'conv9'"),
         (["model=lenet_300_100"], "phase agree: this network has no convolution: name the layers"),
-        (["data.validation=0", "method.order=[agree]"], "the oracle measures losses on validation images, and there"),
+        (["data.validation=0"], "phase agree: the oracle measures losses on validation images, and there"),
         (["method.phases.agree.criteria=null"], "there are none to compare with the oracle"),
     ],
 )

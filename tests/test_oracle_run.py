@@ -116,6 +116,6 @@ def test_a_schedule_of_the_configuration_takes_it(command, tmp_path):
 
 
 def test_without_validation_images_it_says_so(command, capfd):
-    options = ("method=prune", "pruning=oneshot", "pruning/criterion=oracle", "method.order=[prune,remove]")
-    assert command(*JOB, *options, "data.validation=0") == 1
-    assert "the oracle measures on validation images, and there are none: set data.validation" in capfd.readouterr().err
+    assert command(*JOB, "method=prune", "pruning/criterion=oracle", "data.validation=0") == 1
+    told = "phase prune: the oracle measures losses on validation images, and there are none: set data.validation"
+    assert told in capfd.readouterr().err

@@ -143,6 +143,8 @@ def test_goes_on_after_a_kill(command, tmp_path, monkeypatch, options):
     ("options", "message"),
     [
         (["method=taylor", "pruning.macs=0.01"], r"phase prune: Molchanov: macs=0.01 cannot be reached: .*Raise macs"),
+        (["method=taylor", "pruning/criterion=bn_scale"], "phase prune: BNScale: conv1 has no batch norm behind it"),
+        (["method=taylor", "pruning.accuracy=0.9", "data.validation=0"], "prune: the accuracy that is its target"),
         (["method=taylor", "finetune.compile=true"], "compile is true, and filters shall be pruned during the fit"),
         (["method=taylor", "method.phases.prune.images=0"], "images must be an integer of at least 1, got 0"),
         (["method=sfp", "method.phases.prune.layers=[conv9]"], "prune: the layers to prune names the layer 'conv9'"),

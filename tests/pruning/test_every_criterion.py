@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torchvision
-import yaml
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch.nn.functional import cross_entropy
 
@@ -16,8 +16,8 @@ from lowrank_exp.pruning.combine import normalised
 from lowrank_exp.pruning.schedules import View
 from lowrank_exp.pruning.selection import lowest_of_each
 
-FILES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "pruning/criterion").glob("*.yaml"))}
-CRITERIA = {name: page for name, page in FILES.items() if name != "oracle"}  # an evaluation for every filter
+NAMES = sorted(path.stem for path in (CONF / "pruning/criterion").glob("*.yaml"))
+CRITERIA = [name for name in NAMES if name != "oracle"]  # which takes an evaluation for every filter
 WITHOUT_NORM = ("alexnet", "vgg16 without batch norm", "densenet", "efficientnet_b0")  # behind one layer at least
 NETWORKS = {
     "resnet20": (lambda: models.cifar_resnet(20, input_size=8), 8),
@@ -31,9 +31,10 @@ NETWORKS = {
 }
 
 
-def options(page):
-    """A criterion's own, without references into the configuration."""
-    return {key: 0 if str(value).startswith("${") else value for key, value in page.items()}
+def configured(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=["method=prune", f"pruning/criterion={name}"])
+    return instantiate(cfg.pruning.criterion, _convert_="all")
 
 
 @pytest.mark.slow
@@ -47,12 +48,12 @@ def test_thirty_percent_by_every_criterion(name, tmp_path):
         network.train()(torch.randn(16, 3, side, side))  # batch norms see some images
     view = View.of(network, (3, side, side), batches=lambda ranking: [(images, labels)])
     kept = set()
-    for criterion, page in CRITERIA.items():
+    for criterion in CRITERIA:
         if criterion == "bn_scale" and name in WITHOUT_NORM:
             with pytest.raises(ValueError, match="batch norm"):
-                view.scores(instantiate(options(page)))
+                view.scores(configured(criterion))
             continue
-        scores = view.of_groups(normalised(view.scores(instantiate(options(page))), "l2"))
+        scores = view.of_groups(normalised(view.scores(configured(criterion)), "l2"))
         chosen = lowest_of_each(scores, 0.3, groups=view.groups)
         channels = sum(group.channels for group in view.groups)
         assert 0.2 * channels < sum(map(len, chosen.values())) <= 0.3 * channels

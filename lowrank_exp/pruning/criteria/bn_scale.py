@@ -1,7 +1,7 @@
 """The scale of the batch norm behind a layer; and which batch norm that is."""
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowrank_exp.modes import evaluating
 from lowrank_exp.pruning.criteria.criterion import WeightCriterion
 
 
@@ -30,6 +31,14 @@ class BNScale(WeightCriterion):
             missing = "no batch norm behind it" if norm is None else "a batch norm without a scale behind it"
             raise ValueError(f"BNScale: {name} has {missing}; take another criterion, or leave the layer out")
         return norm.weight.detach().double().abs()
+
+
+def norms_behind(network: nn.Module, layers: Sequence[str], image: Tensor) -> dict[str, nn.Module]:
+    """By layer the batch norm that takes its output as it is, of those that have one; `image` is `(1, C, ...)`."""
+    modules = {name: network.get_submodule(name) for name in layers}
+    with evaluating(network), norms_watched(network, modules) as norms:
+        network(image.to(next(network.parameters()).device))
+    return {layer: network.get_submodule(norm) for layer, norm in norms.items()}
 
 
 @contextmanager

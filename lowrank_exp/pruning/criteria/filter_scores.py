@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from lowrank_exp.cost import out_channels
 from lowrank_exp.modes import evaluating
 from lowrank_exp.pruning.combine import normalised, weighted_sum
-from lowrank_exp.pruning.criteria.bn_scale import norms_watched
+from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.criteria.criterion import DataCriterion, WeightCriterion
 from lowrank_exp.pruning.criteria.filters import scored_layers
 from lowrank_exp.pruning.criteria.maps import Kept, Maps
@@ -74,7 +74,7 @@ def filter_scores(
     if isinstance(criterion, DataCriterion):
         scores = _of_data(network, modules, criterion, _given(batches, criterion), loss)
     else:
-        norms = _norms(network, modules, _given(batches, criterion)) if criterion.needs_norm else {}
+        norms = _norms(network, layers, _given(batches, criterion)) if criterion.needs_norm else {}
         scores = {name: criterion.of_layer(name, layer, norms.get(name)) for name, layer in modules.items()}
     for name, s_O in scores.items():
         if not s_O.isfinite().all():
@@ -90,11 +90,9 @@ def _given(batches: Batches | None, criterion: object) -> Batches:
     return batches
 
 
-def _norms(network: nn.Module, modules: dict[str, nn.Module], batches: Batches) -> dict[str, nn.Module]:
+def _norms(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, nn.Module]:
     for images, _ in batches:
-        with evaluating(network), norms_watched(network, modules) as norms:
-            network(images[:1].to(next(network.parameters()).device))
-        return {layer: network.get_submodule(norm) for layer, norm in norms.items()}
+        return norms_behind(network, layers, images[:1])
     raise ValueError("there are no images: the batches gave none")
 
 
