@@ -24,7 +24,8 @@ def group_scores(scores: Mapping[str, Tensor], groups: Iterable[ChannelGroup], h
         scores: by layer; producers without scores are passed over.
         groups: of coupled channels.
         how: `sum`, `mean` or `max` over all filters that make the channel, or the filters of the `first` scored
-            producer that makes it (their sum, where it has several).
+            producer that makes it (their sum, where it has several). Of scores below 0, such as those of
+            `Orthogonality`, a sum puts channels with many producers first: take the mean.
 
     Returns:
         By name of the group, in the given order.
