@@ -22,7 +22,7 @@ from lowrank_exp.results import fingerprint
 
 
 def main() -> None:
-    """The console script. Exit status 0: every job ended well; 1: a mistake, or a job that failed."""
+    """The console script. Exit status 0: every job ended well; 1: a mistake, a job that failed or missed a target."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(CONF))
         return
@@ -33,6 +33,8 @@ def main() -> None:
         decorate(job)()
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last finished epoch")
+    except MissedTargetError as missed:
+        sys.exit(f"\nmissed: {missed}")
     except Exception as error:
         if any(argument in ("debug=true", "debug=True") for argument in sys.argv[1:]):
             raise
@@ -50,7 +52,14 @@ def job(cfg: DictConfig) -> None:
 
     from lowrank_exp.run import run
 
-    run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+    result = run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+    if result is not None and result.status == "missed":
+        told = [f"{phase.name}: {warning}" for phase in result.phases if phase.missed for warning in phase.warnings]
+        raise MissedTargetError("; ".join(told))
+
+
+class MissedTargetError(Exception):
+    """A job has ended with all of its phases, and a target was not met."""
 
 
 def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:

@@ -46,9 +46,11 @@ class Console:
             self.say(f"      {phase.name}: {accuracy}{phase.macs:,} MACs, {phase.seconds:.1f} s")
             for name, value in phase.values.items():
                 self.say(f"        {name} {value:.4g}")
+            for warning in phase.warnings:
+                self.say(f"        warning: {warning}")
 
     def result(self, result: Result, path: Path) -> None:
-        """The tables of phases and layers, then the path of the result."""
+        """The tables of phases and layers, what they warn of, then the path of the result."""
         phases = _table(PHASE_COLUMNS, left=1)
         for p in result.phases:
             phases.add_row(
@@ -71,6 +73,10 @@ class Console:
         self.terminal.print(layers)
         if weakest := _weakest(result.phases):
             self.say(weakest)
+        for warning in result.told():
+            self.say(f"warning: {warning}")
+        if result.status != "ok":
+            self.say(f"status: {result.status}")
         conditions = f"{result.environment['device']}, {result.environment['threads']} threads"
         batch = result.config.get("latency", {}).get("batch_size", 1)
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")

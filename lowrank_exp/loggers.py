@@ -13,7 +13,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from lowrank_exp.results import LayerResult, PhaseResult
+from lowrank_exp.results import LayerResult, PhaseResult, Result
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,27 @@ class Log:
         if self.logger is None:
             return
         figures = asdict(result) | result.values
-        values = {f"{result.name}.{k}": v for k, v in figures.items() if isinstance(v, int | float)}
+        numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        values = {f"{result.name}.{k}": v for k, v in numbers.items()}
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.summary.update(values)
         else:
             self.logger.log_metrics(values, step=self.step)
+
+    def ended(self, result: Result) -> None:
+        """How the job ended: its status and warnings in words, or, where a logger takes none, how many they are."""
+        if self.logger is None:
+            return
+        told = result.told()
+        if isinstance(self.logger, WandbLogger):
+            run = self.logger.experiment
+            run.summary.update({"status": result.status, "warnings": "\n".join(told)})
+            run.tags = (*run.tags, *([result.status] if result.status != "ok" else []), *(["warnings"] if told else []))
+            return
+        numbers = {"missed": float(result.status == "missed"), "warnings": float(len(told))}
+        self.logger.log_metrics(numbers, step=self.step)
+        if isinstance(self.logger, TensorBoardLogger):
+            self.logger.experiment.add_text("warnings", "\n\n".join(told), self.step)
 
     def layers(self, layers: Sequence[LayerResult]) -> None:
         """The table of layers, where the logger has tables."""

@@ -34,6 +34,8 @@ class Outcome:
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    missed: bool = False
 
 
 class OutcomeStore:

@@ -75,13 +75,16 @@ class Done:
     """What a phase did: its curve, the plan it carried out, and whether there was anything for it to do.
 
     `values`: figures that only this phase has, by name (letters, digits, underscores); they stand with it in
-    `result.json`.
+    `result.json`. `warnings`: what a reader of its figures must know, a sentence each; `missed`: its target was not
+    met, which a warning tells in numbers.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     plan: Plan | None = None
     applied: bool = True
     values: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    missed: bool = False
 
 
 class Phase(ABC):

@@ -14,6 +14,8 @@ from pathlib import Path
 from lowrank_exp.files import written_whole
 
 RESULT = "result.json"
+COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met
+STATUSES = (*COMPLETE, "interrupted", "failed")
 
 # What does not decide a number: top-level keys first, then dotted ones.
 EXCLUDED = (
@@ -49,7 +51,8 @@ class PhaseResult:
     """The network after one phase. None: not measured; `bytes`: of its file; `key`: the hash of the stored outcome.
 
     `class_accuracy`: of every class by name, in the order of the labels; None for a class without test images, and
-    empty where it was not measured. `values`: figures of the phase's own, by name.
+    empty where it was not measured. `values`: figures of the phase's own, by name. `warnings`: what a reader of the
+    figures must know, a sentence each; `missed`: a target was not met.
     """
 
     name: str
@@ -66,6 +69,8 @@ class PhaseResult:
     key: str = ""
     class_accuracy: dict[str, float | None] = field(default_factory=dict)
     values: dict[str, float | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    missed: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,9 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class Result:
-    """One finished or failed job. `environment` holds versions, device, threads, commit, machine and date.
+    """One job that has ended. `environment` holds versions, device, threads, commit, machine and date.
 
+    `status`: `ok`; `missed`: all phases have ended, but a target was not met; `interrupted`: by a signal; `failed`.
     `folder` is where it was read from; it is not written.
     """
 
@@ -105,8 +111,17 @@ class Result:
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.status not in ("ok", "failed"):
-            raise ValueError(f"the status of a result is 'ok' or 'failed', got {self.status!r}")
+        if self.status not in STATUSES:
+            raise ValueError(f"the status of a result is one of {', '.join(STATUSES)}, got {self.status!r}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of its phases have ended."""
+        return self.status in COMPLETE
+
+    def told(self) -> list[str]:
+        """The warnings of all phases, each after the name of its phase."""
+        return [f"{phase.name}: {warning}" for phase in self.phases for warning in phase.warnings]
 
     def write(self, path: str | Path) -> None:
         """Write the whole file or nothing. Numbers that JSON lacks (NaN, infinities) are written as null.

@@ -66,7 +66,7 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
             result = _Job(cfg, config, folder, labels, console).run(identity)
         except Exception as error:
             recorded = record_failure(folder / RESULT, identity, cfg.device)
-            where = "recorded in" if recorded else "the earlier, good result is left as it was in"
+            where = "recorded in" if recorded else "the earlier, complete result is left as it was in"
             console.say(f"failed: {type(error).__name__}, {where} {folder / RESULT}")
             raise
         finally:
@@ -77,9 +77,9 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
 
 
 def record_failure(path: Path, identity: Mapping[str, Any], device: str) -> bool:
-    """Write a result with status `failed` and the current traceback; one that ended well is left (then False)."""
+    """Write a result with status `failed` and the current traceback; a complete one is left (then False)."""
     try:
-        if Result.read(path).status == "ok":
+        if Result.read(path).complete:
             return False
     except (ValueError, OSError):
         pass
@@ -227,6 +227,9 @@ class _Job:
             layers = layer_results(self.dense_network(), network, self.example, plan, self.given)
             log.layers(layers)
             log.classes(phases)
+            status = "missed" if any(phase.missed for phase in phases) else "ok"
+            result = Result(status, **identity, phases=phases, layers=layers, environment=environment(self.device))
+            log.ended(result)
             failed = False
         finally:
             log.finish(failed)
@@ -235,7 +238,6 @@ class _Job:
         if plan is not None:
             plan.write(self.folder / "plan.yaml")
         self.copy_confusion(phases)
-        result = Result("ok", **identity, phases=phases, layers=layers, environment=environment(self.device))
         result.write(self.folder / RESULT)
         return result
 
@@ -259,7 +261,7 @@ class _Job:
         self.console.estimates(dry_run.estimates, f"{self.device}, {torch.get_num_threads()} threads")
 
     def finished(self, expected: str) -> Result | None:
-        """The job's result, if it ended well, and with what decides the numbers now."""
+        """The job's result, if all phases ended, and with what decides the numbers now."""
         if not (self.folder / RESULT).is_file():
             return None
         try:
@@ -268,7 +270,7 @@ class _Job:
             self.console.say(f"running again: {error}")
             return None
         keys = [step.key for step in self.steps]
-        if result.status != "ok" or result.fingerprint != expected or not result.phases:
+        if not result.complete or result.fingerprint != expected or not result.phases:
             return None
         if result.phases[-1].key not in keys or not (self.folder / "model.pt").is_file():
             return None
@@ -308,7 +310,7 @@ class _Job:
             plan = self.store.plan(step.name, step.key) or plan
             self.files = self.store.network(step.name, step.key)
             self.epochs[step.name] = len(outcome.history)
-            if outcome.applied:
+            if outcome.applied or outcome.warnings:
                 results.append(_phase_result(outcome))
                 log.phase(results[-1])
                 self.console.row(results[-1])
@@ -385,6 +387,8 @@ class _Job:
             seconds,
             done.history,
             done.values,
+            list(done.warnings),
+            done.missed,
         )
 
     def latency(self, network: nn.Module) -> float | None:
@@ -435,4 +439,6 @@ def _phase_result(outcome: Outcome) -> PhaseResult:
         seconds=outcome.seconds,
         key=outcome.key,
         values=outcome.values,
+        warnings=outcome.warnings,
+        missed=outcome.missed,
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from smoke import SMOKE
 
+from lowrank_exp.phases import Done, Evaluate
 from lowrank_exp.results import Result
 
 RUN = tuple(o for o in SMOKE if not o.startswith("logger"))
@@ -34,11 +35,11 @@ def wandb_records(path: Path) -> list:
 def wandb_run(folder: Path) -> dict:
     (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     records = wandb_records(path)
-    (run,) = [record.run for record in records if record.HasField("run")][:1]
+    runs = [record.run for record in records if record.HasField("run")]
     keys = {(item.key or item.nested_key[0]) for r in records for item in r.history.item}
-    summary = {(item.key or item.nested_key[0]) for r in records for item in r.summary.update}
+    summary = {(item.key or item.nested_key[0]): item.value_json for r in records for item in r.summary.update}
     exits = [record.exit.exit_code for record in records if record.HasField("exit")]
-    return {"run": run, "history": keys, "summary": summary, "exits": exits}
+    return {"run": runs[0], "tags": set(runs[-1].tags), "history": keys, "summary": summary, "exits": exits}
 
 
 def test_two_jobs_in_one_process_give_two_offline_runs(command, tmp_path, monkeypatch):
@@ -53,7 +54,8 @@ def test_two_jobs_in_one_process_give_two_offline_runs(command, tmp_path, monkey
         assert run["run"].display_name == f"decompose-s{seed}"
         assert set(run["run"].tags) == {"paper", "decompose"}
         assert {"train/train_loss", "train/val_accuracy", "finetune/val_loss", "layers", "classes"} <= run["history"]
-        assert {"train.accuracy", "finetune.accuracy", "factorize.macs"} <= run["summary"]
+        assert {"train.accuracy", "finetune.accuracy", "factorize.macs"} <= run["summary"].keys()
+        assert (run["summary"]["status"], run["summary"]["warnings"]) == ('"ok"', '""')
         assert run["exits"] == [0]
         configuration = {item.key for item in run["run"].config.update}
         assert {"rank", "model", "seed"} <= configuration
@@ -100,3 +102,24 @@ def test_tensorboard(command, tmp_path):
     events.Reload()
     result = Result.read(folder.parent / "result.json")
     assert abs(events.Scalars("train.accuracy")[0].value - result.phases[0].accuracy) < 1e-6
+
+
+def test_warnings_stand_in_every_logger_and_leave_the_status(command, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(Evaluate, "run_", lambda self, network, setting: Done(warnings=["at chance"]))
+    for logger in ("wandb", "csv", "tensorboard"):
+        assert command(*RUN, "method=evaluate", f"logger={logger}", outputs=tmp_path / logger) == 0
+    folders = {path.parts[-4]: path.parent for path in tmp_path.glob("*/runs/*/result.json")}
+    for folder in folders.values():
+        result = Result.read(folder / "result.json")
+        assert (result.status, result.told()) == ("ok", ["evaluate: at chance"])
+    run = wandb_run(folders["wandb"])
+    assert (run["summary"]["status"], run["summary"]["warnings"]) == ('"ok"', '"evaluate: at chance"')
+    assert run["tags"] == {"evaluate", "warnings"}
+    last = list(csv.DictReader((folders["csv"] / "csv/metrics.csv").open()))[-1]
+    assert (last["warnings"], last["missed"]) == ("1.0", "0.0")
+    events = EventAccumulator(str(folders["tensorboard"] / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("warnings")[0].value == 1
+    assert events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0] == b"evaluate: at chance"

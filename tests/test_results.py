@@ -63,8 +63,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_status_of_another_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="'ok' or 'failed', got 'done'"):
+    with pytest.raises(ValueError, match="one of ok, missed, interrupted, failed, got 'done'"):
         example(status="done")
+
+
+def test_a_job_is_complete_whose_phases_have_all_ended_and_tells_their_warnings() -> None:
+    statuses = ("ok", "missed", "interrupted", "failed")
+    assert [status for status in statuses if example(status=status).complete] == ["ok", "missed"]
+    phases = [PhaseResult("a", warnings=["one", "two"]), PhaseResult("b"), PhaseResult("c", warnings=["three"])]
+    assert example(phases=phases).told() == ["a: one", "a: two", "c: three"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None
         (lambda record: record["layers"][0].update(colour=1), r"layers\[0\] has unknown fields colour"),
         (lambda record: record.update(phases={}), "phases must be a list, got dict"),
         (lambda record: record.update(config=[]), "config must be a mapping, got list"),
-        (lambda record: record.update(status="done"), "'ok' or 'failed', got 'done'"),
+        (lambda record: record.update(status="done"), "one of ok, missed, interrupted, failed, got 'done'"),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, edit: object, message: str) -> None:
@@ -108,10 +115,15 @@ def test_a_wrong_field_is_named(tmp_path: Path, edit: object, message: str) -> N
 
 def test_a_field_that_an_earlier_version_did_not_write_takes_its_default(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    example(phases=[PhaseResult("dense", 0.75, macs=100, class_accuracy={"cat": 0.5, "dog": 1.0})]).write(path)
+    by_class = {"cat": 0.5, "dog": 1.0}
+    phase = PhaseResult("dense", 0.75, macs=100, class_accuracy=by_class, warnings=["collapsed"], missed=True)
+    example(status="missed", phases=[phase]).write(path)
+    assert Result.read(path).phases == [phase]
     record = json.loads(path.read_text())
-    for place, name in ((record["phases"][0], "class_accuracy"), (record["layers"][0], "reason"), (record, "error")):
+    for place, name in ((record["layers"][0], "reason"), (record, "error")):
         del place[name]
+    for name in ("class_accuracy", "warnings", "missed"):
+        del record["phases"][0][name]
     path.write_text(json.dumps(record))
     read = Result.read(path)
     assert read.phases == [PhaseResult("dense", 0.75, macs=100, class_accuracy={})]

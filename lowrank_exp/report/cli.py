@@ -26,7 +26,7 @@ LONGEST_NAME = 80  # characters of a file's name, before the hash that then foll
 
 
 def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
-    """Report what lies below the folders: 0 if complete, 1 if a row failed or is missing, 2 if unusable.
+    """Report what lies below the folders: 0 if complete, 2 if unusable; 1 if a row failed, is missing, missed a target.
 
     `argv` as on the command line (`lowrank-report --help`); `conf` is where experiments and papers are
     looked up.
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="lowrank-report",
         description="Gather every result.json below the folders into one table: a row per configuration, "
         "mean and standard deviation over its seeds, beside what conf/paper publishes for it. Exit status: 0 "
-        "if all rows are there, 1 if one failed or is missing, 2 if there is nothing to report.",
+        "if all rows are there, 1 if one failed, is missing or missed a target, 2 if there is nothing to report.",
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="where jobs lie, such as outputs")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from lowrank_exp.results import Result, deciding, digest
 
+WORST_FIRST = ("failed", "interrupted", "missing", "missed")
 PARTS = 3  # differing keys that a label names before it falls back to the hash
 
 
@@ -12,6 +13,8 @@ PARTS = 3  # differing keys that a label names before it falls back to the hash
 class Configuration:
     """One row of a table: a configuration with its finished, failed and missing seeds.
 
+    `finished` holds the jobs whose phases have all ended, also where a target was missed; `failed` those that failed or
+    were interrupted.
     `hash` is the digest of the configuration without its seeds (16 hex characters), empty where nothing has
     run; `missing` holds the seeds that the experiment lists and no result covers ("any" where it lists none).
     """
@@ -27,8 +30,9 @@ class Configuration:
 
     @property
     def status(self) -> str:
-        """`failed` if any seed failed, else `missing` if any is missing, else `ok`."""
-        return "failed" if self.failed else "missing" if self.missing else "ok"
+        """The worst of its seeds: `failed`, `interrupted`, `missing` (none there), `missed` (a target), or `ok`."""
+        found = {job.status for job in (*self.finished, *self.failed)} | ({"missing"} if self.missing else set())
+        return next((status for status in WORST_FIRST if status in found), "ok")
 
     @property
     def series(self) -> str:
@@ -50,13 +54,13 @@ def configurations(results: Sequence[Result]) -> list[Configuration]:
         config = seedless(deciding(result.config))
         group = groups.setdefault((result.experiment, result.row, digest(config)[:16]), {})
         known = group.get(result.fingerprint)
-        if known is None or (known.status, result.status) == ("failed", "ok"):
+        if known is None or (result.complete and not known.complete):
             group[result.fingerprint] = result
     rows = []
     for (experiment, row, key), group in groups.items():
         jobs = sorted(group.values(), key=lambda job: job.seed)
-        finished = tuple(job for job in jobs if job.status == "ok")
-        failed = tuple(job for job in jobs if job.status == "failed")
+        finished = tuple(job for job in jobs if job.complete)
+        failed = tuple(job for job in jobs if not job.complete)
         config = seedless(deciding(jobs[0].config))
         rows.append(Configuration("", experiment, row, key, config, finished, failed))
     return labelled(rows)

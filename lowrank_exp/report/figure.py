@@ -15,12 +15,14 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 NAMED_ROWS = 14
 DENSE, DENSE_PUBLISHED, PUBLISHED = "dense", "dense, published", "published"
+WARNED = "with warnings"
 
 
 def tradeoff(frame: pd.DataFrame, paper: Paper | None = None, title: str = "") -> Figure | None:
     """Draw `frame` (rows of `table`, one experiment); hollow markers are the paper's. None without a point.
 
-    Accuracy in percent; error bars are one standard deviation over seeds; the star is the dense network.
+    Accuracy in percent; error bars are one standard deviation over seeds; the star is the dense network;
+    points with warnings are ringed.
     """
     points = frame.dropna(subset=["accuracy_mean", "macs_ratio_mean"])
     if points.empty:
@@ -39,6 +41,7 @@ def tradeoff(frame: pd.DataFrame, paper: Paper | None = None, title: str = "") -
             zorder=3,
             **_style(number),
         )
+    _warned(axes, points)
     if paper:
         _published(axes, paper, points, names)
     _dense(axes, points, paper)
@@ -50,7 +53,7 @@ def tradeoff(frame: pd.DataFrame, paper: Paper | None = None, title: str = "") -
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
     handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: labels[k] in (PUBLISHED, DENSE, DENSE_PUBLISHED))
+    order = sorted(range(len(labels)), key=lambda k: labels[k] in (WARNED, PUBLISHED, DENSE, DENSE_PUBLISHED))
     axes.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8, frameon=False)
     return figure
 
@@ -60,6 +63,14 @@ def drawn(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
     return buffer.getvalue()
+
+
+def _warned(axes: Axes, points: pd.DataFrame) -> None:
+    """A red ring around every point whose jobs have warnings."""
+    marked = points[points["warnings"] != ""]
+    if len(marked):
+        ring = {"ls": "", "marker": "o", "ms": 13, "mfc": "none", "mec": "#D00000", "mew": 1.4, "zorder": 4}
+        axes.plot(marked["macs_ratio_mean"], 100 * marked["accuracy_mean"], label=WARNED, **ring)
 
 
 def _published(axes: Axes, paper: Paper, points: pd.DataFrame, names: list[str]) -> None:

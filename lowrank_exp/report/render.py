@@ -26,6 +26,7 @@ TERMINAL = (
     *("macs", "macs_ratio", "weights_ratio", "latency_ms"),
 )
 SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
+WARNED = "(!)"  # beside the status of a row with warnings
 FIGURE = Quantity("value", 1, ".4g")  # of a phase's own
 ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads")
 LATEX = {
@@ -74,7 +75,12 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
         if name == "accuracy_dense" and names is None:
             for phase in _between(frame):
                 add(f"accuracy.{phase}", Quantity(f"{phase} %", 100, ".2f"), "accuracy")
-    return pd.DataFrame(columns | {"status": frame["status"]})
+    return pd.DataFrame(columns | {"status": _status(frame)})
+
+
+def _status(frame: pd.DataFrame) -> pd.Series:
+    """The status of every row, with a mark where a phase has a warning."""
+    return frame["status"].where(frame["warnings"] == "", frame["status"] + f" {WARNED}")
 
 
 def _between(frame: pd.DataFrame) -> list[str]:
@@ -189,6 +195,9 @@ def latex(sections: Sequence[Section]) -> str:
             parts.append(_tabular(class_text(frame), f"{section.title}, {title}. {BY_CLASS}", last="r"))
         if len(origin(section.frame)):
             parts.append(_tabular(origin(section.frame), f"{section.title}, where it was measured."))
+        warned = [note for note in section.notes if note.startswith(("missed", "warning"))]
+        if warned:
+            parts += [r"\begin{itemize}", *(rf"\item {latex_escaped(note)}" for note in warned), r"\end{itemize}"]
         parts += [f"% {line}" for note in section.notes for line in note.splitlines()]
     return "\n".join(parts) + "\n"
 
@@ -243,7 +252,8 @@ def _print(console: Console, text: pd.DataFrame, title: str) -> None:
 
 
 def _colour(text: str) -> str:
-    return "red" if text.startswith("failed") else "yellow" if text.startswith("missing") else ""
+    red, yellow = ("failed", "interrupted"), ("missing", "missed", "warning")
+    return "red" if text.startswith(red) else "yellow" if text.startswith(yellow) or text.endswith(WARNED) else ""
 
 
 def _pipes(text: pd.DataFrame) -> str:

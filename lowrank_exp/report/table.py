@@ -48,7 +48,10 @@ def notes(rows: Sequence[Configuration]) -> list[str]:
     """What a reader must know of single rows: failures, missing seeds, what was left out."""
     lines = []
     for row in rows:
-        lines += [f"failed: {row.label}, seed {job.seed}: {last_line(job.error)}" for job in row.failed]
+        lines += [f"{job.status}: {row.label}, seed {job.seed}: {last_line(job.error)}" for job in row.failed]
+        for job in row.finished:
+            mark = "missed" if job.status == "missed" else "warning"
+            lines += [f"{mark}: {row.label}, seed {job.seed}: {warning}" for warning in job.told()]
         if row.missing:
             which = "" if row.missing == ("any",) else f", seed {', '.join(map(str, row.missing))}"
             lines.append(f"missing: {row.label}{which}: no result.json (not run yet, or still running)")
@@ -87,6 +90,8 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         "seeds": _joined(job.seed for job in row.finished),
         "failed_seeds": _joined(job.seed for job in row.failed),
         "missing_seeds": _joined(row.missing),
+        "missed_seeds": _joined(job.seed for job in row.finished if job.status == "missed"),
+        "warnings": "; ".join(f"seed {job.seed}: {line}" for job in row.finished for line in job.told()),
     }
     for name in names:
         record |= {f"{name}_mean": mean[name], f"{name}_std": std[name]}

@@ -1,11 +1,12 @@
 """A factory of synthetic jobs: result.json files with numbers that a test can compute with."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lowrank_exp.results import PhaseResult, Result, fingerprint
+from lowrank_exp.results import COMPLETE, PhaseResult, Result, fingerprint
 
 PLACE = {
     "commit": "0123456789abcdef",
@@ -28,6 +29,7 @@ def make_job(
     policy: str = "uniform",
     status: str = "ok",
     error: str | None = None,
+    warnings: tuple[str, ...] = (),
     environment: dict | None = None,
     **config: object,
 ) -> Result:
@@ -43,7 +45,8 @@ def make_job(
     last = PhaseResult(
         "finetune", accuracy, None, 0.4, None, 1e6 * ratio, 2e5 * ratio, 2.5e5 * ratio, 1e6 * ratio, 3.0, 5.0, "b"
     )
-    phases = [first, last] if status == "ok" else []
+    last = replace(last, warnings=list(warnings), missed=status == "missed")
+    phases = [first, last] if status in COMPLETE else []
     place = PLACE | (environment or {})
     key = fingerprint(page)
     return Result(status, key, experiment, row, seed, "decompose", page, phases, [], place, error)

@@ -1,6 +1,7 @@
 """Grouping by configuration and the labels of rows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from lowrank_exp.report.configuration import configurations, differences
 from lowrank_exp.results import deciding, digest
@@ -67,3 +68,14 @@ def test_one_job_found_twice_counts_once_and_a_repaired_one_is_ok(job: Callable)
 def test_repeated_groups_deeper_down_are_left_out() -> None:
     configs = [{"rank": {"macs": m}, "method": {"phases": {"f": {"rank": {"macs": m}}}}} for m in (0.5, 0.3)]
     assert differences(configs) == ["rank.macs"]
+
+
+def test_the_status_of_a_row_is_the_worst_of_its_seeds(job: Callable) -> None:
+    jobs = [job(seed=n, status=s) for n, s in enumerate(("ok", "missed", "interrupted", "failed"))]
+    for last, status in enumerate(("ok", "missed", "interrupted", "failed"), start=1):
+        (row,) = configurations(jobs[:last])
+        assert (row.status, len(row.finished), len(row.failed)) == (status, min(last, 2), max(0, last - 2))
+    (row,) = configurations(jobs[:2])
+    assert replace(row, missing=(7,)).status == "missing"
+    (again,) = configurations([job(status="interrupted"), job(status="missed"), job(status="failed")])
+    assert (again.status, len(again.finished), len(again.failed)) == ("missed", 1, 0)

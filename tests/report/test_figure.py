@@ -58,3 +58,13 @@ def test_equal_results_give_equal_files(job: Callable, kind: str, start: bytes) 
     first = drawn(tradeoff(frame), kind)
     assert first.startswith(start)
     assert first == drawn(tradeoff(frame), kind)
+
+
+def test_points_with_warnings_are_ringed(job: Callable) -> None:
+    jobs = [job(ratio=0.5, accuracy=0.9), job(ratio=0.25, accuracy=0.1, warnings=("at chance",))]
+    axes = tradeoff(table(configurations(jobs))).axes[0]
+    (ring,) = [line for line in axes.lines if line.get_label() == "with warnings"]
+    found = [ring.get_xdata(orig=False)[0], ring.get_ydata(orig=False)[0]]
+    np.testing.assert_allclose(found, [0.25, 10], atol=1e-9)
+    assert len(ring.get_xdata(orig=False)) == 1
+    assert "with warnings" not in labels(tradeoff(table(configurations(jobs[:1]))).axes[0])

@@ -148,3 +148,16 @@ def test_figures_of_single_phases_have_a_table_of_their_own(job: Callable) -> No
     assert "| finetune | spearman | 0.625 ± 0.1768 |" in re.sub(" +", " ", markdown([section(frame)]))
     assert r"spearman & 0.625 $\pm$ 0.1768" in latex([section(frame)])
     assert "figures of single phases" not in markdown([section(table(configurations([job()])))])
+
+
+def test_warnings_mark_the_row_and_stand_below_the_tables(job: Callable) -> None:
+    jobs = [job(row="a_b", warnings=("at 10 %",)), job(row="c", status="missed", warnings=("0.9",)), job(row="d")]
+    rows = configurations(jobs)
+    frame = table(rows)
+    assert formatted(frame)["status"].tolist() == ["ok (!)", "missed (!)", "ok"]
+    notes = ["warning: a_b, seed 0: finetune: at 10 %", "missed: c, seed 0: finetune: 0.9"]
+    assert "\n".join(f"- {note}" for note in notes) in markdown([section(frame, notes=notes)])
+    shown = latex([section(frame, notes=[*notes, "missing: x"])])
+    assert r"\item warning: a\_b, seed 0: finetune: at 10 \%" in shown
+    assert shown.count(r"\item") == 2
+    assert r"\item" not in latex([section(frame, notes=["missing: x"])])

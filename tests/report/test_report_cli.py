@@ -124,3 +124,15 @@ def test_experiments_have_sections_and_figures_of_their_own(runs: Callable, job:
 def test_the_report_needs_no_torch() -> None:
     code = "import sys, lowrank_exp.report.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missed_target_makes_status_1_and_a_warning_does_not(
+    runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = runs(job(warnings=("at chance",)))
+    assert main([str(folder)], conf=conf) == 0
+    assert "warning: decompose, seed 0: finetune: at chance" in capsys.readouterr().out
+    folder = runs(job(status="missed", warnings=("0.96 of the MACs remain",)))
+    assert main([str(folder)], conf=conf) == 1
+    assert "missed: decompose, seed 0: finetune: 0.96 of the MACs remain" in capsys.readouterr().out
+    assert pd.read_csv(folder / "report" / "results.csv")["status"].tolist() == ["missed"]

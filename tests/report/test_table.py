@@ -95,3 +95,16 @@ def test_ratios_reductions_and_speedups_agree(job: Callable) -> None:
         assert known["macs_ratio"] == pytest.approx(0.25, abs=1e-12)
     assert derived({"macs": 1.0, "macs_dense": 4.0})["macs_ratio"] == pytest.approx(0.25, abs=1e-12)
     assert derived({"error": 0.1})["accuracy"] == pytest.approx(0.9, abs=1e-12)
+
+
+def test_warnings_stand_in_the_table_and_in_the_notes(job: Callable) -> None:
+    jobs = [job(seed=0), job(seed=1, warnings=("at chance",)), job(seed=2, status="missed", warnings=("0.9 of 0.5",))]
+    rows = configurations(jobs)
+    row = table(rows).iloc[0]
+    assert (row["status"], row["n"], row["missed_seeds"]) == ("missed", 3, "2")
+    assert row["warnings"] == "seed 1: finetune: at chance; seed 2: finetune: 0.9 of 0.5"
+    assert notes(rows) == [
+        "warning: decompose, seed 1: finetune: at chance",
+        "missed: decompose, seed 2: finetune: 0.9 of 0.5",
+    ]
+    assert table(configurations(jobs[:1])).iloc[0]["warnings"] == ""
