@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.parametrize import register_parametrization
 
 from lowrank_exp.decomposition.kmeans import means
 
@@ -18,7 +19,7 @@ class Codebook(nn.Module):
 
     .. math:: W = (c_{i_1}, c_{i_2} \dots c_{i_N})
 
-    `torch.nn.utils.parametrize.register_parametrization(layer, "weight", Codebook(layer.weight.shape, D, K))` leaves
+    `with_codebook_(layer, Codebook(layer.weight.shape, D, K))`, a `register_parametrization` that scripts know, leaves
     the centroids `(K, D)` as the trained parameter, and the indices, `index_bits(K)` bits each, as a buffer of bytes.
     Unpacked they are kept for the next call, beside the state, four bytes each; compiled and exported graphs unpack
     them anew, so that an exported file has the packed ones. `remove_parametrizations(layer, "weight")` gives the plain
@@ -40,6 +41,8 @@ class Codebook(nn.Module):
     ([2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0], [130])
     """
 
+    __jit_ignored_attributes__ = ("_unpacked",)
+
     def __init__(
         self,
         shape: Sequence[int],
@@ -50,11 +53,11 @@ class Codebook(nn.Module):
         device: Any = None,
     ) -> None:
         super().__init__()
-        self.shape, self.block, self.size = tuple(shape), block, size
+        self.shape, self.block, self.size, self.bits = tuple(shape), block, size, index_bits(size)
         self.gradient, self.stored = gradient, stored
         self.blocks = torch.Size(shape).numel() // block
-        self.register_buffer("indices", _no_bytes(self.blocks, index_bits(size), device))
-        self._unpacked: tuple[Tensor, Tensor] | None = None  # which bytes, and what they hold
+        self.register_buffer("indices", _no_bytes(self.blocks, self.bits, device))
+        self._unpacked = None  # which bytes, and what they hold
 
     def forward(self, centroids_KD: Tensor) -> Tensor:
         weight_ND = F.embedding(self.unpacked(), centroids_KD, scale_grad_by_freq=self.gradient == "mean")
@@ -68,15 +71,15 @@ class Codebook(nn.Module):
 
     def assign_(self, indices_N: Tensor) -> None:
         """Give block n the centroid `indices_N[n]`, in place."""
-        self.indices.copy_(pack(indices_N, index_bits(self.size)))
+        self.indices.copy_(pack(indices_N, self.bits))
         self._unpacked = None
 
     def unpacked(self) -> Tensor:
         """The centroid of every block, `(N,)` int32."""
-        if torch.compiler.is_compiling():
-            return unpack(self.indices, index_bits(self.size), self.blocks)
+        if torch.jit.is_scripting() or torch.compiler.is_compiling():
+            return unpack(self.indices, self.bits, self.blocks)
         if self._unpacked is None or self._unpacked[0] is not self.indices:  # moved to another device, say
-            self._unpacked = (self.indices, unpack(self.indices, index_bits(self.size), self.blocks))
+            self._unpacked = (self.indices, unpack(self.indices, self.bits, self.blocks))
         return self._unpacked[1]
 
     def extra_repr(self) -> str:
@@ -88,6 +91,24 @@ class Codebook(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_unpacked": None}
+
+
+def with_codebook_(layer: nn.Module, book: Codebook) -> nn.Module:
+    """Parametrize the weight of `layer` by `book`, in place.
+
+    torch's own parametrizations raise in a TorchScript; there the weight is read from the book itself.
+    """
+    register_parametrization(layer, "weight", book)
+    kind = type(layer)  # of this layer alone: torch has made it to hold the property
+    whole = kind.weight
+
+    def weight(self: nn.Module) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.parametrizations.weight[0](self.parametrizations.weight.original)
+        return whole.fget(self)
+
+    kind.weight = property(weight, whole.fset)
+    return layer
 
 
 def index_bits(size: int) -> int:
@@ -105,13 +126,18 @@ def pack(indices_N: Tensor, bits: int) -> Tensor:
     bits_NB = stream[: len(indices_N) * bits].view(len(indices_N), bits)
     for b in range(bits):
         bits_NB[:, b] = (indices_N >> b) & 1
-    return _number(stream.view(-1, 8))
+    places = 2 ** torch.arange(8, dtype=torch.uint8, device=stream.device)
+    return (stream.view(-1, 8) * places).sum(dim=1, dtype=torch.uint8)
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` indices that `pack` put into bytes, int32."""
-    stream = torch.stack([(packed >> b) & 1 for b in range(8)], dim=1).flatten()
-    return _number(stream[: count * bits].view(count, bits).int())
+    """The `count` indices that `pack` put into bytes, int32.
+
+    By arithmetic on int32 alone, which scripts and ONNX know as well; bitwise operations on bytes they do not.
+    """
+    places = 2 ** torch.arange(max(8, bits), dtype=torch.int32, device=packed.device)
+    stream = torch.div(packed.int()[:, None], places[:8], rounding_mode="floor").flatten() % 2
+    return (stream[: count * bits].view(count, bits) * places[:bits]).sum(dim=1, dtype=torch.int32)
 
 
 def stored_state(model: nn.Module) -> dict[str, Tensor]:
@@ -164,11 +190,3 @@ def _codebooks(model: nn.Module) -> list[tuple[str, Tensor, torch.dtype]]:
 
 def _no_bytes(count: int, bits: int, device: Any = None) -> Tensor:
     return torch.zeros(-(-count * bits // 8), dtype=torch.uint8, device=device)
-
-
-def _number(bits_NB: Tensor) -> Tensor:
-    """What each row of bits stands for, the lowest first, in the type of the bits."""
-    number_N = torch.zeros_like(bits_NB[:, :1]).sum(dim=1, dtype=bits_NB.dtype)
-    for b in reversed(range(bits_NB.shape[1])):
-        number_N = 2 * number_N + bits_NB[:, b]
-    return number_N

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
-from torch.nn.utils.parametrize import register_parametrization
 
 from lowrank_exp.cost import macs_of_factors
 from lowrank_exp.decomposition.base import Decomposition, Rank
-from lowrank_exp.decomposition.codebook import Codebook, as_stored, index_bits
+from lowrank_exp.decomposition.codebook import Codebook, as_stored, index_bits, with_codebook_
 from lowrank_exp.decomposition.convolution import axes, convolution_like
 from lowrank_exp.decomposition.kmeans import distinct, kmeans, lloyd, nearest
 from lowrank_exp.decomposition.svd import wrong_kind
@@ -182,7 +181,7 @@ class ProductQuantization(Decomposition):
             stored=_STORED[self.centroids],
             device=plain.weight.device,
         )
-        return register_parametrization(plain, "weight", codebook)
+        return with_codebook_(plain, codebook)
 
     def factorize(self, layer: nn.Module, rank: int) -> nn.Module:
         """The layer with its weight from a codebook of `rank` centroids; centroids that no block needs are 0.

@@ -20,7 +20,7 @@ from lowrank_exp.decomposition.codebook import (
     stored_state,
     unpack,
 )
-from lowrank_exp.surgery import meta_copy
+from lowrank_exp.surgery import factorize_, meta_copy
 
 D, K = 9, 5
 
@@ -204,3 +204,40 @@ def test_centroids_beyond_the_stored_type_are_refused():
     ):
         as_stored(torch.tensor([[7e4]]), torch.float16)
     assert as_stored(torch.tensor([[65504.0]]), torch.float16).item() == 65504.0
+
+
+@pytest.fixture
+def quantized():
+    """A small network by product quantization, images, and its outputs; its indices are unpacked already."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 16, 8)).eval()
+    factorize_(net, {"0": 16, "3": 5}, "product_quantization")
+    x = torch.randn(2, 8, 6, 6)
+    with torch.no_grad():
+        return net, x, net(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
+def test_it_becomes_a_script_of_packed_indices(quantized):
+    net, x, wanted = quantized
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(net), file)
+    file.seek(0)
+    script = torch.jit.load(file)
+    torch.testing.assert_close(script(x), wanted, rtol=1e-6, atol=1e-6)
+    assert [b.dtype for b in script.buffers()] == [torch.uint8, torch.uint8]
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), wanted, rtol=0, atol=0)
+        torch.testing.assert_close(copy.deepcopy(net)(x), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_runtime_gives_the_same_outputs(quantized, tmp_path):
+    import onnxruntime
+
+    net, x, wanted = quantized
+    torch.onnx.export(net, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-5)
