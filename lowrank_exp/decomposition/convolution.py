@@ -53,6 +53,16 @@ def convolution_like(
     return skip_init(type(layer), in_channels, out_channels, **settings)
 
 
+def plain_like(layer: nn.Module, device: Any = None) -> nn.Module:
+    """A convolution or linear layer with the sizes and settings of `layer` and its type; its numbers are not set."""
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        place = {"device": layer.weight.device if device is None else device, "dtype": layer.weight.dtype}
+        return skip_init(nn.Linear, layer.in_features, layer.out_features, bias=bias, **place)
+    everywhere = (True,) * axes(layer)
+    return convolution_like(layer, layer.in_channels, layer.out_channels, keep=everywhere, bias=bias, device=device)
+
+
 def pointwise_like(
     layer: nn.Module,
     in_channels: int,

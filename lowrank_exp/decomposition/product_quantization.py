@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from lowrank_exp.cost import macs_of_factors
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.decomposition.codebook import Codebook, as_stored, index_bits, with_codebook_
-from lowrank_exp.decomposition.convolution import axes, convolution_like
+from lowrank_exp.decomposition.convolution import plain_like
 from lowrank_exp.decomposition.kmeans import distinct, kmeans, lloyd, nearest
 from lowrank_exp.decomposition.svd import wrong_kind
 
@@ -139,7 +138,7 @@ class ProductQuantization(Decomposition):
         self, layer: nn.Module, input_shapes: tuple[tuple[int, ...], ...], ranks: Sequence[Rank] | None = None
     ) -> np.ndarray:
         """MACs of the dense layer, at every rank."""
-        dense = nn.Sequential(_plain(layer, device="meta"))
+        dense = nn.Sequential(plain_like(layer, device="meta"))
         macs = sum(macs_of_factors(dense, shape)[0] for shape in input_shapes)
         return np.full(len(self.ladder(layer) if ranks is None else ranks), macs)
 
@@ -172,7 +171,7 @@ class ProductQuantization(Decomposition):
         return np.interp(np.log2(ranks), np.log2([*rungs, full]), kept)
 
     def skeleton(self, layer: nn.Module, rank: int, device: Any = None) -> nn.Module:
-        plain = _plain(layer, device)
+        plain = plain_like(layer, device)
         codebook = Codebook(
             plain.weight.shape,
             self.block(layer),
@@ -221,13 +220,3 @@ class ProductQuantization(Decomposition):
         if isinstance(layer, nn.Linear):
             return "linear_block"
         return "pointwise_block" if prod(layer.kernel_size) == 1 else "kernels_per_block"
-
-
-def _plain(layer: nn.Module, device: Any = None) -> nn.Module:
-    """A layer with the settings of `layer`, weights not set."""
-    bias = layer.bias is not None
-    if isinstance(layer, nn.Linear):
-        place = {"device": layer.weight.device if device is None else device, "dtype": layer.weight.dtype}
-        return skip_init(nn.Linear, layer.in_features, layer.out_features, bias=bias, **place)
-    everywhere = (True,) * axes(layer)
-    return convolution_like(layer, layer.in_channels, layer.out_channels, keep=everywhere, bias=bias, device=device)

@@ -12,15 +12,7 @@ from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.decomposition.svd import energy_of
 from lowrank_exp.names import by_layer
-
-
-@dataclass(frozen=True)
-class Cost:
-    """MACs of one image, weights, and bytes of the weights in a file."""
-
-    macs: int
-    weights: int
-    bytes: int
+from lowrank_exp.rank.at_rank import Cost, CostAt, EnergyAt, EnergyOnLadder, costs_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class LayerProfile:
     Everything but `singular_values` `(G, full rank)` is indexed by rung - 1. Most ladders are the ranks 1, 2 ... full,
     which is what an empty `ladder` says; a rung of Tucker-2 is a pair of ranks. A layer that cannot be decomposed has a
     `refusal` and empty arrays. Where several decompositions may be chosen from, this is the first, and `others` has the
-    same layer by the others.
+    same layer by the others. It can be pickled; where a rank has several numbers, the weight goes with it.
     """
 
     name: str
@@ -193,20 +185,11 @@ def _profile(
     if refusal:
         return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal)
     decomposition.check_weight(layer, cost.name)
-    ladder, meta = decomposition.ladder(layer), layer.weight.is_meta
+    ladder = decomposition.ladder(layer)
     singular_values, kept = _spectrum(layer, decomposition, ladder, store)
 
-    def cost_at(rank: Rank) -> Cost:
-        rank = decomposition.check_rank(layer, rank, cost.name)
-        return Cost(*(int(costs[0]) for costs in _costs(layer, decomposition, cost, [rank])))
-
-    def energy_at(ranks: Sequence[Rank]) -> np.ndarray:
-        if not meta:
-            return decomposition.energies(layer, ranks)
-        return np.array([np.mean(np.divide(rank, ladder[-1])) for rank in ranks])
-
-    macs, weights, size = _costs(layer, decomposition, cost, ladder)
-    return LayerProfile(
+    macs, weights, size = costs_of(layer, decomposition, cost, ladder)
+    found = LayerProfile(
         cost.name,
         kind,
         cost.macs,
@@ -222,20 +205,12 @@ def _profile(
         weight_bytes_at=size,
         saves=decomposition.saves,
         unfoldings=_unfoldings(layer, decomposition, singular_values),
-        cost_at=cost_at,
-        energy_at=energy_at,
+        cost_at=CostAt.of(layer, decomposition, cost),
         ladder_follows_weights=decomposition.ladder_follows_weights,
     )
-
-
-def _costs(
-    layer: nn.Module, decomposition: Decomposition, cost: LayerCost, ranks: Sequence[Rank]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
-        decomposition.rank_macs(layer, cost.input_shapes, ranks),
-        decomposition.rank_weights(layer, ranks),
-        decomposition.rank_bytes(layer, ranks),
-    )
+    several = isinstance(found.full_rank, tuple)
+    energy_at = EnergyAt.of(layer, decomposition) if several else EnergyOnLadder(found.ranks, found.energy)
+    return replace(found, energy_at=energy_at)
 
 
 def _spectrum(

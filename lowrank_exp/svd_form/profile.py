@@ -3,11 +3,11 @@
 import copy
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition import SVD, Decompositions, SVDDecomposition
+from lowrank_exp.rank.at_rank import EnergyOnLadder
 from lowrank_exp.rank.profile import LayerProfile, profile
 from lowrank_exp.svd_form.layers import SVDForm
 from lowrank_exp.svd_form.spectrum import check_spectrum, spectrum
@@ -78,7 +78,7 @@ def _up_to(layer: LayerProfile, rank: int) -> LayerProfile:
         singular_values=values_GR,
         weight_bytes_at=None if layer.weight_bytes_at is None else layer.weight_bytes_at[:rank],
         unfoldings=((values_GR, longer),) if layer.unfoldings else (),
-        energy_at=lambda ranks: replace(layer, singular_values=values_GR).energy[np.asarray(ranks) - 1],
+        energy_at=EnergyOnLadder(range(1, rank + 1), replace(layer, singular_values=values_GR).energy),
     )
 
 

@@ -1,4 +1,8 @@
+import concurrent.futures
 import copy
+import multiprocessing
+import operator
+import pickle
 
 import numpy as np
 import pytest
@@ -135,3 +139,51 @@ def test_weights_that_are_not_finite_are_named(value):
 def test_a_bare_layer_is_no_model():
     with pytest.raises(ValueError, match="the model is a bare Conv2d"):
         profile(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 8, 8))
+
+
+EVERY = ["channel_svd", "spatial_svd", "tucker2", "tucker1", "cp", "tensor_train", "biclustering", "monochromatic"]
+
+
+@pytest.mark.parametrize("decomposition", [*EVERY, "product_quantization", ["channel_svd", "tucker2"]])
+def test_a_profile_comes_back_from_a_pickle(decomposition):
+    net = network()
+    net[0].register_forward_hook(lambda *_: None)  # cannot be pickled, and is not part of the numbers
+    if decomposition == "product_quantization":
+        net = net[2:4]
+    layers = profile(net, example() if len(net) > 2 else torch.zeros(1, 8, 9, 10), decomposition)
+    again = pickle.loads(pickle.dumps(layers))
+    assert list(again) == list(layers)
+    for name, layer in layers.items():
+        assert again[name].ranks == layer.ranks
+        if layer.refusal:
+            assert again[name].refusal == layer.refusal
+            continue
+        for ours, theirs in zip((layer, *layer.others), (again[name], *again[name].others), strict=True):
+            assert [theirs.cost(rank) for rank in ours.ranks] == [ours.cost(rank) for rank in ours.ranks]
+            assert ours.cost_at(ours.full_rank) == theirs.cost_at(ours.full_rank) == ours.cost(ours.full_rank)
+            np.testing.assert_array_equal(theirs.energy, ours.energy)
+            np.testing.assert_array_equal(theirs.energy_at(list(ours.ranks)), ours.energy_at(list(ours.ranks)))
+            np.testing.assert_allclose(ours.energy_at(list(ours.ranks)), ours.energy, rtol=0, atol=1e-12)
+
+
+def test_a_pickled_profile_of_single_ranks_has_no_weights():
+    net = nn.Sequential(nn.Conv2d(64, 64, 3))
+    x = torch.zeros(1, 64, 4, 4)
+    sizes = {name: len(pickle.dumps(profile(net, x, name))) for name in ("channel_svd", "tucker2")}
+    weight = 4 * net[0].weight.numel()
+    assert sizes["channel_svd"] < weight / 10
+    assert weight < sizes["tucker2"] < 1.3 * weight
+
+
+@pytest.mark.slow
+def test_another_process_reads_ranks_off_the_ladder_of_a_profile():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3))
+    layer = profile(net, torch.zeros(1, 8, 5, 5), "tucker2")["0"]
+    off = next((a, b) for a in range(1, 9) for b in range(1, 9) if (a, b) not in layer.ranks)
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        cost = pool.submit(operator.methodcaller("cost", off), layer).result()
+        energy = pool.submit(operator.methodcaller("energy_at", [off]), layer).result()
+    assert cost == layer.cost(off)
+    assert cost.weights == 8 * off[0] + 9 * off[0] * off[1] + 8 * off[1]
+    np.testing.assert_allclose(energy, layer.energy_at([off]), rtol=1e-6)
