@@ -44,7 +44,8 @@ def couple(model: nn.Module, example_input: Tensor, ignored: Iterable[str] = (),
     """The channels of `model` that have to be removed together.
 
     Left alone, with a reason, are: channels of the network's output and input, whatever is added to those, layers that
-    are refused to a decomposition too (tied, parametrized ...), SVD forms, channels that an operation mixes, moves or
+    are refused to a decomposition too (tied, parametrized ...), SVD forms, layers that no gradient reaches (a trunk
+    under `torch.no_grad`), channels that an operation mixes, moves or
     broadcasts (softmax, group and layer norm, channel shuffle), and those of a grouped convolution that reads several
     groups. Groups are then tried out: in a copy with other weights, channels are silenced and removed, and where the
     two outputs differ, as behind a sigmoid, which is not 0 at 0, or where code counts on a number of channels, the
@@ -69,6 +70,7 @@ def couple(model: nn.Module, example_input: Tensor, ignored: Iterable[str] = (),
                 found.graph.fixed.append((places[name], reason))
     groups, reasons = found.groups(model)
     faulty = unfaithful(model, groups, example_input, close_up)
+    reasons |= found.graph.outside
     reasons |= {layer: faulty[group.name] for group in groups if group.name in faulty for layer in group.producers}
     order = [name for name, _ in model.named_modules() if name in reasons]
     return Coupling([group for group in groups if group.name not in faulty], {name: reasons[name] for name in order})
@@ -92,6 +94,8 @@ class _Components:
 
     def groups(self, model: nn.Module) -> tuple[list[ChannelGroup], dict[str, str]]:
         graph = self.graph
+        if not graph.outputs:
+            return [], {}
         channel = self._channels(model)
         reason = {int(c): why for place, why in reversed(graph.fixed) for c in channel[place.ids]}
         family = self._families(channel)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lowrank_exp.cost import LAYERS, out_channels
 from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.models.cifar_resnet import PadShortcut
+from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.trace import BATCH_NORMS, PER_CHANNEL, Entry, Trace, trace
 
 # Operations, as autograd names them, whose channel c is made of channel c of each operand.
@@ -45,7 +46,8 @@ class ChannelGraph:
     """All channels of a network, numbered, and which flow into which.
 
     `inputs` and `outputs` are those of convolutions and linear layers; `passing` are layers with one value per channel.
-    `links` holds arrays (sources, targets); `fixed` the places whose channels cannot be removed, and why.
+    `links` holds arrays (sources, targets); `fixed` the places whose channels cannot be removed, and why; `outside` the
+    layers that are called but have no place, and why.
     """
 
     inputs: dict[str, Place] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class ChannelGraph:
     passing: dict[str, Place] = field(default_factory=dict)
     links: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     fixed: list[tuple[Place, str]] = field(default_factory=list)
+    outside: dict[str, str] = field(default_factory=dict)
     total: int = 0
 
     def place(self, size: int) -> Place:
@@ -79,7 +82,7 @@ class _Reading:
     """Nodes of torch-pruning turned into places and links."""
 
     def __init__(self, traced: Trace, close_up: bool) -> None:
-        self.nodes, self.names, self.calls = traced
+        self.nodes, self.names, self.calls, self.without_gradient = traced
         self.close_up = close_up
         self.graph = ChannelGraph()
         self.starts: dict[Any, Place] = {}
@@ -88,6 +91,7 @@ class _Reading:
     def read(self) -> ChannelGraph:
         for node in self.nodes:
             self._set_places(node)
+        self._fix_without_gradient()
         for node in self.nodes:
             self._set_links(node)
         for places in (self.graph.inputs, self.graph.outputs, self.graph.passing):
@@ -124,6 +128,16 @@ class _Reading:
             )
         elif self.calls.get(layer, 1) > 1:
             self._fix(node, f"{name} is called {self.calls[layer]} times in one forward pass")
+
+    def _fix_without_gradient(self) -> None:
+        """Layers that no gradient reaches stay as they are: inputs and outputs."""
+        for layer in self.without_gradient:
+            name = self.names[layer]
+            if name in self.graph.outputs:
+                places = (self.graph.inputs[name], self.graph.outputs[name])
+                self.graph.fixed[:0] = [(place, f"{name} stays: {WITHOUT_GRADIENT}") for place in places]
+            else:
+                self.graph.outside[name] = WITHOUT_GRADIENT
 
     def _set_links(self, node: Any) -> None:
         functions = [(f, i, nr) for i, (f, nr) in enumerate(node.grad_fn.next_functions) if f is not None]

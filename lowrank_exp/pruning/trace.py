@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.models.cifar_resnet import PadShortcut
+from lowrank_exp.pruning.gradients import Followed, tensors_of, without_gradient
 from lowrank_exp.shapes import meta_copy
 from lowrank_exp.svd_form.layers import SVDForm
 
@@ -18,7 +19,8 @@ PER_CHANNEL = (*BATCH_NORMS, nn.PReLU)
 
 
 class Trace(NamedTuple):
-    """Nodes of torch-pruning's dependency graph, names of modules, and how often each layer was called.
+    """Nodes of torch-pruning's dependency graph, names of modules, how often each layer was called, and those layers of
+    them that no gradient reaches.
 
     A node has `module` (of a copy of the network, or torch-pruning's stand-in for an operation), `grad_fn` (autograd's
     record of the operation, shapes included) and `inputs` (nodes).
@@ -27,6 +29,7 @@ class Trace(NamedTuple):
     nodes: list[Any]
     names: dict[nn.Module, str]
     calls: dict[nn.Module, int]
+    without_gradient: list[nn.Module]
 
 
 class Entry(nn.Module):
@@ -89,9 +92,10 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
         for module in names
         if isinstance(module, (*LAYERS, *PER_CHANNEL, PadShortcut, Reorder))
     ]
+    hooks += [module.register_forward_pre_hook(_followed_anew) for module in names if isinstance(module, LAYERS)]
     graph = torch_pruning.DependencyGraph()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), Followed():
             graph.build_dependency(
                 nn.Sequential(entry, network),
                 x,
@@ -108,7 +112,11 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(list(graph.module2node.values()), names, calls)
+    try:
+        cut_off = without_gradient(network, x.detach(), calls)
+    except RuntimeError as error:
+        raise ValueError(f"the network does not run with gradients, which tell what may be pruned: {error}") from error
+    return Trace(list(graph.module2node.values()), names, calls, cut_off)
 
 
 def _copy_to_trace(model: nn.Module) -> nn.Module:
@@ -122,9 +130,14 @@ def _copy_to_trace(model: nn.Module) -> nn.Module:
     return network.requires_grad_(False)
 
 
+def _followed_anew(layer: nn.Module, inputs: tuple) -> tuple | None:
+    """What a layer reads, followed from there on where it comes from a part that autograd cannot record."""
+    untracked = inputs and isinstance(inputs[0], Tensor) and not inputs[0].requires_grad
+    if untracked and not torch.is_inference_mode_enabled():
+        return (inputs[0].clone().requires_grad_(), *inputs[1:])
+    return None
+
+
 def _ended(output: Any) -> list[Tensor]:
     """Every tensor of the output behind one more operation, which then is the graph's end."""
-    if isinstance(output, Tensor):
-        return [output * 1]
-    items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items if isinstance(item, Tensor | tuple | list | dict) for tensor in _ended(item)]
+    return [tensor * 1 for tensor in tensors_of(output) if tensor.grad_fn is not None]

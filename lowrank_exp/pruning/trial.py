@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.modes import evaluating
+from lowrank_exp.pruning.gradients import tensors_of
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import keepable, mask_
 from lowrank_exp.pruning.remove import remove_
@@ -47,10 +48,10 @@ def fault(model: nn.Module, groups: Sequence[ChannelGroup], example_input: Tenso
     gone = {group: sorted(set(range(group.channels)).difference(kept)) for group, kept in keep.items()}
     with evaluating(network):
         mask_(network, groups, gone)
-        masked = _tensors(network(x))
+        masked = tensors_of(network(x))
         try:
             remove_(network, keep)
-            removed = _tensors(network(x))
+            removed = tensors_of(network(x))
         except Exception as error:  # whatever a network's own code raises
             return f"the network fails on fewer channels: {error}"
     if close_up:
@@ -94,10 +95,3 @@ def lively_copy(model: nn.Module) -> nn.Module:
             elif buffer.is_floating_point():
                 memo[id(buffer)] = drawn(buffer, -0.2, 0.2)
     return copy.deepcopy(model, memo)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items if isinstance(item, Tensor | tuple | list | dict) for tensor in _tensors(item)]

@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool2d, pad, relu
 
 from lowrank_exp import factorize_, models
 from lowrank_exp.decomposition import ChannelSVD, ProductQuantization
-from lowrank_exp.pruning import channel_groups, couple
+from lowrank_exp.pruning import channel_groups, couple, remove_
 from lowrank_exp.svd_form import to_svd_
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -232,3 +232,75 @@ def test_maps_that_molchanov_counts(net, layers, maps):
         e for g in groups for n, at in g.producers.items() if isinstance(net.get_submodule(n), layers) for e in at
     ]
     assert sum(map(len, filters)) == maps
+
+
+def under_no_grad(m, x):
+    with torch.no_grad():
+        x = relu(m.trunk(relu(m.stem(x))))
+    return m.last(relu(m.head(x)))
+
+
+def under_inference_mode(m, x):
+    with torch.inference_mode():
+        x = relu(m.trunk(relu(m.stem(x))))
+    return m.last(relu(m.head(x.clone())))
+
+
+WITHOUT_GRADIENTS = {
+    "no_grad": under_no_grad,
+    "inference_mode": under_inference_mode,
+    "detach": lambda m, x: m.last(relu(m.head(m.trunk(m.stem(x)).detach()))),
+    "data": lambda m, x: m.last(relu(m.head(m.trunk(m.stem(x)).data))),
+}
+
+
+def with_trunk(forward):
+    torch.manual_seed(0)
+    return Net(forward, stem=conv(3, 4), trunk=conv(4, 6, 3), head=conv(6, 8, 3), last=conv(8, 2))
+
+
+@pytest.mark.parametrize("forward", WITHOUT_GRADIENTS.values(), ids=WITHOUT_GRADIENTS)
+def test_a_trunk_that_no_gradient_reaches_is_pruned_around(forward):
+    net = with_trunk(forward)
+    found = couple(net, IMAGE)
+    (group,) = found.groups
+    assert (group.producers, group.consumers) == ({"head": one_each(*range(8))}, {"last": one_each(*range(8))})
+    assert list(found.reasons) == ["stem", "trunk", "last"]
+    for name in ("stem", "trunk"):
+        assert "no gradient of the output reaches it (torch.no_grad, detach," in found.reasons[name]
+    assert found.reasons["last"] == "they are the network's output"
+    assert [p.requires_grad for p in net.parameters()] == [True] * 8
+    keep = (1, 2, 5)
+    with torch.no_grad():
+        net.head.weight[[0, 3, 4, 6, 7]], net.head.bias[[0, 3, 4, 6, 7]] = 0, 0
+        wanted = net(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+        remove_(net, {"head": keep}, IMAGE)
+        got = net(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+    assert (net.head.weight.shape, net.last.weight.shape) == ((3, 6, 3, 3), (2, 3, 1, 1))
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_network_that_never_has_gradients_stays_whole(context):
+    found = couple(with_trunk(context()(WITHOUT_GRADIENTS["detach"])), IMAGE)
+    assert found.groups == []
+    assert list(found.reasons) == ["stem", "trunk", "head", "last"]
+    assert all("no gradient of the output reaches it" in reason for reason in found.reasons.values())
+
+
+def test_what_meets_a_part_without_gradients_stays_too():
+    def forward(m, x):
+        with torch.no_grad():
+            t = m.trunk(m.stem(x))
+        return m.last(relu(m.head(m.own(x)) + t))
+
+    net = Net(forward, stem=conv(3, 4), trunk=conv(4, 6), own=conv(3, 5), head=conv(5, 6), last=conv(6, 2))
+    found = couple(net, IMAGE)
+    assert [group.name for group in found.groups] == ["own"]
+    assert found.reasons["head"].startswith("trunk stays: no gradient")
+
+
+def test_a_frozen_layer_that_gradients_pass_is_pruned_with_the_others():
+    net = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 2))
+    net[0].requires_grad_(False)
+    assert [group.name for group in channel_groups(net, IMAGE)] == ["0"]

@@ -321,3 +321,31 @@ def test_images_must_come_first():
 def test_unknown_options_are_told(make):
     with pytest.raises(ValueError, match="is not known"):
         make()
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_layers_behind_a_part_without_gradients_have_the_scores_that_they_have_alone(without):
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
+    head = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).double()
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.head = trunk.double(), head
+
+        def forward(self, x):
+            with without():
+                x = self.trunk(x)
+            return self.head(x.clone())
+
+    images, labels = torch.randn(5, 1, 6, 6, dtype=torch.float64), torch.arange(5) % 3
+    network = Network()
+    got = filter_scores(network, ["head.1", "head.4"], Taylor(), [(images, labels)])
+    wanted = filter_scores(head, ["1", "4"], Taylor(), [(trunk(images).detach(), labels)])
+    for name in ("1", "4"):
+        torch.testing.assert_close(got[f"head.{name}"], wanted[name], rtol=1e-12, atol=0)
+        assert wanted[name].min() > 0
+    assert all(p.requires_grad and p.grad is None for p in network.parameters())
+    with pytest.raises(ValueError, match=r"trunk\.0 has no map on the way from the images to the output"):
+        filter_scores(network, ["trunk.0"], Taylor(), [(images, labels)])

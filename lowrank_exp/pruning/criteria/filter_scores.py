@@ -20,6 +20,7 @@ from lowrank_exp.pruning.criteria.filters import scored_layers
 from lowrank_exp.pruning.criteria.maps import Kept, Maps
 from lowrank_exp.pruning.criteria.oracle import Oracle
 from lowrank_exp.pruning.criteria.weighted_sum import WeightedSum
+from lowrank_exp.pruning.gradients import gradients_from
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -138,6 +139,8 @@ def _of_batch(
         if not criterion.needs_gradient:
             add(name, z, None)
             return None
+        if not z.requires_grad:  # a part without gradients made it
+            return None
         kept = [z.detach()]
         version = z._version
 
@@ -154,11 +157,12 @@ def _of_batch(
         raise ValueError(f"gradients reach the maps by way of the images, which are {leaf.dtype}: give floats")
     names = {layer: name for name, layer in modules.items()}
     leaf.requires_grad_(criterion.needs_gradient)
-    with Maps(names, criterion.at, take):
+    with gradients_from(modules.values(), network) as begins, Maps(names, criterion.at, take):
         output = network(leaf.clone())
-    if criterion.needs_gradient:
+        total = loss(output, labels.to(device)) * N if criterion.needs_gradient else None
+    if total is not None and total.requires_grad:
         # The loss is a mean over the images; times N, each image's maps get the gradient of its own loss.
-        torch.autograd.grad(loss(output, labels.to(device)) * N, leaf)
+        torch.autograd.grad(total, [leaf, *begins], allow_unused=True)
     if missing := [name for name in modules if name not in sums_SNO]:
         raise ValueError(f"{missing[0]} has no map on the way from the images to the output: leave it out")
     return sums_SNO, positions
