@@ -3,9 +3,13 @@
 Neither torch nor Lightning is imported here: `--help` and `--cfg job` need not wait for them.
 """
 
-import difflib
 import os
 import sys
+
+if __name__ == "__main__":  # python -m has put the working folder first, and the imports below would look there
+    sys.path.append(sys.path.pop(0))
+
+import difflib
 from pathlib import Path
 
 import hydra
@@ -15,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lowrank_exp.allocator import keep_freed_memory
+from lowrank_exp.command_line import checked, put_working_folder_last
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
 from lowrank_exp.machine import cores
@@ -26,10 +31,11 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(CONF))
         return
-    sys.path.insert(0, os.getcwd())  # a network of one's own, named by _target_, may lie here
+    put_working_folder_last()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in full and without a traceback
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     try:
+        sys.argv[1:] = checked(sys.argv[1:])
         decorate(job)()
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last finished epoch")

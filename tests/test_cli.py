@@ -1,11 +1,14 @@
 """What the command line answers before any job."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 
 import pytest
 
 from lowrank_exp.cli import jobs_side_by_side, use_threads
+from lowrank_exp.command_line import checked, put_working_folder_last
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
 
@@ -45,3 +48,92 @@ def test_jobs_side_by_side(n_jobs, mode, expected):
 
     launcher = {} if n_jobs is None else {"n_jobs": n_jobs}
     assert jobs_side_by_side(OmegaConf.create({"launcher": launcher, "mode": RunMode[mode]})) == expected
+
+
+SHADOWS = ("profile", "statistics", "calendar", "csv", "torch", "fractions")
+NETWORK = """
+import torch
+
+class Mine(torch.nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))
+"""
+
+
+@pytest.mark.parametrize("program", [["-c", "from lowrank_exp.cli import main; main()"], ["-m", "lowrank_exp.cli"]])
+def test_modules_of_the_working_folder_are_found_but_not_in_the_place_of_libraries(program, tmp_path):
+    for name in SHADOWS:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a script of the working folder was run')")
+    (tmp_path / "network_here.py").write_text(NETWORK)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text("_target_: network_here.Mine\nnum_classes: 10\nweights: null\n")
+    # `-c` puts the working folder first, where the console script does not: -P leaves it out as that does.
+    flags = ["-P"] if program[0] == "-c" else []
+    arguments = ["--config-dir", "conf", "model=mine", "method=evaluate", "latency.seconds=0", "logger=none"]
+    command = [sys.executable, *flags, *program, *arguments, "threads=1"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr
+    assert len(list(tmp_path.glob("outputs/runs/*/model.pt"))) == 1
+
+
+def _path(queue):
+    queue.put(sys.path)
+
+
+def test_processes_that_are_started_look_into_the_working_folder_last(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.chdir(tmp_path)
+    put_working_folder_last()
+    put_working_folder_last()
+    assert sys.path.count(str(tmp_path)) == 1
+    assert sys.path[-1] == str(tmp_path)
+    assert "" not in sys.path
+
+    (tmp_path / "statistics.py").write_text("raise SystemExit('a script of the working folder was run')")
+    for program in (["-c", "import statistics"], ["-m", "statistics"]):
+        assert subprocess.run([sys.executable, *program], env=os.environ, check=False).returncode == 0
+    spawn = multiprocessing.get_context("spawn")
+    queue = spawn.Queue()
+    process = spawn.Process(target=_path, args=(queue,))
+    process.start()
+    assert queue.get(timeout=60)[-1] == str(tmp_path)
+    process.join()
+
+
+def test_a_part_of_the_configuration_is_shown_by_its_name_alone():
+    assert checked(["-p", "rank"]) == ["--cfg", "job", "-p", "rank"]
+    assert checked(["--resolve", "model=resnet20"]) == ["--cfg", "job", "--resolve", "model=resnet20"]
+    for unchanged in (["--cfg", "hydra", "-p", "hydra.run"], ["-m", "seed=0,1"], ["--info", "plugins"], []):
+        assert checked(unchanged) == unchanged
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["-m", "-p", "rank"], "-p rank is for --cfg job"),
+        (["--info", "all", "--resolve"], "--resolve is for --cfg job"),
+        (["-cp", "/tmp"], "--config-dir FOLDER"),
+        (["--experimental-rerun", "job.pickle"], "Give the same overrides again"),
+    ],
+)
+def test_flags_without_effect_are_refused(flags, expected):
+    with pytest.raises(ValueError, match=expected):
+        checked(flags)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["seed=range(3,0)"], "seed=range(3,0) gives no value"),
+        (["seed=0,1,0"], "this job twice: seed=0"),
+        (
+            ["experiment=digits_budgets", "hydra.sweeper.params.seed='1,1'"],
+            "this job twice: rank=uniform rank.macs=0.3 seed=1",
+        ),
+    ],
+)
+def test_a_sweep_without_jobs_or_with_one_twice_is_refused(command, tmp_path, capfd, overrides, expected):
+    assert command("-m", *overrides) == 1
+    assert expected in capfd.readouterr().err
+    assert not (tmp_path / "outputs").exists()
