@@ -1,40 +1,60 @@
 """The small network as a file: edits, weights, and the name and arguments of the network they belong to."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from lowrank_exp.decomposition.codebook import stored_state
+from lowrank_exp.edits import Edit, placed_records
 from lowrank_exp.files import written_whole
+from lowrank_exp.fits import difference, entries_after, unexplained
 from lowrank_exp.models import build
-from lowrank_exp.surgery import edits_of, from_records, replay_, to_records
+from lowrank_exp.network_state import NetworkState, load_state_, network_state
+from lowrank_exp.surgery import from_records, replay_, to_records
+from lowrank_exp.wrappers import full_name, unwrapped
 
 FORMAT = "lowrank_exp"
-VERSION = 1
+VERSION = 2  # 1 had neither wrappers nor metadata
+CHANGED = "this network was changed by other means after it had been built or edited"
 
 
 def save(model: nn.Module, path: str | os.PathLike) -> None:
     """Write `model`, dense or compressed, to `path`: whole or not at all.
 
-    The file holds plain values and tensors only. A network of our zoo is stored by its name and arguments; any other
-    needs its constructor again at `load`.
+    The file holds plain values and tensors only, by the names that they have without `torch.compile`, `DataParallel`
+    and other wrappers of torch. A network of our zoo is stored by its name and arguments; any other needs its
+    constructor again at `load`. Nothing is written unless it can be read again.
 
     Raises:
-        ValueError: a part of `model` was edited on its own, so the file could not say which layers to replace.
+        ValueError: an entry of the state that is not a tensor of numbers, by its name; a network on the meta device;
+            layers that were changed by other means after they had been edited.
     """
-    if parts := [name for name, module in model.named_modules() if name and edits_of(module)]:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("TorchScript has no layers that a file could name: save the network that it was made from")
+    state = network_state(model)
+    edits = [one.edit for one in placed_records(model)]
+    network = unwrapped(model).__dict__.get("zoo")
+    if network is None:
+        if found := unexplained(model, state.entries):
+            raise ValueError(f"{CHANGED}: {found}. Save the network as it was before that, or a dense one (recompose_)")
+    elif found := difference(state.entries, entries_after(_on_meta(network), edits)):
         raise ValueError(
-            f"the part {parts[0]!r} of this network was edited on its own: save that part, or edit the whole"
+            f"{CHANGED} and is not {network['name']} any more: {found}. Make it a network of your own by deleting its "
+            "attribute `zoo`, and load it by load(path, model=build_dense())"
         )
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "network": model.__dict__.get("zoo"),
-        "edits": to_records(edits_of(model)),
-        "state_dict": {name: tensor.detach().cpu() for name, tensor in stored_state(model).items()},
+        "network": network,
+        "edits": to_records(edits),
+        "state_dict": state.entries,
+        "wrappers": state.wrappers,
+        "metadata": state.metadata,
     }
     with written_whole(path) as temporary:
         torch.save(content, temporary)
@@ -54,24 +74,57 @@ def load(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
     """
     content = read(path)
     if model is None:
-        if content["network"] is None:
-            raise ValueError(f"{path} is no network of our zoo: pass the dense one, load(path, model=build_dense())")
-        model = build(content["network"]["name"], content["network"]["arguments"])
+        network = content["network"]
+        if network is None:
+            raise ValueError(f"{path} is not a network of our zoo: pass the dense one, load(path, model=build_dense())")
+        _check_fits(_on_meta(network), content, path)
+        model = build(network["name"], network["arguments"])
     return load_into_(model, path, content).eval()
 
 
 def load_into_(model: nn.Module, path: str | os.PathLike, content: dict[str, Any] | None = None) -> nn.Module:
-    """Replay the edits of a file on the dense `model` and load the weights, in place."""
+    """Replay the edits of a file on the dense `model` and load the weights, in place.
+
+    `model` may be wrapped in other ways than the network that was saved.
+
+    Raises:
+        ValueError: a file that does not fit it; the model is then as it was before.
+    """
     content = content or read(path)
-    if edits_of(model):
+    if placed_records(model):
         raise ValueError(f"{path} must be loaded into the dense network, but this one has been edited already")
-    try:
-        replay_(model, from_records(content["edits"]))
-        model.load_state_dict(content["state_dict"])
-    except (ValueError, RuntimeError) as error:
-        made_by = content["network"] or "a network that is not of our zoo"
-        raise ValueError(f"{path} does not fit this network; the file was made from {made_by}. {error}") from error
+    edits = _check_fits(model, content, path)
+    replay_(model, [replace(edit, layer=full_name(model, edit.layer)) for edit in edits])
+    load_state_(model, NetworkState(content["state_dict"], content["wrappers"], content["metadata"]))
     return model
+
+
+def _check_fits(dense: nn.Module, content: Mapping[str, Any], path: str | os.PathLike) -> list[Edit]:
+    """The edits of a file, if the rest of it is what they leave of `dense`."""
+    try:
+        edits = from_records(content["edits"])
+        found = difference(content["state_dict"], entries_after(dense, edits))
+    except ValueError as error:
+        found = str(error)
+    if found:
+        made_by = content["network"] or "a network that is not of our zoo"
+        raise ValueError(f"{path} does not fit this network; the file was made from {made_by}. {found}")
+    return edits
+
+
+def _on_meta(network: Mapping[str, Any]) -> nn.Module:
+    """A network of our zoo without numbers."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _Undrawn():
+        return build(network["name"], network["arguments"])
+
+
+class _Undrawn(TorchFunctionMode):
+    """Numbers of tensors on the meta device are not drawn: torch imports a thousand modules to find that it cannot."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.normal_ and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def is_artifact(path: str | os.PathLike) -> bool:
@@ -101,4 +154,4 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"{path} was not written by lowrank_exp.save")
     if content["version"] > VERSION:
         raise ValueError(f"{path} has version {content['version']}; this lowrank_exp reads up to {VERSION}: upgrade it")
-    return content
+    return {"wrappers": {}, "metadata": {}, **content}

@@ -1,11 +1,23 @@
-"""Edits as data: plain records of what was done to a network, in order; they travel as `model.lowrank_edits`."""
+"""Edits as data: plain records of what was done to a network, kept by the layers that it was done to.
 
-from dataclasses import dataclass, field
-from typing import Any
+A layer that was replaced by several keeps its records at the first of them that is a convolution or a linear layer:
+whatever is built around layers - another network that holds them too, a wrapper, a copy, a graph of `torch.fx` -
+takes those over as they are.
+"""
 
-from torch import nn
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition import Rank
+from lowrank_exp.wrappers import full_name, joined, plain_names, set_layer_
+
+RECORDS = "lowrank_edits"  # the attribute of a module that keeps some
 
 
 @dataclass(frozen=True)
@@ -59,17 +71,142 @@ class KeepChannels:
 Edit = Factorize | Bias | ToSVD | KeepChannels
 EDITS = {kind.__name__: kind for kind in (Factorize, Bias, ToSVD, KeepChannels)}  # a file names an edit by these names
 
+_CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_numbers = itertools.count(1)
+
+
+class Record:
+    """One edit as a module keeps it.
+
+    Attributes:
+        edit: without the layer's name, which depends on the network that the layer is seen in.
+        below: the name that the module which keeps the record has within the edited layer; empty: it is the layer.
+        before: the layer before the first edit of this place, as `shape_of` gives it.
+        number: later edits have higher ones, also than those of a network that was unpickled.
+    """
+
+    def __init__(self, edit: Edit, below: str, before: nn.Module, number: int | None = None) -> None:
+        global _numbers
+        self.edit, self.below, self.before = replace(edit, layer=""), below, before
+        self.number = next(_numbers) if number is None else number
+        if number is not None:
+            _numbers = itertools.count(max(number + 1, next(_numbers)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
+        return self  # nothing of it ever changes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Record, (self.edit, self.below, self.before, self.number)
+
+
+class Placed(NamedTuple):
+    """A record as it is seen in a network: `plain` is the layer's name without wrappers."""
+
+    plain: str
+    record: Record
+
+    @property
+    def edit(self) -> Edit:
+        """The edit of the layer by that name."""
+        return replace(self.record.edit, layer=self.plain)
+
 
 def edits_of(model: nn.Module) -> list[Edit]:
-    """What was done to `model`, in order."""
-    return list(model.__dict__.get("lowrank_edits", ()))
+    """What was done to the layers of `model`, in order, in whatever network they were when it was done.
+
+    >>> from lowrank_exp.surgery import factorize_
+    >>> net = nn.Sequential(nn.Linear(6, 4))
+    >>> _ = factorize_(nn.ModuleDict({"net": net}), {"net.0": 2})
+    >>> edits_of(net)
+    [Factorize(layer='0', decomposition='linear_svd', rank=2, options={})]
+    """
+    return [replace(one.record.edit, layer=full_name(model, one.plain)) for one in placed_records(model)]
 
 
-def remember(model: nn.Module, edit: Edit) -> None:
-    """Add to what was done to `model`."""
-    model.lowrank_edits = [*edits_of(model), edit]
+def placed_records(model: nn.Module) -> list[Placed]:
+    """The records that the modules of `model` keep, in order.
+
+    Left out are those of a layer that `model` is itself, or that its modules are only some factors of.
+    """
+    found: dict[tuple[int, int], Placed] = {}
+    for _, plain, module in plain_names(model, remove_duplicate=False):
+        for record in module.__dict__.get(RECORDS, ()):
+            if (place := _without(plain, record.below)) is not None:
+                found.setdefault((id(module), record.number), Placed(place, record))
+    if any(not one.plain and isinstance(one.record.edit, Factorize | ToSVD) for one in found.values()):
+        found = {key: one for key, one in found.items() if one.plain}
+    return sorted(found.values(), key=lambda one: one.record.number)
 
 
-def forget(model: nn.Module, edits: list[Edit]) -> None:
-    """Take back what is no longer so."""
-    model.lowrank_edits = [edit for edit in edits_of(model) if edit not in edits]
+def remember(layer: nn.Module, edit: Edit, before: nn.Module) -> None:
+    """Add an edit to those of a layer that stays in its place; `before` is what `shape_of` made of it before."""
+    kept = layer.__dict__.get(RECORDS, [])
+    first = next((record.before for record in kept if not record.below), before)
+    layer.__dict__[RECORDS] = [*kept, Record(edit, "", first)]
+
+
+def replace_(
+    model: nn.Module, name: str, new: nn.Module, edits: Sequence[Edit], undone: type[Edit] | None = None
+) -> None:
+    """Put `new` in the place of a layer, in place of the model, and remember the edits with those of before.
+
+    Args:
+        model: any network.
+        name: of the layer, as `named_modules` has it.
+        new: one layer, or several that do its work.
+        edits: what was done to the layer, in order.
+        undone: edits of this kind of the layer are forgotten. Those of its parts always are: they are gone.
+    """
+    old = model.get_submodule(name)
+    own, outer = [], []
+    for _, inner, module in plain_names(old):
+        for record in module.__dict__.get(RECORDS, ()):
+            if (above := _without(record.below, inner)) == "":
+                own.append(record)
+            elif above is not None:
+                outer.append((above, record))
+    before = own[0].before if own else shape_of(old)
+    below, keeper = next(((n, m) for n, m in new.named_modules() if isinstance(m, LAYERS)), ("", new))
+    kept = [Record(one.edit, joined(above, below), one.before, one.number) for above, one in outer]
+    kept += [Record(one.edit, below, before, one.number) for one in own if not isinstance(one.edit, undone or ())]
+    kept += [Record(edit, below, before) for edit in edits]
+    set_layer_(model, name, new)
+    keeper.__dict__[RECORDS] = kept
+
+
+def shape_of(layer: nn.Module, known: dict[int, nn.Module] | None = None) -> nn.Module:
+    """A module like this one on the meta device, without hooks of its calls and records.
+
+    Nothing is copied but modules: it is quick, and what it shares with `layer` must not be changed in place.
+
+    >>> shape_of(nn.Linear(6, 4)).weight.device
+    device(type='meta')
+    """
+    known = {} if known is None else known
+    if id(layer) in known:
+        return known[id(layer)]
+    like = known[id(layer)] = object.__new__(type(layer))
+    for name, value in layer.__dict__.items():
+        if name != RECORDS:
+            like.__dict__[name] = type(value)() if name in _CALLS else value
+    like.__dict__["_parameters"] = {name: _on_meta(one) for name, one in layer._parameters.items()}
+    like.__dict__["_buffers"] = {name: _on_meta(one) for name, one in layer._buffers.items()}
+    modules = layer._modules.items()
+    like.__dict__["_modules"] = {name: None if one is None else shape_of(one, known) for name, one in modules}
+    return like
+
+
+def _on_meta(tensor: Tensor | None) -> Tensor | None:
+    """Without its numbers, unless they are integers, which are structure."""
+    if tensor is None or not tensor.is_floating_point():
+        return tensor
+    empty = torch.empty_like(tensor, device="meta")
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _without(name: str, end: str) -> str | None:
+    """The name without its last parts `end`; None where it does not end so."""
+    if not end or name == end:
+        return name if not end else ""
+    return name.removesuffix(f".{end}") if name.endswith(f".{end}") else None

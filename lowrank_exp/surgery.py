@@ -22,7 +22,18 @@ from lowrank_exp.decomposition import (
     refusals,
 )
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.edits import EDITS, Bias, Edit, Factorize, KeepChannels, ToSVD, edits_of, remember
+from lowrank_exp.edits import (
+    EDITS,
+    Bias,
+    Edit,
+    Factorize,
+    KeepChannels,
+    ToSVD,
+    edits_of,
+    remember,
+    replace_,
+    shape_of,
+)
 from lowrank_exp.names import by_layer
 from lowrank_exp.pruning.cut import cut_
 from lowrank_exp.rank.plan import Plan
@@ -92,10 +103,9 @@ def factorize_(
     else:
         chains = _fitted_to_weights(modules, wanted, store)
     for name, (kind, rank) in wanted.items():
-        model.set_submodule(name, chains[name])
-        if modules[name].bias is None and any(key.endswith("bias") for key in chains[name].state_dict()):
-            remember(model, Bias(name))
-        remember(model, Factorize(name, kind.name, rank, kind.options()))
+        given_bias = modules[name].bias is None and any(key.endswith("bias") for key in chains[name].state_dict())
+        made = Factorize(name, kind.name, rank, kind.options())
+        replace_(model, name, chains[name], [Bias(name), made] if given_bias else [made])
     return model
 
 
@@ -119,16 +129,15 @@ def recompose_(model: nn.Module, layers: Sequence[str] = ("re:.*",)) -> nn.Modul
     outermost = [name for name in factorized if not any(name.startswith(f"{other}.") for other in factorized)]
     if not outermost:
         raise ValueError("no layer of this network is factorized: there is nothing to recompose")
-    modules = dict(model.named_modules())
     dense = {}
     for name in by_layer(dict.fromkeys(layers), outermost, "recompose"):
         try:
-            dense[name] = recompose(modules[name])
+            dense[name] = recompose(model.get_submodule(name))
         except ValueError as error:
             raise ValueError(f"{name} cannot be recomposed: {error}") from error
+    edits = edits_of(model)
     for name, layer in dense.items():
-        model.set_submodule(name, layer)
-    model.lowrank_edits = _without(edits_of(model), dense, modules)
+        replace_(model, name, layer, _left_of_factors(edits, name, layer, model.get_submodule(name)), undone=Factorize)
     return model
 
 
@@ -139,23 +148,30 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
         ValueError: an edit names a layer that `model` does not have, or that has another shape.
     """
     for edit in edits:
-        layer = dict(model.named_modules()).get(edit.layer)
-        if layer is None:
-            raise ValueError(f"the edit of {edit.layer!r} fits no layer of this network: it is another network")
-        if isinstance(edit, Bias):
-            layer.bias = nn.Parameter(layer.weight.new_zeros(out_channels(layer)))
-        elif isinstance(edit, KeepChannels):
-            cut_(layer, edit)
-        else:
+        try:
+            layer = model.get_submodule(edit.layer)
+        except AttributeError:
+            raise ValueError(
+                f"the edit of {edit.layer!r} fits no layer of this network: it is another network"
+            ) from None
+        if isinstance(edit, Factorize | ToSVD):
             kind = named(edit.decomposition, **edit.options)
             if refusal := kind.refusal(layer):
                 raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
             rank = kind.check_rank(layer, edit.rank, edit.layer)
             if isinstance(edit, ToSVD):
-                model.set_submodule(edit.layer, SVDForm.skeleton(layer, kind, rank))
+                replace_(model, edit.layer, SVDForm.skeleton(layer, kind, rank), [edit])
             else:
-                model.set_submodule(edit.layer, kind.skeleton(layer, rank).train(layer.training))
-        remember(model, edit)
+                replace_(model, edit.layer, kind.skeleton(layer, rank).train(layer.training), [edit])
+            continue
+        before = shape_of(layer)
+        if isinstance(edit, KeepChannels):
+            cut_(layer, edit)
+        elif not isinstance(layer, LAYERS):
+            raise ValueError(f"the edit of {edit.layer!r} gives a bias to a {type(layer).__name__}")
+        elif layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(out_channels(layer)))
+        remember(layer, edit, before)
     return model
 
 
@@ -234,23 +250,16 @@ def _wanted(
     return wanted
 
 
-def _without(edits: Sequence[Edit], dense: Mapping[str, nn.Module], before: Mapping[str, nn.Module]) -> list[Edit]:
-    """The edits that are left when the layers of `dense` have taken the place of their factors, those of `before`.
+def _left_of_factors(edits: Sequence[Edit], name: str, dense: nn.Module, factors: nn.Module) -> list[Edit]:
+    """The edits of factors that are those of the dense layer in their place.
 
     A bias that a fit gave to a factor is one of the dense layer now, and so is the loss of channels that the first
     factor read or the last one put out; that of channels between factors is undone.
     """
-    inner = [edit.layer for edit in edits if isinstance(edit, Bias)]
-    given = [
-        Bias(name)
-        for name, layer in dense.items()
-        if layer.bias is not None and any(factor.startswith(f"{name}.") for factor in inner) and name not in inner
-    ]
-    for name in dense:
-        given += _kept_by_ends(edits, name, before[name])
-    gone = [edit for edit in edits if any(edit.layer.startswith(f"{name}.") for name in dense)]
-    gone += [edit for edit in edits if isinstance(edit, Factorize) and edit.layer in dense]
-    return [*(edit for edit in edits if edit not in gone), *given]
+    biased = [edit.layer for edit in edits if isinstance(edit, Bias)]
+    of_a_factor = any(layer.startswith(f"{name}.") for layer in biased)
+    given = [Bias(name)] if dense.bias is not None and of_a_factor and name not in biased else []
+    return [*given, *_kept_by_ends(edits, name, factors)]
 
 
 def _kept_by_ends(edits: Sequence[Edit], name: str, factors: nn.Module) -> list[Edit]:

@@ -284,7 +284,8 @@ def test_meta_copy_has_the_shapes_and_ties_and_leaves_the_original():
 
     assert model.training
     assert isinstance(model[0][4], nn.Linear)
-    assert edits_of(model[0]) == []
+    assert edits_of(model[0]) == [Factorize("0", "spatial_svd", 3)]
+    assert edits_of(copied[0]) == [Factorize("0", "spatial_svd", 3), Factorize("4", "linear_svd", 2)]
     assert same_state(model.state_dict(), before)
     assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition.reorder import Reorder
-from lowrank_exp.edits import KeepChannels, remember
+from lowrank_exp.edits import KeepChannels, remember, shape_of
 from lowrank_exp.names import by_layer
 from lowrank_exp.pruning.cut import Slice, cut_
 from lowrank_exp.pruning.groups import ChannelGroup
@@ -32,8 +32,7 @@ def remove_(
     """Remove all coupled channels of `model` but those kept, in place.
 
     The output is that of the network in which those channels are silenced (see `mask_`); layers stay the same objects,
-    their parameters are new ones, with the same `requires_grad` and no gradient. The edits are added to those of the
-    model.
+    their parameters are new ones, with the same `requires_grad` and no gradient. The layers remember the edits.
 
     Args:
         model: any network.
@@ -68,9 +67,10 @@ def remove_(
     modules = dict(model.named_modules())
     slices = {}
     for edit in edits:
-        cuts = cut_(modules[edit.layer], edit)
-        slices |= {f"{edit.layer}.{name}": slice_ for name, slice_ in cuts.items()}
-        remember(model, edit)
+        layer = modules[edit.layer]
+        before = shape_of(layer)
+        slices |= {f"{edit.layer}.{name}": slice_ for name, slice_ in cut_(layer, edit).items()}
+        remember(layer, edit, before)
     return Removal(edits, slices)
 
 

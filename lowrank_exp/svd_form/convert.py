@@ -8,7 +8,7 @@ from torch import nn
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition import Decomposition, Decompositions, SVDDecomposition, refusals
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.edits import ToSVD, remember
+from lowrank_exp.edits import ToSVD, replace_
 from lowrank_exp.names import by_layer
 from lowrank_exp.svd_form.layers import SVDForm, form_refusal
 
@@ -67,8 +67,7 @@ def to_svd_(
         for name, kind in wanted.items()
     }
     for name, form in forms.items():
-        model.set_submodule(name, form)
-        remember(model, ToSVD(name, form.decomposition.name, form.rank, form.decomposition.options()))
+        replace_(model, name, form, [ToSVD(name, form.decomposition.name, form.rank, form.decomposition.options())])
     return model
 
 

@@ -31,7 +31,6 @@ def dense_copy(model: nn.Module) -> nn.Module:
     dense = copy.deepcopy(model)
     for name, form in forms_of(dense).items():
         dense.set_submodule(name, form.dense())
-    dense.__dict__.pop("lowrank_edits", None)
     return dense
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.cost import LAYERS, LayerCost, layer_costs, out_channels
 from lowrank_exp.decomposition import SVD
 from lowrank_exp.decomposition.base import filled
-from lowrank_exp.edits import Factorize, ToSVD, edits_of, forget, remember
+from lowrank_exp.edits import Factorize, ToSVD, replace_
 from lowrank_exp.names import by_layer
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.svd_form.layers import SVDForm
@@ -112,11 +112,9 @@ def truncate_(
             planned[name] = _planned(costs[name], forms[name], None, f"not cheaper than dense: {told}")
     plain = {name: _plain(forms[name], planned[name].rank, by) for name in chosen}
     for name, layer in plain.items():
-        model.set_submodule(name, layer)
-        forget(model, [edit for edit in edits_of(model) if isinstance(edit, ToSVD) and edit.layer == name])
-        if (rank := planned[name].rank) is not None:
-            kind = forms[name].decomposition
-            remember(model, Factorize(name, kind.name, rank, kind.options()))
+        rank, kind = planned[name].rank, forms[name].decomposition
+        made = [] if rank is None else [Factorize(name, kind.name, rank, kind.options())]
+        replace_(model, name, layer, made, undone=ToSVD)
     others = {name: _untouched(one, "it is not in SVD form") for name, one in costs.items()}
     policy = "energy" if energy is not None else "threshold" if threshold is not None else _policy(ranks)
     return Plan({name: planned.get(name, others[name]) for name in costs}, policy)

@@ -10,6 +10,7 @@ from torch import nn
 
 from lowrank_exp import measure
 from lowrank_exp.decomposition import ChannelSVD, SpatialSVD
+from lowrank_exp.edits import edits_of
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.svd_form import SVDForm, dense_copy, forms_of, sorted_svd, spectrum, to_svd_, truncate_
 
@@ -213,7 +214,7 @@ def test_plan_tells_of_every_layer():
     plan = truncate_(net, {"0": 2}, layers=["0"])
     assert plan.layers["1"].reason == "it stays in SVD form"
     assert list(forms_of(net)) == ["1"]
-    assert [edit.layer for edit in net.lowrank_edits] == ["1", "0"]
+    assert [edit.layer for edit in edits_of(net)] == ["1", "0"]
 
 
 def test_mistakes_leave_the_network_alone():
