@@ -26,14 +26,14 @@ from lowrank_exp.files import copy_whole, held
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.layer_results import layer_results
 from lowrank_exp.loggers import Identity, Log
-from lowrank_exp.models import ZeroShot, load_weights_, weights_file
+from lowrank_exp.models import ZeroShot, check_numbers, load_weights_, not_finite, weights_file
 from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.surgery import meta_copy
-from lowrank_exp.training import evaluate, resolve_device
+from lowrank_exp.training import evaluate, resolve_device, why_no_scores
 from lowrank_exp.training.generators import seed_all, undisturbed
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
@@ -109,7 +109,7 @@ class _Job:
         self.device = str(resolve_device(cfg.device))
         self.store = OutcomeStore(Path(cfg.paths.store))
         self.data: ImageData = instantiate(cfg.data)
-        self.initial = self.initial_network()
+        self.initial = self.initial_network(console.say)
         self.given = edits_of(self.initial)
         self.data.adapt(self.initial.__dict__.get("input_shape"))
         self.data.setup()
@@ -135,14 +135,17 @@ class _Job:
             )
         return network
 
-    def initial_network(self) -> nn.Module:
+    def initial_network(self, say: Callable[[str], None] = lambda text: None) -> nn.Module:
         """The network that the first phase gets: with the weights of `model.weights`, dense or compressed."""
         network, weights = self.dense_network(), self.cfg.model.get("weights")
         if weights is None:
             return network
         if artifact.is_artifact(weights):
-            return artifact.load_into_(network, weights)
-        load_weights_(network, weights)
+            masks = not_finite(network)
+            network, state = artifact.load_into_(network, weights), artifact.read(weights)["state_dict"]
+            check_numbers(state, network.state_dict(keep_vars=True), masks, weights)
+        elif taken := load_weights_(network, weights):
+            say(taken)
         return network
 
     def introduce(self) -> None:
@@ -365,9 +368,13 @@ class _Job:
         """The figures of the network that lies in the phase's file."""
         network = artifact.load_into_(self.dense_network(), self.store.network(step.name, step.key)).to(self.device)
         test = evaluate(network, self.data.test_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
-        confusion.write(self.store.confusion(step.name, step.key), self.data.classes, test.confusion.numpy())
-        names = confusion.class_names(self.data.classes)
-        by_class = dict(zip(names, test.class_accuracy[: len(names)], strict=True))
+        warnings, by_class = [*done.warnings], {}
+        if test.confusion is None:
+            warnings.append(why_no_scores(network, test))
+        else:
+            confusion.write(self.store.confusion(step.name, step.key), self.data.classes, test.confusion.numpy())
+            names = confusion.class_names(self.data.classes)
+            by_class = dict(zip(names, test.class_accuracy[: len(names)], strict=True))
         val = None
         if self.data.sizes["val"]:
             val = evaluate(network, self.data.val_loader(self.cfg.evaluation.batch_size), self.device).accuracy
@@ -387,7 +394,7 @@ class _Job:
             seconds,
             done.history,
             done.values,
-            list(done.warnings),
+            warnings,
             done.missed,
         )
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -25,7 +26,8 @@ def network(constructor: Callable[P, Network]) -> Callable[P, Network]:
     2. records on the module `zoo = {"name": ..., "arguments": {...}}`: every argument, defaults too, but
        not `weights`, so that `build(**module.zoo)` gives the same network again, and
        `input_shape = (C, H, W)`, which the data adapts to;
-    3. loads `weights` (a path, see `load_weights_`) unless it is None.
+    3. loads `weights` (a path, see `load_weights_`) unless it is None; a warning says what was taken of a file that
+       holds more than the network's tensors under its own names.
 
     Raises:
         TypeError: while decorating, if one of the four arguments is missing; in a call, as Python does.
@@ -56,8 +58,8 @@ def network(constructor: Callable[P, Network]) -> Callable[P, Network]:
         side = arguments["input_size"]
         module.zoo = {"name": name, "arguments": arguments}
         module.input_shape = (arguments["in_channels"], side, side)
-        if weights is not None:
-            load_weights_(module, weights)
+        if weights is not None and (taken := load_weights_(module, weights)):
+            warnings.warn(taken, stacklevel=2)
         return module
 
     return construct

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Set
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.models.foreign import conversion
+from lowrank_exp.models.numbers import check_numbers, not_finite
+from lowrank_exp.models.parts import Part, best_parts, listed, mappings, shape_of, unwrapped
 
 PREFIXES = ("module.", "network.", "model.")  # DataParallel, our LightningModule, other people's
-SHOWN = 5  # names per kind of mismatch in an error message
+COUNT = "num_batches_tracked"  # of batch norms: so many batches their statistics are of
 
 
-def read_state(path: str | os.PathLike, known: Set[str] = frozenset()) -> dict[str, Tensor]:
+def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU.
 
-    Reads a state dict, a dict that holds one under `state_dict` or `model` (a Lightning checkpoint too), and
-    safetensors files (`*.safetensors`). A prefix `module.`, `network.` or `model.` that all names share is taken
-    off, again and again, until a name is one of `known`. Only tensors and plain containers are unpickled.
+    Reads a state dict, a dict that holds one under `state_dict`, `model` or another usual name, see
+    `lowrank_exp.models.parts` (a Lightning checkpoint too), and safetensors files (`*.safetensors`). What
+    `torch.compile` puts into names is taken out, and a prefix `module.`, `network.` or `model.` that all names share
+    is taken off, again and again. Only tensors and plain containers are unpickled.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -33,48 +37,50 @@ def read_state(path: str | os.PathLike, known: Set[str] = frozenset()) -> dict[s
     ...     read_state(file.name)
     {'bias': tensor([1., 1.])}
     """
-    content = file_content(path)
-    if isinstance(content, Mapping) and content.get("format") == "lowrank_exp":
-        raise ValueError(f"{path} is a compressed network: load it by lowrank_exp.load({str(path)!r})")
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates += [content.get("state_dict"), content.get("model")]
-    for candidate in candidates:
-        if is_state(candidate):
-            return without_prefixes(candidate, known)
-    found = (
-        f"a dict with {listed(content) or 'nothing in it'}" if isinstance(content, Mapping) else type(content).__name__
-    )
-    raise ValueError(
-        f"{path} is not a checkpoint: it holds {found}; a state dict is needed (tensors by name), bare or "
-        "under 'state_dict' or 'model'. Save one by torch.save(network.state_dict(), file)"
-    )
+    content = checkpoint(path)
+    parts = [Part(keys, "", state) for keys, state in mappings(content) if is_state(state)]
+    known = sorted((part for part in parts if part.known), key=lambda part: part.order)
+    if not known:
+        raise ValueError(no_state(content, path))
+    return without_prefixes(known[0].state)
 
 
-def load_weights_(module: nn.Module, path: str | os.PathLike) -> None:
+def load_weights_(module: nn.Module, path: str | os.PathLike) -> str:
     """Load a checkpoint into `module`, in place: all weights and buffers, or none and an error.
 
     `path` may be the name of published weights, where the module has such (`hub`): see `weights_file`.
 
-    Names and shapes must be the module's own, see `read_state` for the files and prefixes. The count
-    `num_batches_tracked` of batch norms alone may be missing, as it is in files that PyTorch before 0.4.1
-    wrote, and is then left as it is. Of a module on the meta device only names and shapes are checked.
+    Names and shapes must be the module's own. They may stand under keys (`state_dict`, `model`, `ema` ...), behind a
+    prefix and beside something else, such as a criterion: then that part is taken which has them all. Where several
+    have, what was trained comes before running averages of it. The count `num_batches_tracked` of batch norms alone may
+    be missing, as it is in files that PyTorch before 0.4.1 wrote, and is then left as it is. Of a module on the meta
+    device only names, shapes and numbers are checked.
+
+    Returns:
+        One line that says which part of the file was taken, and what was left out; empty: all of it, as it was.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is none that `read_state` reads, or is of another network.
+        ValueError: if the file is none that `read_state` reads, is of another network, has several parts that fit of
+            which none comes first, or numbers that are not finite or of another kind (integers for floats).
     """
     path = weights_file(module, path)
-    own = module.state_dict()
-    state = read_state(path, known=own.keys())
+    own = module.state_dict(keep_vars=True)
+    content = checkpoint(path)
+    parts = best_parts(content, own)
+    if not parts:
+        raise ValueError(no_state(content, path))
+    part, *others = parts
+    state = part.state
     if (published := module.__dict__.get("published")) is not None:
         state = published.translated(state, own.keys())
-    missing = [name for name in own if name not in state and not name.endswith(".num_batches_tracked")]
+    state = {name: value for name, value in state.items() if not _uncountable(name, value)}
+    missing = [name for name in own if name not in state and not name.endswith(COUNT)]
     unexpected = [name for name in state if name not in own]
     reshaped = [
-        f"{name} {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the network"
+        f"{name} {shape_of(state[name])} in the file, {shape_of(own[name])} in the network"
         for name in own
-        if name in state and state[name].shape != own[name].shape
+        if name in state and shape_of(state[name]) != shape_of(own[name])
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(kinds.values()):
@@ -86,8 +92,41 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> None:
             else f"Its classifier knows {classes} classes: set model.num_classes={classes} (the data may have fewer)"
         )
         raise ValueError(f"{path} does not fit {type(module).__name__} ({found}). {remedy}")
-    if not any(tensor.is_meta for tensor in own.values()):
-        module.load_state_dict(own | state)
+    if others and part.order == others[0].order:
+        places = listed(one.place for one in parts)
+        raise ValueError(f"{path} has several parts that fit ({places}): save the one you mean: {part.alone(path)}")
+    in_file = set(map(id, part.state.values()))  # a classifier that is still to be made is not
+    given = {name: value for name, value in state.items() if id(value) in in_file}
+    check_numbers(given, own, not_finite(module), path)
+    if not any(isinstance(value, Tensor) and value.is_meta for value in own.values()):
+        whole = OrderedDict(own | state)
+        whole._metadata = OrderedDict(own._metadata | getattr(part.state, "_metadata", {}))
+        module.load_state_dict(whole)
+    return part.described(others, path)
+
+
+def _uncountable(name: str, value: Any) -> bool:
+    """Whether a count of batches is no number: in half precision it ends at 65504, and is left as it is then."""
+    return name.endswith(COUNT) and isinstance(value, Tensor) and not bool(value.isfinite().all())
+
+
+def checkpoint(path: str | os.PathLike) -> Any:
+    """What is in a file, unless it is a compressed network of ours; see `file_content`."""
+    content = file_content(path)
+    if isinstance(content, Mapping) and content.get("format") == "lowrank_exp":
+        raise ValueError(f"{path} is a compressed network: load it by lowrank_exp.load({str(path)!r})")
+    return content
+
+
+def no_state(content: Any, path: str | os.PathLike) -> str:
+    """What is said of a file without a state dict."""
+    found = (
+        f"a dict with {listed(content) or 'nothing in it'}" if isinstance(content, Mapping) else type(content).__name__
+    )
+    return (
+        f"{path} is not a checkpoint: it holds {found}; a state dict is needed (tensors by name), bare or "
+        "under 'state_dict' or 'model'. Save one by torch.save(network.state_dict(), file)"
+    )
 
 
 def classes_in(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | None:
@@ -96,8 +135,8 @@ def classes_in(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | 
     So it is where all tensors of another shape differ in their first entry alone, from the same number to the same
     number, and are those of one layer.
     """
-    reshaped = [name for name in own if state[name].shape != own[name].shape]
-    shapes = [(state[name].shape, own[name].shape) for name in reshaped]
+    reshaped = [name for name in own if name in state and shape_of(state[name]) != shape_of(own[name])]
+    shapes = [(shape_of(state[name]) or (), shape_of(own[name]) or ()) for name in reshaped]
     if any(len(theirs) != len(ours) or theirs[1:] != ours[1:] for theirs, ours in shapes):
         return None
     layers = {name.rpartition(".")[0] for name in reshaped}
@@ -165,29 +204,13 @@ def is_state(content: Any) -> bool:
     )
 
 
-def without_prefixes(state: Mapping[str, Tensor], known: Set[str] = frozenset()) -> dict[str, Tensor]:
-    """Take off a prefix of PREFIXES that all names share, as long as no name is one of `known`.
+def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take `_orig_mod.` out of names, and off a prefix of PREFIXES that all share, as long as there is one.
 
     >>> without_prefixes({"network.module.fc": 1, "network.module.conv": 2})
     {'fc': 1, 'conv': 2}
-    >>> without_prefixes({"model.fc": 1}, known={"model.fc"})
-    {'model.fc': 1}
     """
-    state = dict(state)
-    while known.isdisjoint(state):
-        shared = [prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)]
-        if not shared:
-            break
+    state = {unwrapped(name): tensor for name, tensor in state.items()}
+    while shared := [prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in state)]:
         state = {name.removeprefix(shared[0]): tensor for name, tensor in state.items()}
     return state
-
-
-def listed(names: Any) -> str:
-    """The first few names, and how many more there are.
-
-    >>> listed("abcdefg")
-    'a, b, c, d, e and 2 more'
-    """
-    names = [str(name) for name in names]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -2,7 +2,7 @@
 
 from lowrank_exp.training.device import resolve as resolve_device
 from lowrank_exp.training.distillation import Distillation
-from lowrank_exp.training.evaluate import Scores, evaluate
+from lowrank_exp.training.evaluate import Scores, evaluate, why_no_scores
 from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.fit import check_computing, check_pruning, fit_
 from lowrank_exp.training.module import Classifier
@@ -30,4 +30,5 @@ __all__ = [
     "recalibrate_",
     "resolve_device",
     "trained",
+    "why_no_scores",
 ]

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_stat_scores
 
+from lowrank_exp.models import not_finite
+from lowrank_exp.models.parts import listed
 from lowrank_exp.modes import kept_modes
 from lowrank_exp.training.device import resolve
 from lowrank_exp.training.generators import undisturbed
@@ -32,13 +34,16 @@ class Scores:
         count: how many images.
         confusion: int64 (C, C), images of label i (row) with the highest logit at j (column); None where it was not
             asked for.
+        not_finite: images of which a logit is NaN or infinite. Where there are any, nothing above but `count` is a
+            number: the highest of logits that are NaN would be that of class 0.
     """
 
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     top5: float | None
     count: int
     confusion: Tensor | None = field(default=None, compare=False, repr=False)
+    not_finite: int = 0
 
     @property
     def class_accuracy(self) -> list[float | None] | None:
@@ -60,7 +65,7 @@ def evaluate(
 
     The network's modes and device, and the global random generators, are afterwards as they were. Counts are
     whole numbers and the loss is summed in float64, so the batch size changes nothing but the last bits of
-    the loss.
+    the loss. Of a network that gives logits which are not finite there are no scores, see `Scores.not_finite`.
 
     Args:
         network: takes images of shape (N, ...), returns logits (N, C).
@@ -77,6 +82,7 @@ def evaluate(
     home = _home(network)
     hits = torch.zeros((), dtype=torch.int64, device=where)
     hits5 = torch.zeros((), dtype=torch.int64, device=where)
+    spoilt = torch.zeros((), dtype=torch.int64, device=where)
     losses: list[Tensor] = []
     pairs: list[tuple[Tensor, Tensor]] = []
     count, classes, channels_last = 0, num_classes, False
@@ -90,6 +96,7 @@ def evaluate(
                 classes = _classes(logits_NC, labels, classes)
                 labels_N = labels.to(where, non_blocking=True)
                 losses.append(cross_entropy(logits_NC.float(), labels_N, reduction="sum"))
+                spoilt += (~logits_NC.isfinite()).any(1).sum()
                 predictions_N = logits_NC.argmax(1)
                 hits += (predictions_N == labels_N).sum()
                 if confusion:
@@ -101,12 +108,24 @@ def evaluate(
             network.to(home)
     if count == 0 or classes is None:
         raise ValueError("the loader gave no images: check its data set, and drop_last with a large batch size")
+    if spoilt:
+        return Scores(None, None, None, count, not_finite=spoilt.item())
     return Scores(
         accuracy=hits.item() / count,
         loss=torch.stack(losses).cpu().double().sum().item() / count,
         top5=hits5.item() / count if classes >= FEWEST_CLASSES_FOR_TOP5 else None,
         count=count,
         confusion=_confusion(pairs, classes) if confusion else None,
+    )
+
+
+def why_no_scores(network: nn.Module, scores: Scores) -> str:
+    """Why a network whose logits are not finite has no scores, and where that may come from."""
+    bad = not_finite(network)
+    why = f"NaN or infinite are entries of {listed(bad)}" if bad else "its weights are finite, activations overflow"
+    return (
+        f"the logits of {scores.not_finite} of {scores.count} test images are NaN or infinite: there is no "
+        f"accuracy and no loss; {why}"
     )
 
 

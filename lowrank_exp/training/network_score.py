@@ -75,7 +75,7 @@ class NetworkScore:
         self._bar.close()
 
     def __call__(self, ranks: Mapping[str, Rank | Choice | None]) -> float:
-        """The score at these ranks; layers that are not named are dense.
+        """The score at these ranks; layers that are not named are dense. 0 where logits are not finite.
 
         Raises:
             ValueError: a layer or a rank that does not exist.
@@ -91,6 +91,8 @@ class NetworkScore:
                 with written_whole(path) as temporary:
                     temporary.write_text(json.dumps({"ranks": _told(cut), **scores}), encoding="utf-8")
         self._bar.update()
+        if scores["accuracy"] is None:
+            return 0.0
         return scores["accuracy"] if self.quality == "accuracy" else math.exp(-scores["loss"])
 
     def _choices(self, ranks: Mapping[str, Rank | Choice | None]) -> dict[str, Choice]:

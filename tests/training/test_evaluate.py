@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowrank_exp.training import Scores, evaluate
+from lowrank_exp.training import Scores, evaluate, why_no_scores
 
 
 def data(count: int, classes: int, batch_size: int = 16) -> tuple[np.ndarray, np.ndarray, DataLoader]:
@@ -83,3 +83,22 @@ def test_what_does_not_fit(logits, labels, classes, message):
 def test_no_images():
     with pytest.raises(ValueError, match="no images"):
         evaluate(nn.Identity(), [], device="cpu", num_classes=3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_not_finite_have_no_scores(bad):
+    logits_NC, labels_N, _ = data(50, 10)
+    logits_NC[[3, 20]] = bad
+    logits_NC[40, 1] = bad
+    loader = DataLoader(TensorDataset(torch.from_numpy(logits_NC), torch.from_numpy(labels_N)), batch_size=16)
+    scores = evaluate(nn.Identity(), loader, device="cpu", confusion=True)
+    assert scores == Scores(None, None, None, 50, not_finite=3)
+    assert scores.confusion is None
+    assert scores.class_accuracy is None
+    assert why_no_scores(nn.Linear(2, 2), scores) == (
+        "the logits of 3 of 50 test images are NaN or infinite: there is no accuracy and no loss; its weights are "
+        "finite, activations overflow"
+    )
+    network = nn.Linear(2, 2)
+    network.bias.data[0] = bad
+    assert why_no_scores(network, scores).endswith("no loss; NaN or infinite are entries of bias")

@@ -158,8 +158,8 @@ def _without(network: nn.Module, silenced: list[nn.Module], f: int, score: Calla
             hook.remove()
 
 
-def _finite(loss: float, what: str) -> float:
-    if not math.isfinite(loss):
+def _finite(loss: float | None, what: str) -> float:
+    if loss is None or not math.isfinite(loss):
         raise ValueError(f"oracle: the loss of {what} is {loss}; it must be a finite number")
     return float(loss)
 
