@@ -22,12 +22,16 @@ from lowrank_exp.allocator import keep_freed_memory
 from lowrank_exp.command_line import checked, put_working_folder_last
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
+from lowrank_exp.jobs_not_run import rest_told
 from lowrank_exp.machine import cores
 from lowrank_exp.results import fingerprint
+from lowrank_exp.signals import Interrupted, end_with_the_parent, raising, received, signals_raised
 
 
 def main() -> None:
-    """The console script. Exit status 0: every job ended well; 1: a mistake, a job that failed or missed a target."""
+    """The console script. Exit status 0: every job ended well; 1: a mistake, a job that failed or missed a target;
+    128 + n: signal n.
+    """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(CONF))
         return
@@ -36,12 +40,14 @@ def main() -> None:
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     try:
         sys.argv[1:] = checked(sys.argv[1:])
-        decorate(job)()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last finished epoch")
-    except MissedTargetError as missed:
-        sys.exit(f"\nmissed: {missed}")
-    except Exception as error:
+        with signals_raised(), rest_told():
+            decorate(job)()
+    except (Exception, Interrupted) as error:
+        if (signal := error if isinstance(error, Interrupted) else received()) is not None:
+            print(f"\n{signal}", file=sys.stderr)
+            sys.exit(signal.status)
+        if isinstance(error, MissedTargetError):
+            sys.exit(f"\nmissed: {error}")
         if any(argument in ("debug=true", "debug=True") for argument in sys.argv[1:]):
             raise
         sys.exit(f"\nerror: {explained(error)}\n(debug=true shows the traceback)")
@@ -55,10 +61,17 @@ def job(cfg: DictConfig) -> None:
     check_devices(cfg.devices, str(hydra_cfg.mode) == "RunMode.MULTIRUN")
     if jobs_side_by_side(hydra_cfg) > 1:
         cfg.progress = False
+        if not raising():  # a process that the launcher has started
+            end_with_the_parent()
 
-    from lowrank_exp.run import run
+    try:
+        with signals_raised():  # also in such a process
+            from lowrank_exp.run import run
 
-    result = run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+            result = run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+    except Interrupted as interrupted:
+        interrupted.job = hydra_cfg.job.get("num")
+        raise
     if result is not None and result.status == "missed":
         told = [f"{phase.name}: {warning}" for phase in result.phases if phase.missed for warning in phase.warnings]
         raise MissedTargetError("; ".join(told))

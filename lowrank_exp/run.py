@@ -2,7 +2,6 @@
 
 import functools
 import os
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,9 +31,11 @@ from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
+from lowrank_exp.signals import Interrupted, raise_received
 from lowrank_exp.surgery import meta_copy
 from lowrank_exp.training import evaluate, resolve_device, why_no_scores
 from lowrank_exp.training.generators import seed_all, undisturbed
+from lowrank_exp.unfinished import Place, recorded
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
 LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
@@ -58,33 +59,22 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
     identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config} | dict(labels)
     console = Console(cfg.progress)
     if cfg.dry_run:
-        _Job(cfg, config, folder, labels, console).dry_run(identity["fingerprint"])
+        _Job(cfg, config, folder, labels, console, Place()).dry_run(identity["fingerprint"])
         return None
     variables = dict(os.environ)
     with held(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}")):
+        place = Place()
         try:
-            result = _Job(cfg, config, folder, labels, console).run(identity)
-        except Exception as error:
-            recorded = record_failure(folder / RESULT, identity, cfg.device)
-            where = "recorded in" if recorded else "the earlier, complete result is left as it was in"
-            console.say(f"failed: {type(error).__name__}, {where} {folder / RESULT}")
-            raise
+            result = _Job(cfg, config, folder, labels, console, place).run(identity)
+        except (Exception, Interrupted, SystemExit) as error:
+            if (signal := recorded(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
+                raise
+            raise signal from None
         finally:
             os.environ.clear()
             os.environ.update(variables)
     console.result(result, folder / RESULT)
     return result
-
-
-def record_failure(path: Path, identity: Mapping[str, Any], device: str) -> bool:
-    """Write a result with status `failed` and the current traceback; a complete one is left (then False)."""
-    try:
-        if Result.read(path).complete:
-            return False
-    except (ValueError, OSError):
-        pass
-    Result("failed", **identity, environment=environment(device), error=traceback.format_exc()).write(path)
-    return True
 
 
 @dataclass(frozen=True)
@@ -104,8 +94,10 @@ class _Job:
         folder: Path,
         labels: Mapping[str, str | None],
         console: Console,
+        place: Place,
     ) -> None:
         self.cfg, self.config, self.folder, self.labels, self.console = cfg, config, folder, labels, console
+        self.place = place
         self.device = str(resolve_device(cfg.device))
         self.store = OutcomeStore(Path(cfg.paths.store))
         self.data: ImageData = instantiate(cfg.data)
@@ -302,6 +294,8 @@ class _Job:
         results: list[PhaseResult] = []
         plan: Plan | None = None
         for number, step in enumerate(self.steps, start=1):
+            raise_received()
+            self.place.phase(step.name, step.phase)
             outcome = self.store.read(step.name, step.key)
             if outcome is not None:
                 for metrics in outcome.history:
@@ -309,7 +303,7 @@ class _Job:
                 outcome = self.with_latency_here(outcome)
             else:
                 self.console.phase(number, len(self.steps), step.name)
-                outcome = self.compute(step, functools.partial(log.epoch, step.name))
+                outcome = self.compute(step, functools.partial(self.epoch, log, step.name))
             plan = self.store.plan(step.name, step.key) or plan
             self.files = self.store.network(step.name, step.key)
             self.epochs[step.name] = len(outcome.history)
@@ -319,7 +313,14 @@ class _Job:
                 self.console.row(results[-1])
             else:
                 self.console.say(f"{step.name}: nothing to do in this network")
+        self.place.last()
         return results, plan, self.stored_network()
+
+    def epoch(self, log: Log, phase: str, metrics: Mapping[str, float]) -> None:
+        """An epoch of a phase has ended."""
+        self.place.epoch()
+        log.epoch(phase, metrics)
+        raise_received()
 
     def compute(self, step: _Step, on_epoch: Callable[[Mapping[str, float]], None]) -> Outcome:
         """Run one phase, store its network, and measure the network read back from the file."""

@@ -22,6 +22,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -204,6 +205,9 @@ def _work(
 ) -> None:
     """What a worker does."""
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to all processes; the main one ends the workers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     try:
         where = torch.device(devices[rank])
         torch.set_num_threads(threads)

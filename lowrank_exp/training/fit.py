@@ -1,5 +1,7 @@
 """`fit_`: train a network, surviving interruptions."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -233,7 +235,9 @@ def _carry_out(
     module = Classifier(network, fit.optimizer, fit.schedule, recipe["epochs"] * steps, **options)
     own = [*generators.owned(train_loader, val_loader), *survivors.generators, *noisy_weights.generators]
     own += pruner.generators
-    callbacks: list[pl.Callback] = [] if fit.until is None else [WatchEveryEpoch(fit.until)]
+    callbacks: list[pl.Callback] = [OwnSignals()]
+    if fit.until is not None:
+        callbacks.append(WatchEveryEpoch(fit.until))
     if fit.snapshots:
         callbacks.append(checkpoints.Snapshots(fit.snapshots))
     callbacks.append(checkpoints.SaveEveryEpoch(fit.checkpoint, recipe, recipe["seed"], own))
@@ -266,6 +270,23 @@ def _trainer(places: list[str], epochs: int, callbacks: list[pl.Callback], skips
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
+
+
+class OwnSignals(pl.Callback):
+    """Leaves SIGTERM to whom it belonged before the fit.
+
+    Lightning's handler waits for the end of the batch, asks other processes in a way that hangs if they do not expect
+    it, and ends the process with exit status 0.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lightning has not yet put its own in its place."""
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Now it has; only the main thread may change it, and Lightning does nothing elsewhere."""
+        if threading.current_thread() is threading.main_thread() and self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 class _Opened:
