@@ -186,7 +186,7 @@ class DryRun:
         rest = sorted(work, key=work.__getitem__)
         while rest and seconds() < SECONDS:
             name = rest.pop(0)
-            factorize_(self.network, Plan({name: plan.layers[name]}), store=setting.svds)
+            factorize_(self.network, replace(plan, layers={name: plan.layers[name]}), store=setting.svds)
             done += work[name]
         seconds = seconds()
         if rest:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition import Rank
+from lowrank_exp.replacing import give_hooks_
 from lowrank_exp.wrappers import full_name, joined, plain_names, set_layer_
 
 RECORDS = "lowrank_edits"  # the attribute of a module that keeps some
@@ -171,6 +172,7 @@ def replace_(
     kept = [Record(one.edit, joined(above, below), one.before, one.number) for above, one in outer]
     kept += [Record(one.edit, below, before, one.number) for one in own if not isinstance(one.edit, undone or ())]
     kept += [Record(edit, below, before) for edit in edits]
+    give_hooks_(new, old)
     set_layer_(model, name, new)
     keeper.__dict__[RECORDS] = kept
 

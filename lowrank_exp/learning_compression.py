@@ -118,7 +118,7 @@ class LearningCompression(Phase):
         for name, theta in state.theta.items():
             with torch.no_grad():
                 network.get_submodule(name).weight.copy_(theta)
-        factorize_(network, state.plan)
+        factorize_(network, state.plan, example_input=example)
         return Done(state.history, state.plan)
 
     def c_step(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowrank_exp.cost import LAYERS, out_channels
 from lowrank_exp.decomposition import (
@@ -19,7 +19,6 @@ from lowrank_exp.decomposition import (
     SVDDecomposition,
     named,
     recompose,
-    refusals,
 )
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.edits import (
@@ -38,6 +37,7 @@ from lowrank_exp.names import by_layer
 from lowrank_exp.pruning.cut import cut_
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
+from lowrank_exp.replacing import trial, unsafe, untried
 from lowrank_exp.shapes import meta_copy as meta_copy
 from lowrank_exp.svd_form.layers import SVDForm
 
@@ -50,6 +50,7 @@ def factorize_(
     reconstruct: str | None = None,
     batches: Iterable | None = None,
     store: SVDStore | None = None,
+    example_input: Tensor | None = None,
     **options: Any,
 ) -> nn.Module:
     """Replace layers of `model` by their factors, in place.
@@ -65,6 +66,9 @@ def factorize_(
         batches: images to fit to: anything that gives tensors `(N, ...)`, or tuples that start with one, and that can
             be gone through several times.
         store: where SVDs are kept; None computes what the ranks need.
+        example_input: what the network is tried on, see `lowrank_exp.replacing.trial`, before anything is replaced.
+            None: a plan that `allocate` made of profiles was tried already; ranks by hand are tried on the meta device
+            on an input whose size is guessed, or judged by what the network's structure and code tell.
         options: of the fit: `asymmetric`, `seed` and others, see `lowrank_exp.reconstruct.fit_to_data`.
 
     Returns:
@@ -81,9 +85,9 @@ def factorize_(
       (1): Linear(in_features=2, out_features=4, bias=True)
     )
     """
-    reasons = refusals(model)
     modules = dict(model.named_modules())
     wanted = _wanted(model, plan, Decompositions.of(decomposition))
+    reasons = _reasons(model, wanted, getattr(plan, "tried", False), example_input)
     for name, (kind, _) in wanted.items():
         if refusal := reasons.get(name) or kind.refusal(modules[name]):
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
@@ -228,6 +232,13 @@ def _fitted_to_weights(
         known = (store(kind, modules[name]),) if stored else ()
         chains[name] = kind.factorize(modules[name], rank, *known)
     return chains
+
+
+def _reasons(model: nn.Module, wanted: Iterable[str], tried: bool, example_input: Tensor | None) -> dict[str, str]:
+    """Why layers of `model` must not be replaced, by name."""
+    if example_input is not None:
+        return trial(model, example_input)
+    return unsafe(model) if tried else untried(model, wanted)
 
 
 def _wanted(

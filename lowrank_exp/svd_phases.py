@@ -28,10 +28,11 @@ class ToSVD(Phase):
     layers: Sequence[str] | None = None
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
-        to_svd_(network, self.decomposition, self.rank, self.layers)
+        to_svd_(network, self.decomposition, self.rank, self.layers, example_input=example)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        to_svd_(network, self.decomposition, self.rank, self.layers, store=setting.svds)
+        example = torch.zeros(1, *setting.data.input_shape)
+        to_svd_(network, self.decomposition, self.rank, self.layers, store=setting.svds, example_input=example)
         return Done()
 
 

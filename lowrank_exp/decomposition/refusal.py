@@ -7,12 +7,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from lowrank_exp.cost import LAYERS
-
-# Modules of open_clip and torchvision, and which of their layers they read the weights of without calling them.
-READ_BY = {
-    "AttentionPool2d": ("q_proj", "k_proj", "v_proj", "c_proj"),
-    "ShiftedWindowAttention": ("qkv", "proj"),
-}
+from lowrank_exp.decomposition.uses import uses_of_children
 
 
 def refusals(model: nn.Module) -> dict[str, str]:
@@ -20,9 +15,9 @@ def refusals(model: nn.Module) -> dict[str, str]:
 
     Refused are: layers that share their weight or bias with another place of the network, parametrized weights (weight
     norm, spectral norm, pruning masks), layers whose weight is read without calling them (the output projection of
-    multi-head attention, the linear layers of a transformer encoder, those of CLIP's attention pooling and of Swin
-    transformers), subclasses with a forward of their own, lazy layers before their first call, and complex weights.
-    Other layers that are never called can only be told by a forward pass: `profile` refuses them.
+    multi-head attention, the linear layers of a transformer encoder, and what the code of a parent's forward says, as
+    that of Swin transformers), subclasses with a forward of their own, lazy layers before their first call, and complex
+    weights. Other layers that are never called can only be told by a forward pass: `profile` refuses them.
 
     Raises:
         ValueError: `model` is itself a bare layer, which has no parent to be replaced in.
@@ -43,9 +38,10 @@ def refusals(model: nn.Module) -> dict[str, str]:
         elif isinstance(module, nn.TransformerEncoderLayer):
             reason = "part of nn.TransformerEncoderLayer, whose fast path reads its weight uncalled"
             read |= {module.linear1: reason, module.linear2: reason}
-        for name in next((READ_BY[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in READ_BY), ()):
-            if isinstance(layer := getattr(module, name, None), LAYERS):
-                read[layer] = f"its weight is read by its parent, {type(module).__name__}; it is never called itself"
+        for name, use in uses_of_children(type(module)).items():
+            if not use.itself and "weight" in use.attributes and isinstance(layer := module._modules.get(name), LAYERS):
+                reason = f"its weight is read by its parent, {type(module).__name__}; it is never called itself"
+                read.setdefault(layer, reason)
 
     reasons = {}
     for name, layer in model.named_modules():

@@ -8,7 +8,7 @@ from typing import Any
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.alds import alds
-from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
+from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Problem
 from lowrank_exp.rank.c_step import c_step
 from lowrank_exp.rank.enc_inf import enc_inf
 from lowrank_exp.rank.enc_map import enc_map
@@ -100,12 +100,18 @@ def allocate(
         _check_single(problem.candidates, name)
     if "score" in inspect.signature(chosen).parameters:
         options["score"] = _scored(score, planned, name)
-    for layer_name, choice in _checked(chosen(problem, **options), problem, name).items():
+    try:
+        wished = chosen(problem, **options)
+    except BudgetError as error:
+        refused = [f"{layer.name}: {layer.refusal}" for layer in layers.values() if layer.refusal]
+        raise error.with_reasons(refused) from None
+    for layer_name, choice in _checked(wished, problem, name).items():
         if choice is None:
             planned[layer_name] = planned_layer(layers[layer_name], None, _why_dense(name))
         else:
             planned[layer_name] = planned_layer(choice.profile, choice.rank, f"chosen by {name}")
-    return Plan({layer: planned[layer] for layer in layers}, name, over)
+    tried = all(layer.tried for layer in layers.values())
+    return Plan({layer: planned[layer] for layer in layers}, name, over, tried)
 
 
 def _check_single(candidates: Sequence[Candidate], policy: str) -> None:

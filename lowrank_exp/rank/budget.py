@@ -54,6 +54,13 @@ class BudgetError(ValueError):
         super().__init__(message)
         self.between = between
 
+    def with_reasons(self, refused: Sequence[str]) -> "BudgetError":
+        """The same, with the first of the layers that cannot be decomposed, and why."""
+        if not refused:
+            return self
+        more = f" ... ({len(refused)} in all)" if len(refused) > 3 else ""
+        return BudgetError(f"{self}. Not decomposed: {'; '.join(refused[:3])}{more}", self.between)
+
 
 @dataclass(frozen=True)
 class Candidate:

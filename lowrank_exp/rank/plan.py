@@ -38,12 +38,14 @@ class PlannedLayer:
 class Plan(Mapping[str, Rank | None]):
     """Maps layer names, in network order, to ranks; `layers` has the whole story of each.
 
-    `over` names the layers that the budget counts (all, or the convolutions).
+    `over` names the layers that the budget counts (all, or the convolutions); `tried`: it comes from profiles, so
+    from a trial of the network, and `factorize_` need not try it again.
     """
 
     layers: dict[str, PlannedLayer]
     policy: str = "fixed"
     over: str = "all"
+    tried: bool = field(default=False, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Rank | None:
         return self.layers[name].rank

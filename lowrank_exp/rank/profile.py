@@ -7,12 +7,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from lowrank_exp.cost import LayerCost, layer_costs
-from lowrank_exp.decomposition import Decomposition, Decompositions, Rank, SVDDecomposition, refusals
+from lowrank_exp.decomposition import Decomposition, Decompositions, Rank, SVDDecomposition
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.decomposition.svd import energy_of
 from lowrank_exp.names import by_layer
 from lowrank_exp.rank.at_rank import Cost, CostAt, EnergyAt, EnergyOnLadder, costs_of
+from lowrank_exp.replacing import trial, unsafe
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class LayerProfile:
     energy_at: Callable[[Sequence[Rank]], np.ndarray] | None = field(default=None, repr=False, compare=False)
     others: tuple["LayerProfile", ...] = field(default=(), repr=False)
     ladder_follows_weights: bool = False  # see Decomposition.ladder_follows_weights
+    tried: bool = field(default=False, repr=False, compare=False)  # in the network, by `lowrank_exp.replacing.trial`
 
     @property
     def rungs(self) -> int:
@@ -126,6 +128,9 @@ def profile(
 ) -> dict[str, LayerProfile]:
     """Measure every convolution and linear layer of `model` once, in network order.
 
+    Two forward passes of one image try whether each may be replaced, see `lowrank_exp.replacing.trial`: a layer without
+    which the network would fail or compute something else gets a `refusal` that says why.
+
     Args:
         model: any network that takes one tensor; it is not changed. On the meta device the costs are exact and every
             singular value is 1.
@@ -144,8 +149,9 @@ def profile(
     (8, 6, [35, 70])
     """
     chosen = Decompositions.of(decomposition)
-    reasons = refusals(model)
+    unsafe(model)  # a bare layer ends here
     costs = layer_costs(model, example_input)
+    reasons = trial(model, example_input)
     modules = {name: module for name, module in model.named_modules() if name in costs}
     kinds = chosen.choices(modules)
     exceptions = by_layer(chosen.layers, modules, "decomposition.layers")
@@ -178,12 +184,10 @@ def _profile(
     kind = "linear" if isinstance(layer, nn.Linear) else "conv"
     if decomposition is None:
         refusal = refusal or f"no decomposition is configured for {kind} layers"
-    elif not cost.input_shapes:
-        refusal = refusal or "the network's forward pass does not call it: a parent reads its weight, or it is not used"
     else:
         refusal = refusal or decomposition.refusal(layer)
     if refusal:
-        return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal)
+        return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal, tried=True)
     decomposition.check_weight(layer, cost.name)
     ladder = decomposition.ladder(layer)
     singular_values, kept = _spectrum(layer, decomposition, ladder, store)
@@ -207,6 +211,7 @@ def _profile(
         unfoldings=_unfoldings(layer, decomposition, singular_values),
         cost_at=CostAt.of(layer, decomposition, cost),
         ladder_follows_weights=decomposition.ladder_follows_weights,
+        tried=True,
     )
     several = isinstance(found.full_rank, tuple)
     energy_at = EnergyAt.of(layer, decomposition) if several else EnergyOnLadder(found.ranks, found.energy)

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowrank_exp.cost import LAYERS
-from lowrank_exp.decomposition import Decomposition, Decompositions, SVDDecomposition, refusals
+from lowrank_exp.decomposition import Decomposition, Decompositions, SVDDecomposition
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.edits import ToSVD, replace_
 from lowrank_exp.names import by_layer
+from lowrank_exp.replacing import trial, untried
 from lowrank_exp.svd_form.layers import SVDForm, form_refusal
 
 WantedRank = int | float | None
@@ -22,6 +23,7 @@ def to_svd_(
     layers: Sequence[str] | None = None,
     *,
     store: SVDStore | None = None,
+    example_input: Tensor | None = None,
 ) -> nn.Module:
     """Put layers of `model` into SVD form, in place; at full rank its output stays what it is.
 
@@ -34,6 +36,7 @@ def to_svd_(
         layers: names or `re:` patterns of the layers wanted; None: all that the decomposition takes and that can be
             replaced. The others stay as they are.
         store: where SVDs are kept; None computes what the ranks need.
+        example_input: what the network is tried on, see `lowrank_exp.replacing.trial`; None: as `factorize_` does.
 
     Returns:
         The same `model`.
@@ -47,7 +50,8 @@ def to_svd_(
     [4, 2]
     """
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    reasons, kinds = refusals(model), Decompositions.of(decomposition).by_layer(modules)
+    kinds = Decompositions.of(decomposition).by_layer(modules)
+    reasons = untried(model, modules) if example_input is None else trial(model, example_input)
     named = modules if layers is None else by_layer(dict.fromkeys(layers), modules, "layers")
     wanted = {name: kinds[name] for name in named if kinds[name] is not None}
     refused = {n: reasons.get(n) or form_refusal(modules[n], kind) for n, kind in wanted.items()}

@@ -16,6 +16,7 @@ from lowrank_exp.decomposition import Rank, SVDDecomposition, named
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files import written_whole
 from lowrank_exp.rank import Choice, LayerProfile
+from lowrank_exp.replacing import give_hooks_
 from lowrank_exp.results import digest
 from lowrank_exp.training.evaluate import evaluate
 
@@ -108,6 +109,7 @@ class NetworkScore:
             now, wanted = _told_one(self._cut.get(name)), _told_one(cut.get(name))
             if now != wanted:
                 chain = self._dense[name] if wanted is None else self._chain(name, *wanted)
+                give_hooks_(chain, self.network.get_submodule(name))
                 self.network.set_submodule(name, chain)
         self._cut = dict(cut)
 

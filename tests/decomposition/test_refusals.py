@@ -119,7 +119,7 @@ def test_what_a_parent_only_reads_the_weight_of_is_refused_by_the_profile():
             return self.called(nn.functional.linear(x, self.inner.weight))
 
     layers = profile(Reads(), torch.zeros(1, 4), "linear_svd")
-    assert "does not call it: a parent reads its weight" in layers["inner"].refusal
+    assert layers["inner"].refusal == "its weight is read by its parent, Reads; it is never called itself"
     assert layers["called"].refusal is None
 
 

@@ -1,0 +1,130 @@
+"""A trial: the network is run with stand-ins in the places of its layers, and must do what it did."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.cost import one_image
+from lowrank_exp.modes import evaluating
+from lowrank_exp.replacing.holders import holders
+from lowrank_exp.replacing.observed import Pass, kept_state, observe
+from lowrank_exp.replacing.stand_in import StandIn
+from lowrank_exp.replacing.unsafe import plain_layers, unsafe
+from lowrank_exp.wrappers import set_layer_
+
+UNCALLED = "the network's forward pass does not call it"
+IDLE = "a parent reads its weight, or it is not used"
+
+
+def trial(model: nn.Module, example_input: Tensor) -> dict[str, str]:
+    """Reasons, by layer name, why convolutions and linear layers of `model` must be left alone.
+
+    Beside what `unsafe` tells, they are found by running the first image of `example_input` through `model` as it is,
+    and with a fresh layer with the same weights, inside an `nn.Sequential`, in the place of every layer. The modules
+    called, every operation with the shapes and numbers it gets, and the outputs must be the same. A layer that has
+    attributes read or set that an `nn.Sequential` has not, is called with more than its input, is reached by another
+    way than its place, or has a hook that changes anything is told by that one pass; what else goes wrong is found by
+    bisection. `model` is run where it lies, in evaluation mode, and is afterwards as it was; on the meta device outputs
+    are compared by their shapes.
+
+    Where an image is one number all over, random numbers in [0, 1) take its place.
+
+    Raises:
+        Whatever the network raises on the example.
+    """
+    refused = unsafe(model)
+    layers = {name: layer for name, layer in plain_layers(model) if name not in refused}
+    if not layers:
+        return refused
+    with evaluating(model):
+        found = _Trial(model, layers, _lively(one_image(model, example_input))).faults()
+    return {name: found.get(name, refused.get(name)) for name, _ in model.named_modules() if name in found | refused}
+
+
+class _Trial:
+    """Passes through one network, with stand-ins for any of `layers`."""
+
+    def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> None:
+        self.model, self.layers, self.x = model, layers, x
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.found: dict[str, str] = {}
+        self.compared = {"error", "calls", "operations", "outputs"}
+        self.wanted = self.run([])
+        if self.wanted.error is not None:
+            raise self.wanted.error
+        self.called = set(self.wanted.calls)
+
+    def faults(self) -> dict[str, str]:
+        """Why layers must be left alone, by name."""
+        if not self.good(list(self.layers)):
+            first = self.last
+            self._leave_out_what_varies()
+            if first.differs(self.wanted) & self.compared:
+                self._settled([], [name for name in self.layers if name in self.called])
+        uncalled = [name for name in self._left(list(self.layers)) if name not in self.called]
+        return self.found | dict.fromkeys(uncalled, f"{UNCALLED}: {IDLE}")
+
+    def _settled(self, good: Sequence[str], more: Sequence[str]) -> list[str]:
+        """`good` and those of `more` that can be replaced together with it; why the others cannot goes to `found`."""
+        good, more = self._left(good), self._left(more)
+        if not more:
+            return good
+        if self.good([*good, *more]):
+            return self._left([*good, *more])
+        if self._left(more) != more:
+            return self._settled(good, more)
+        if len(more) == 1:
+            self.found[more[0]] = self._why(more[0], self.last)
+            return good
+        middle = len(more) // 2
+        return self._settled(self._settled(good, more[:middle]), more[middle:])
+
+    def _left(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name not in self.found]
+
+    def good(self, names: Sequence[str]) -> bool:
+        """Whether the network does the same with stand-ins for `names`; what they saw goes to `found`."""
+        self.last = self.run(names)
+        return not self.last.differs(self.wanted) & self.compared
+
+    def run(self, names: Sequence[str]) -> Pass:
+        """A pass with stand-ins for `names`."""
+        stand_ins = {name: StandIn(self.layers[name]) for name in names}
+        known = self.names | {id(stand_in): name for name, stand_in in stand_ins.items()}
+        with kept_state(self.model):
+            for name, stand_in in stand_ins.items():
+                set_layer_(self.model, name, stand_in)
+            seen = observe(self.model, self.x, known)
+        for name, stand_in in stand_ins.items():
+            if id(self.layers[name]) in seen.called:
+                self.found[name] = self._held(name)
+            elif (fault := stand_in._seen.fault()) is not None:
+                self.found[name] = fault if name in self.called else f"{UNCALLED}: {fault}"
+        return seen
+
+    def _leave_out_what_varies(self) -> None:
+        """Compare no more what differs between two passes of the network as it is."""
+        again = self.run([])
+        self.compared -= again.differs(self.wanted)
+        self.wanted = again
+
+    def _held(self, name: str) -> str:
+        where = holders(self.model, [name]).get(name)
+        return f"it is also held by `{where}`" if where else "it is also held by something outside of the network"
+
+    def _why(self, name: str, seen: Pass) -> str:
+        parent = type(self.model.get_submodule(name.rpartition(".")[0])).__name__
+        if seen.error is not None:
+            told = f"{type(seen.error).__name__}: {seen.error}".splitlines()[0]
+            return f"the network fails with an nn.Sequential in its place, within {parent}: {told:.150}"
+        what = "computes something else" if self.wanted.differs(seen) - {"calls"} else "calls other modules"
+        return f"its parent, {parent}, looks at its type: with an nn.Sequential in its place the network {what}"
+
+
+def _lively(x: Tensor) -> Tensor:
+    """`x`, or random numbers where it says nothing."""
+    if x.is_meta or not x.is_floating_point() or not x.numel() or not bool((x == x.flatten()[0]).all()):
+        return x
+    draw = torch.Generator().manual_seed(0)
+    return torch.rand(x.shape, generator=draw).to(x.device, x.dtype)

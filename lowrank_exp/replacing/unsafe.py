@@ -1,0 +1,73 @@
+"""What forbids to replace a layer and can be told by looking at it."""
+
+from collections.abc import Iterator
+from functools import cache
+
+from torch import nn
+
+from lowrank_exp.cost import LAYERS
+from lowrank_exp.decomposition import refusals
+
+BACKWARD = "it has a backward hook, which would see other gradients"
+NAMES = "it has a hook on its state dict, whose names would be others"
+UNMOVED = {  # hooks of a module that cannot move to another
+    "_backward_hooks": BACKWARD,
+    "_backward_pre_hooks": BACKWARD,
+    "_state_dict_hooks": NAMES,
+    "_state_dict_pre_hooks": NAMES,
+    "_load_state_dict_pre_hooks": NAMES,
+    "_load_state_dict_post_hooks": NAMES,
+}
+OF_A_PARAMETER = ("_backward_hooks", "_post_accumulate_grad_hooks")
+
+
+def unsafe(model: nn.Module) -> dict[str, str]:
+    """Reasons, by layer name, why layers of `model` must not be replaced, whatever the network does with them.
+
+    Those of `refusals`, a method replaced on the layer itself (its `forward`, mostly), and hooks that cannot move to
+    what takes its place: on gradients and on the state dict.
+
+    Raises:
+        ValueError: `model` is itself a bare layer.
+    """
+    refused = refusals(model)
+    own = {name: reason for name, layer in plain_layers(model) if (reason := _own(layer)) is not None}
+    return {name: reasons[name] for reasons in [own | refused] for name, _ in model.named_modules() if name in reasons}
+
+
+def plain_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Convolutions and linear layers of torch's own types, with their names."""
+    return ((name, module) for name, module in model.named_modules() if type(module) in LAYERS)
+
+
+def lost_by_replacing(layer: nn.Module) -> frozenset[str]:
+    """Attributes that `layer` has and an `nn.Sequential` has not: parameters, settings, and what was hung on it."""
+    here = {*vars(layer), *layer._parameters, *layer._buffers, *layer._modules}
+    return _of_type(type(layer)) | {name for name in here if not hasattr(_BARE, name)}
+
+
+@cache
+def settings(kind: type[nn.Module]) -> frozenset[str]:
+    """The attributes that a layer of a type has from its constructor: sizes, stride and the like."""
+    sizes = (1, 1) if kind is nn.Linear else (1, 1, 1)
+    return frozenset(vars(kind(*sizes, device="meta"))) - frozenset(vars(_BARE))
+
+
+@cache
+def _of_type(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(name for name in dir(kind) if not hasattr(_BARE, name)) - {"__constants__"}
+
+
+def _own(layer: nn.Module) -> str | None:
+    if replaced := [name for name in vars(layer) if callable(getattr(type(layer), name, None))]:
+        return f"its {' and '.join(replaced)} was replaced"
+    for hooks, reason in UNMOVED.items():
+        if getattr(layer, hooks, None):
+            return reason
+    for name, parameter in layer.named_parameters(recurse=False):
+        if any(getattr(parameter, hooks, None) for hooks in OF_A_PARAMETER):
+            return f"its {name} has a hook on its gradient"
+    return None
+
+
+_BARE = nn.Sequential()

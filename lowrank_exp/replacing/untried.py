@@ -1,0 +1,107 @@
+"""Layers that are to be replaced without an example to try it on: what can be told all the same."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lowrank_exp.cost import CONVOLUTIONS, LAYERS
+from lowrank_exp.decomposition.uses import codes_of, uses_of_children
+from lowrank_exp.modes import evaluating
+from lowrank_exp.replacing.holders import holders
+from lowrank_exp.replacing.trial import IDLE, trial
+from lowrank_exp.replacing.unsafe import lost_by_replacing, plain_layers, settings, unsafe
+from lowrank_exp.shapes import meta_copy
+
+SIZES = (32, 64, 224, 299)  # of images; one that the network takes is enough
+PASS_EXAMPLE = "pass example_input to have it tried"
+
+
+def untried(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+    """Reasons, by name, why some of `layers` must be left alone, where there is no example input for a `trial`.
+
+    A trial on the meta device, without the network's hooks, where the network takes an input of a size that is guessed
+    from what it says itself or from its first layer. Else what `unsafe` tells, layers that an attribute of a module
+    holds a second time or whose settings the code of their parent's forward reads, and those that have attributes of
+    their own. In both cases those whose hooks read their weight or settings, as far as the hooks' code says.
+
+    Raises:
+        ValueError: `model` is itself a bare layer.
+    """
+    reasons = unsafe(model)
+    candidates = {name: layer for name, layer in plain_layers(model) if name in set(layers) - reasons.keys()}
+    if not candidates:
+        return reasons
+    told = _guessed(model)
+    if told is None:
+        told = {name: f"{why}; {PASS_EXAMPLE}" for name, why in _by_structure(model, candidates).items()}
+    for name, layer in candidates.items():
+        if read := _read_by_hooks(layer):
+            told.setdefault(name, f"it has a forward hook that reads its {read}")
+    return reasons | {name: told[name] for name in candidates if name in told}
+
+
+def _by_structure(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str, str]:
+    reasons = {name: f"it is also held by `{where}`" for name, where in holders(model, candidates).items()}
+    for name, layer in candidates.items():
+        parent, _, key = name.rpartition(".")
+        kind, lost = type(model.get_submodule(parent)), lost_by_replacing(layer)
+        use = uses_of_children(kind).get(key)
+        own = {n for n in vars(layer) if n in lost - settings(type(layer)) and not n.startswith(("_", "lowrank_"))}
+        if read := sorted(use.attributes & lost) if use else []:
+            reasons.setdefault(name, f"its parent reads {', '.join(read)}")
+        elif own:
+            reasons.setdefault(name, f"it has attributes of its own, {', '.join(sorted(own))}")
+    return reasons
+
+
+def _read_by_hooks(layer: nn.Module) -> str:
+    """What only the layer has and the code of its hooks names."""
+    hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
+    codes = [code for hook in hooks for code in codes_of(getattr(hook, "__func__", hook))]
+    return ", ".join(sorted(lost_by_replacing(layer) & {name for code in codes for name in code.co_names}))
+
+
+def _guessed(model: nn.Module) -> dict[str, str] | None:
+    """What a trial on the meta device says, but of layers not reached; None where no input can be guessed."""
+    try:
+        network = meta_copy(model)
+        for module in network.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for x in _guesses(model):
+                if _takes(network, x):
+                    return {name: why for name, why in trial(network, x).items() if not why.endswith(IDLE)}
+    except Exception:  # a network that cannot be copied, or that runs on nothing but real numbers
+        return None
+    return None
+
+
+def _takes(network: nn.Module, x: Tensor) -> bool:
+    try:
+        with evaluating(network):
+            network(x)
+    except Exception:  # whatever a network's own code raises on a wrong input
+        return False
+    return True
+
+
+def _guesses(model: nn.Module) -> Iterator[Tensor]:
+    """Inputs that the network may take, on the meta device: as it says itself, or as its first layer takes them."""
+    first = next(module for module in model.modules() if isinstance(module, LAYERS))
+    told = [vars(model).get("input_shape"), *_of_timm(model)]
+    if isinstance(first, CONVOLUTIONS):
+        told += [(first.in_channels, *[size] * len(first.kernel_size)) for size in SIZES]
+    else:
+        told += [(first.in_features,)]
+    for shape in told:
+        if shape:
+            yield torch.empty((1, *shape), device="meta", dtype=first.weight.dtype)
+
+
+def _of_timm(model: nn.Module) -> list[tuple[int, ...]]:
+    settings = [vars(model).get(name) for name in ("pretrained_cfg", "default_cfg")]
+    return [tuple(one["input_size"]) for one in settings if isinstance(one, dict) and "input_size" in one]
