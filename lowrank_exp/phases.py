@@ -39,6 +39,7 @@ from lowrank_exp.training import (
     QuantNoise,
     StochasticDepth,
     check_computing,
+    check_devices,
     check_pruning,
     fit_,
     recalibrate_,
@@ -172,11 +173,9 @@ class Train(Phase):
         depth = StochasticDepth.of(self.stochastic_depth)
         check_computing(self.precision, self.accumulate, self.compile, self.channels_last, depth)
         QuantNoise.of(self.quant_noise)
-        Distillation.of(self.distill)
+        check_devices(self.devices, Distillation.of(self.distill), self.snapshots)
         if bad := [at for at in self.snapshots if isinstance(at, bool) or not 0 <= at <= 1]:
             raise ValueError(f"snapshots must be fractions of the epochs, in [0, 1], got {bad[0]!r}")
-        if isinstance(self.devices, bool) or not isinstance(self.devices, int) or self.devices < 1:
-            raise ValueError(f"devices must be an integer of at least 1, got {self.devices!r}")
         if self.pruning is not None:
             removes = self.pruning.schedule.removes
             check_pruning(self.compile, self.devices, self.quant_noise, depth if removes else None)

@@ -100,6 +100,8 @@ class _Job:
         self.place = place
         self.device = str(resolve_device(cfg.device))
         self.store = OutcomeStore(Path(cfg.paths.store))
+        # Weights files and plans name a decomposition of the user's own, which is known once its module is imported.
+        instantiate(cfg.decomposition)
         self.data: ImageData = instantiate(cfg.data)
         self.initial = self.initial_network(console.say)
         self.given = edits_of(self.initial)

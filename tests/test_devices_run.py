@@ -16,7 +16,24 @@ def test_a_sweep_with_several_devices_is_refused(command, tmp_path, capfd):
 
 def test_devices_are_a_number(command, capfd):
     assert command(*SMOKE, "devices=0") == 1
-    assert "devices must be an integer of at least 1, got 0" in capfd.readouterr().err
+    assert "devices is 0; allowed is an integer, 1 (this process alone) or more" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["method=rewind", "training.devices=2"], "devices is 2, and snapshots of the weights are kept in one process"),
+        (["method=rewind", "devices=2"], "devices is 2, and snapshots of the weights are kept in one process only"),
+        (["+method.phases.train.snapshots=[0]", "devices=2"], "set devices=1, or snapshots=[]"),
+        (["finetune.distill={teacher: train}", "devices=2"], "a teacher is asked in one process only: set devices=1"),
+        (["method=taylor", "finetune.devices=2"], "devices is 2, and filters shall be pruned during the fit"),
+        (["devices=true"], "devices is True; allowed is an integer"),
+    ],
+)
+def test_what_one_process_alone_can_do_is_refused_before_any_training(command, capfd, tmp_path, options, message):
+    assert command(*SMOKE, *options) == 1
+    assert message in " ".join(capfd.readouterr().err.split())
+    assert not list((tmp_path / "outputs").glob("store/*"))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lowrank_exp.cost import macs_of_factors
 
 Rank = int | tuple[int, ...]
+FITS = ("whitened", "response", "relu")  # to data; see `lowrank_exp.reconstruct`
 WHAT = ("macs", "weights", "bytes")  # what a layer costs, and what a budget may bound
 
 
@@ -20,12 +21,34 @@ class Decomposition(ABC):
     A decomposition has no state but its options (constructor arguments), so that `(name, options, rank)` in a file is
     enough to build the same shapes again. A rank is an integer from 1 to `full_rank(layer)`, or a tuple of such where
     a decomposition keeps several numbers.
+
+    A class says its own `name`, by which plans, files and configurations know it as soon as its module is imported.
+
+    Raises:
+        ValueError: when a class is made, whose name is that of another one.
     """
 
     name: ClassVar[str]
     cuts: ClassVar[int] = 0  # how many matrices a rank cuts
     saves: ClassVar[tuple[str, ...]] = WHAT  # what a lower rank can lower
     ladder_follows_weights: ClassVar[bool] = False  # another ladder on the meta device, which knows no numbers
+    why_no_fit: ClassVar[str] = ""  # to data, where `fits` is empty
+
+    _named: ClassVar[dict[str, type["Decomposition"]]] = {}
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "name" not in cls.__dict__:
+            return
+        if not isinstance(cls.name, str) or not cls.name:
+            raise ValueError(f"{told(cls)}: the name of a decomposition is a word such as 'my_svd', got {cls.name!r}")
+        known = Decomposition._named.get(cls.name)
+        if known is not None and told(known) != told(cls):  # the same class again: its module was run a second time
+            raise ValueError(
+                f"{told(cls)} has the name {cls.name!r}, which is that of {told(known)}: files could not tell them "
+                "apart, so give it another"
+            )
+        Decomposition._named[cls.name] = cls
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.options().items())})"
@@ -33,6 +56,14 @@ class Decomposition(ABC):
     def options(self) -> dict[str, Any]:
         """The constructor arguments, as plain values."""
         return {}
+
+    @property
+    def fits(self) -> frozenset[str]:
+        """Which of `FITS` its factors take: `whitened`, where the chain is one of plain convolutions or linear layers.
+
+        `response` and `relu` are for those whose last factor is a map of all responses of a group.
+        """
+        return frozenset({"whitened"})
 
     @abstractmethod
     def refusal(self, layer: nn.Module) -> str | None:
@@ -128,6 +159,11 @@ class Decomposition(ABC):
             raise ValueError(
                 f"{layer_name}: its weight has entries that are not finite, which {self.name} cannot factor"
             )
+
+
+def told(kind: type) -> str:
+    """A class by its import path."""
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def filled(chain: nn.Sequential, weights: Sequence[Tensor], layer: nn.Module, bias: Tensor | None = None) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank_exp.cost import CONVOLUTIONS
+from lowrank_exp.decomposition.base import FITS
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.svd import SVDDecomposition, checked_order, middle, two, wrong_kind
 
@@ -48,8 +49,15 @@ class ChannelSVD(SVDDecomposition):
     def options(self) -> dict[str, Any]:
         return {} if self.order == _ORDERS[0] else {"order": self.order}
 
+    @property
+    def fits(self) -> frozenset[str]:
+        return frozenset(FITS if self.order == _ORDERS[0] else FITS[:1])
+
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, CONVOLUTIONS)
+
+    def first_axes(self, layer: nn.Module) -> tuple[bool, ...]:
+        return (self.order == "kernel_first",) * axes(layer)
 
     def matrices(self, layer: nn.Module) -> Tensor:
         W_GOIK = kernel_GOIK(layer).flatten(3)

@@ -3,6 +3,7 @@
 Each may be several, of which a rank policy chooses one for every layer.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,54 +11,33 @@ from typing import Any
 from torch import nn
 
 from lowrank_exp.cost import CONVOLUTIONS
-from lowrank_exp.decomposition.base import Decomposition
-from lowrank_exp.decomposition.biclustering import Biclustering
-from lowrank_exp.decomposition.channel_svd import ChannelSVD
-from lowrank_exp.decomposition.cp import CP
-from lowrank_exp.decomposition.grouped_channel_svd import GroupedChannelSVD
-from lowrank_exp.decomposition.jaderberg_scheme1 import JaderbergScheme1
-from lowrank_exp.decomposition.linear_svd import LinearSVD
-from lowrank_exp.decomposition.monochromatic import Monochromatic
-from lowrank_exp.decomposition.product_quantization import ProductQuantization
-from lowrank_exp.decomposition.slice_wise_svd import SliceWiseSVD
-from lowrank_exp.decomposition.spatial_svd import SpatialSVD
-from lowrank_exp.decomposition.tensor_train import TensorTrain
-from lowrank_exp.decomposition.tucker import Tucker1, Tucker2
+from lowrank_exp.decomposition.base import Decomposition, told
 from lowrank_exp.names import by_layer
 
-# A file names a decomposition by these names, never by an import path.
-_NAMES: dict[str, type[Decomposition]] = {
-    kind.name: kind
-    for kind in (
-        Biclustering,
-        ChannelSVD,
-        CP,
-        GroupedChannelSVD,
-        JaderbergScheme1,
-        LinearSVD,
-        Monochromatic,
-        ProductQuantization,
-        SliceWiseSVD,
-        SpatialSVD,
-        TensorTrain,
-        Tucker1,
-        Tucker2,
-    )
-}
+# Any decomposition is asked whether it takes layers like these, of sizes that nearly all blocks and groups divide.
+_LINEAR = nn.Linear(5040, 5040, device="meta")
+_CONVOLUTION = nn.Conv2d(5040, 5040, 3, device="meta")
 
 
 def named(name: str, **options: Any) -> Decomposition:
     """The decomposition called `name`, with its constructor's `options`.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        ValueError: an unknown name, with the known ones, or options that it does not take.
 
     >>> named("spatial_svd").name
     'spatial_svd'
     """
-    if name not in _NAMES:
-        raise ValueError(f"unknown decomposition {name!r}; known: {', '.join(sorted(_NAMES))}")
-    return _NAMES[name](**options)
+    kind = Decomposition._named.get(name)
+    if kind is None:
+        raise ValueError(
+            f"unknown decomposition {name!r}; known: {', '.join(sorted(Decomposition._named))}. One of your own is "
+            "known as soon as its class is made: import the module that defines it first"
+        )
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"{name} ({told(kind)}) cannot be made with the options {options}: {error}") from error
 
 
 Kinds = tuple[Decomposition, ...]
@@ -76,7 +56,7 @@ class Decompositions:
         """From a name or an object or a list of them, or a mapping with `conv`, `linear` and `layers` (by name or
         `re:` pattern).
 
-        Linear layers get linear SVD beside a decomposition of convolutions alone.
+        Each goes to the layers that it takes; linear layers get linear SVD beside decompositions of convolutions alone.
 
         >>> Decompositions.of("channel_svd").linear[0].name
         'linear_svd'
@@ -89,8 +69,9 @@ class Decompositions:
             exceptions = {key: _some(value) for key, value in (given.get("layers") or {}).items()}
             return cls(_some(given.get("conv")), _some(given.get("linear", "linear_svd")), exceptions)
         some = _some(given)
-        for_linear = tuple(kind for kind in some if isinstance(kind, LinearSVD | ProductQuantization))
-        return cls(tuple(kind for kind in some if not isinstance(kind, LinearSVD)), for_linear or (LinearSVD(),))
+        linear = tuple(kind for kind in some if kind.refusal(_LINEAR) is None)
+        conv = tuple(kind for kind in some if kind not in linear or kind.refusal(_CONVOLUTION) is None)
+        return cls(conv, linear or _some("linear_svd"))
 
     def choices(self, layers: Mapping[str, nn.Module]) -> dict[str, Kinds]:
         """The decompositions of every layer, by name.
@@ -128,10 +109,30 @@ def _some(given: Any) -> Kinds:
     if given is None:
         return ()
     if isinstance(given, Decomposition):
-        return (given,)
+        return (_rebuildable(given),)
     if isinstance(given, str):
         return (named(given),)
     raise ValueError(f"a decomposition is a name, a Decomposition or a list of them, got {given!r}")
+
+
+def _rebuildable(kind: Decomposition) -> Decomposition:
+    """`kind`, of which a file can say what it is: by its name and options.
+
+    Raises:
+        ValueError: it has no name of its own, or does not tell its options.
+    """
+    of, name = type(kind), getattr(kind, "name", None)
+    if "name" not in of.__dict__ or told(Decomposition._named.get(name, object)) != told(of):
+        raise ValueError(
+            f"{told(of)} has no name of its own (got {name!r}): plans and files know a decomposition by the name that "
+            "its class says; add a line such as name = 'my_svd' to the class"
+        )
+    if of.options is Decomposition.options and (taken := list(inspect.signature(of).parameters)):
+        raise ValueError(
+            f"{name} ({told(of)}) takes {', '.join(taken)}, but does not tell them: its options() must return its "
+            "constructor's arguments, from which files build it again"
+        )
+    return kind
 
 
 def _told(kinds: Kinds) -> list[tuple[str, dict[str, Any]]]:

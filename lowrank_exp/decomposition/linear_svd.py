@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from lowrank_exp.decomposition.base import FITS
 from lowrank_exp.decomposition.svd import SVDDecomposition, two, wrong_kind
 
 
@@ -23,8 +24,15 @@ class LinearSVD(SVDDecomposition):
 
     name = "linear_svd"
 
+    @property
+    def fits(self) -> frozenset[str]:
+        return frozenset(FITS)
+
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, (nn.Linear,))
+
+    def first_axes(self, layer: nn.Module) -> tuple[bool, ...]:
+        return ()
 
     def matrices(self, layer: nn.Module) -> Tensor:
         return layer.weight.t()[None]

@@ -69,6 +69,8 @@ class ProductQuantization(Decomposition):
 
     name = "product_quantization"
     saves = ("bytes",)
+    why_no_fit = "its weights share their code words"
+    fits = frozenset()
 
     def __init__(
         self,

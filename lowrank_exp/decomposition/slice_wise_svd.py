@@ -55,6 +55,7 @@ class SliceWiseSVD(SVDDecomposition):
     """
 
     name = "slice_wise_svd"
+    why_no_fit = "it leaves a single layer"
 
     def __init__(self, form: str = "auto", maps_limit: int = 4096) -> None:
         if form not in _FORMS:
@@ -65,6 +66,10 @@ class SliceWiseSVD(SVDDecomposition):
 
     def options(self) -> dict[str, Any]:
         return {"form": self.form, "maps_limit": self.maps_limit}
+
+    @property
+    def fits(self) -> frozenset[str]:
+        return frozenset() if self.form == "dense" else super().fits
 
     def refusal(self, layer: nn.Module) -> str | None:
         wrong = wrong_kind(layer, self.name, (nn.Conv2d, nn.Conv1d, nn.ConvTranspose2d, nn.ConvTranspose1d))

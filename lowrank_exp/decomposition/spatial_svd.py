@@ -51,6 +51,9 @@ class SpatialSVD(SVDDecomposition):
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, (nn.Conv2d, nn.Conv1d, nn.ConvTranspose2d, nn.ConvTranspose1d))
 
+    def first_axes(self, layer: nn.Module) -> tuple[bool, ...]:
+        return self._kept(layer)[0]
+
     def matrices(self, layer: nn.Module) -> Tensor:
         W_GOIHW = kernel_GOIK(layer)
         if axes(layer) == 1:

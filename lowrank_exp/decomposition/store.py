@@ -12,7 +12,7 @@ from lowrank_exp.files import written_whole
 
 
 class SVDStore:
-    """SVDs by the content of the weight and the decomposition; computed once, then read from `folder`.
+    """SVDs by the matrices of the weight and the decomposition; computed once, then read from `folder`.
 
     Without a folder nothing is kept. A file is written whole or not at all, and one that cannot be read is computed
     again.
@@ -39,8 +39,10 @@ class SVDStore:
 
 def _key(decomposition: SVDDecomposition, layer: nn.Module) -> str:
     weight = layer.weight.detach().cpu().contiguous()
+    with torch.no_grad():  # by them, as two decompositions of one's own may have had one name
+        matrices = decomposition.matrices(layer).detach().cpu().contiguous()
     kind, groups = type(layer).__name__, getattr(layer, "groups", 1)
     setting = [decomposition.name, decomposition.options(), list(weight.shape), str(weight.dtype), kind, groups]
     content = hashlib.sha256(json.dumps(setting, sort_keys=True).encode())
-    content.update(weight.view(torch.uint8).numpy().tobytes())
+    content.update(matrices.view(torch.uint8).numpy().tobytes())
     return content.hexdigest()[:32]

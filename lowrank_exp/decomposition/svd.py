@@ -45,6 +45,14 @@ class SVDDecomposition(Decomposition):
     def unfold(self, layer: nn.Module, left_GMR: Tensor, right_GRN: Tensor) -> tuple[Tensor, ...]:
         """Weights of the layers of the skeleton."""
 
+    def first_axes(self, layer: nn.Module) -> tuple[bool, ...] | None:
+        """Which axes of the kernel the first factor works along, where a layer has a form with U, s and V trained.
+
+        The rows of `matrices` then are (in channel, the kernel's entries along these axes), the columns (its other
+        entries, out channel). None: there is no such form.
+        """
+        return None
+
     def full_rank(self, layer: nn.Module) -> int:
         _, M, N = self.matrices(layer).shape
         return min(M, N)

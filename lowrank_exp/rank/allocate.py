@@ -1,5 +1,7 @@
 """Profiles and a budget in, a plan out: the one door to every rank policy."""
 
+import functools
+import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +71,8 @@ def allocate(
         layers: profiles by name, in network order.
         policy: `alds`, `c_step`, `enc_inf`, `enc_map`, `enc_model`, `energy`, `evbmf`, `fixed`, `greedy_eval`,
             `knapsack`, `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that returns ranks by
-            name.
+            name, itself or as its import path (`my_package.my_policy`); what it looks at beside costs and weights it
+            says as `lowrank_exp.rank.needs` has it.
         macs: fraction of the dense MACs that may remain, in (0, 1].
         weights: fraction of the dense weights that may remain, in (0, 1].
         bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
@@ -96,7 +99,7 @@ def allocate(
             "the fixed policy needs `ranks`: a mapping such as {conv1: 4, 're:fc.*': 8}, or the path of a plan file. "
             f"The layers are: {', '.join(layers)}"
         )
-    if chosen not in _CHOOSING and isinstance(policy, str):
+    if chosen in _POLICIES.values() and chosen not in _CHOOSING:
         _check_single(problem.candidates, name)
     if "score" in inspect.signature(chosen).parameters:
         options["score"] = _scored(score, planned, name)
@@ -137,6 +140,10 @@ def _scored(score: Score | None, planned: Mapping[str, PlannedLayer], policy: st
 def _checked(ranks: Mapping[str, Rank | Choice | None], problem: Problem, policy: str) -> dict[str, Choice | None]:
     """What a policy returned: one option for every candidate, or numbers of its own where a rank has several."""
     candidates = {candidate.profile.name: candidate for candidate in problem.candidates}
+    if not isinstance(ranks, Mapping):
+        raise ValueError(
+            f"the {policy} policy must return a mapping of {', '.join(candidates)} to ranks, got {type(ranks).__name__}"
+        )
     if ranks.keys() != candidates.keys():
         wrong = sorted(ranks.keys() ^ candidates.keys())
         raise ValueError(f"the {policy} policy must return a rank for every candidate and no other layer, see {wrong}")
@@ -155,20 +162,60 @@ def _choice(candidate: Candidate, rank: Rank | Choice | None, policy: str) -> Ch
 
 
 def policy_named(name: str) -> Policy:
-    """The policy called `name`.
+    """The policy called `name`, one of ours or the import path of another: `my_package.my_policy`.
 
     Raises:
-        ValueError: an unknown name; the message lists the known ones.
+        ValueError: an unknown name, with the known ones, or a path that leads to no function.
     """
-    if name not in _POLICIES:
-        raise ValueError(f"unknown rank policy {name!r}; known: {', '.join(sorted(_POLICIES))}")
-    return _POLICIES[name]
+    if name in _POLICIES:
+        return _POLICIES[name]
+    module, dot, function = name.rpartition(".")
+    if not dot:
+        raise ValueError(
+            f"unknown rank policy {name!r}; known: {', '.join(sorted(_POLICIES))}. One of your own is named by its "
+            "import path, such as my_package.my_policy"
+        )
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"the rank policy {name!r} cannot be imported ({error}): the module must be installed or lie in the "
+            f"working directory. Those of our own are {', '.join(sorted(_POLICIES))}"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"the rank policy {name!r} is a {type(found).__name__}; a policy is a function of a Problem")
+    return found
+
+
+def plain_function(policy: Policy) -> Policy:
+    """A policy without the options that `functools.partial` has bound."""
+    while isinstance(policy, functools.partial):
+        policy = policy.func
+    return policy
+
+
+def name_of(policy: Policy) -> str:
+    """What a policy is called in plans and messages.
+
+    >>> name_of(functools.partial(uniform))
+    'uniform'
+    """
+    function = plain_function(policy)
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
     policy = policy_named(policy) if isinstance(policy, str) else policy
-    name = getattr(policy, "__name__", type(policy).__name__)
-    allowed = [option for option in list(inspect.signature(policy).parameters)[1:] if option != "score"]
+    if not callable(policy):
+        raise ValueError(
+            f"a rank policy is a name, an import path or a function of a Problem, got {type(policy).__name__}: in a "
+            "configuration a function of your own is {_target_: my_package.my_policy, _partial_: true}"
+        )
+    name = name_of(policy)
+    parameters = inspect.signature(policy).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return policy, name, options
+    allowed = [option for option in list(parameters)[1:] if option != "score"]
     if unknown := set(options) - set(allowed):
         raise ValueError(f"the {name} policy has no option {sorted(unknown)}; it takes {allowed or 'none'}")
     return policy, name, options

@@ -55,6 +55,9 @@ def greedy_eval(problem: Problem, *, threshold: float | None = None) -> dict[str
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 
 
+greedy_eval.looks_at = ("accuracy",)
+
+
 def _rising(layer: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
     rungs_N, accuracy_N = samples(layer)
     return rungs_N, np.maximum.accumulate(accuracy_N)

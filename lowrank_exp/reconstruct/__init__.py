@@ -7,7 +7,7 @@
 | (pointwise_first), spatial_svd, tucker2, cp ...| alternating           |             |             |
 | a single layer; product_quantization           | none                  | none        | none        |
 
-`AVAILABLE` has it as data, by name.
+`Decomposition.fits` of each says which it has.
 
 whitened: min E||W x - What x||^2 over the layer's input patches x; the bias stays. response: min E||y - (M y + b)||^2
 over the layer's responses y, the rank of M bounded; gives the last factor a bias. relu: the same behind the ReLU that
@@ -18,18 +18,16 @@ Where patches are needed (whitened: one factor at a time, or asymmetric), layers
 others act on responses alone and serve transposed and three-dimensional convolutions too.
 """
 
-from lowrank_exp.reconstruct.available import AVAILABLE, FITS, adds_bias, availability, check_fit
+from lowrank_exp.reconstruct.available import FITS, adds_bias, check_fit
 from lowrank_exp.reconstruct.fit import check_options, fit_to_data
 from lowrank_exp.reconstruct.nonlinear import CODE, PAPER
 from lowrank_exp.reconstruct.weights import with_bias
 
 __all__ = [
-    "AVAILABLE",
     "CODE",
     "FITS",
     "PAPER",
     "adds_bias",
-    "availability",
     "check_fit",
     "check_options",
     "fit_to_data",

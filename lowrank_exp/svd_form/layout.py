@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition import ChannelSVD, SpatialSVD, SVDDecomposition
+from lowrank_exp.decomposition import SVDDecomposition
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,20 @@ class Layout:
 
     @classmethod
     def of(cls, layer: nn.Module, decomposition: SVDDecomposition) -> "Layout":
-        """The layout of a convolution or linear layer under channel, spatial or linear SVD."""
+        """The layout of a convolution or linear layer.
+
+        Raises:
+            ValueError: the decomposition has no such form.
+        """
+        first = decomposition.first_axes(layer)
+        if first is None:
+            raise ValueError(
+                f"{decomposition.name} has no SVD form, its class says no first_axes; channel_svd, spatial_svd and "
+                "linear_svd have"
+            )
         if isinstance(layer, nn.Linear):
-            return cls(1, layer.out_features, layer.in_features, (), ())
+            return cls(1, layer.out_features, layer.in_features, (), first)
         groups, kernel_size = layer.groups, tuple(layer.kernel_size)
-        first = _first_axes(decomposition, len(kernel_size))
         return cls(groups, layer.out_channels // groups, layer.in_channels // groups, kernel_size, first)
 
     @property
@@ -90,12 +99,3 @@ class Layout:
 
     def _along(self, kept: tuple[bool, ...]) -> tuple[int, ...]:
         return tuple(size if one else 1 for size, one in zip(self.kernel_size, kept, strict=True))
-
-
-def _first_axes(decomposition: SVDDecomposition, axes: int) -> tuple[bool, ...]:
-    if isinstance(decomposition, ChannelSVD):
-        return (decomposition.order == "kernel_first",) * axes
-    if not isinstance(decomposition, SpatialSVD):
-        raise ValueError(f"{decomposition.name} has no SVD form; channel_svd, spatial_svd and linear_svd have")
-    vertical = decomposition.order == "vertical_first"
-    return (vertical, not vertical)[:axes]

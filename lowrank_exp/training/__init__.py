@@ -2,6 +2,7 @@
 
 from lowrank_exp.training.device import resolve as resolve_device
 from lowrank_exp.training.distillation import Distillation
+from lowrank_exp.training.distributed import check_devices
 from lowrank_exp.training.evaluate import Scores, evaluate, why_no_scores
 from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.fit import check_computing, check_pruning, fit_
@@ -24,6 +25,7 @@ __all__ = [
     "Scores",
     "StochasticDepth",
     "check_computing",
+    "check_devices",
     "check_pruning",
     "evaluate",
     "fit_",

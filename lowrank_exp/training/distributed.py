@@ -55,8 +55,7 @@ def places(where: torch.device, devices: int) -> list[str]:
     >>> places(torch.device("cpu"), 2)
     ['cpu', 'cpu']
     """
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
-        raise ValueError(f"devices is {devices!r}; allowed is an integer, 1 (this process alone) or more")
+    check_devices(devices)
     if devices == 1 or where.type == "cpu":
         return [str(where)] * devices
     if where.type != "cuda":
@@ -65,6 +64,18 @@ def places(where: torch.device, devices: int) -> list[str]:
     if where.index + devices - 1 > last:
         raise ValueError(f"devices is {devices} from {where} on, but the last CUDA GPU of this machine is cuda:{last}")
     return [f"cuda:{where.index + rank}" for rank in range(devices)]
+
+
+def check_devices(devices: int, distill: object = None, snapshots: object = ()) -> None:
+    """Raise ValueError for a number of devices that there is not, or for what only one process can do."""
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"devices is {devices!r}; allowed is an integer, 1 (this process alone) or more")
+    for what, given, instead in (
+        ("a teacher is asked", distill is not None, "distill=null"),
+        ("snapshots of the weights are kept", bool(snapshots), "snapshots=[]"),
+    ):
+        if devices > 1 and given:
+            raise ValueError(f"devices is {devices}, and {what} in one process only: set devices=1, or {instead}")
 
 
 def check_shares(loader: DataLoader, name: str, devices: int) -> None:

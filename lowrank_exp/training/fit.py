@@ -108,7 +108,8 @@ def fit_(
             `stochastic_depth` only where nothing is removed.
         distill: another network has a part in the training loss, see `Distillation`; `train_loss` is then that of both
             parts. Not with several devices.
-        snapshots: where the network's weights are written after so many epochs; 0: before the first one.
+        snapshots: where the network's weights are written after so many epochs; 0: before the first one. Not with
+            several devices.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
         progress: show a bar (a line per epoch where standard error is no terminal).
@@ -135,8 +136,7 @@ def fit_(
             option.check(network)
     if pruning is not None:
         check_pruning(compile, devices, noises["quant_noise"], depth if pruning.schedule.removes else None)
-    if distill is not None and devices > 1:
-        raise ValueError(f"devices is {devices}, and a teacher is asked in one process only: set devices=1")
+    distributed.check_devices(devices, distill, snapshots)
     where = resolve(device)
     places = distributed.places(where, devices)
     for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):

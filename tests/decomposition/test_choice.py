@@ -37,7 +37,7 @@ def test_named_by_what_a_file_says(name):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("tucker", "unknown decomposition 'tucker'; known: biclustering, channel_svd, cp, .*, tucker1, tucker2"),
+        ("tucker", r"unknown decomposition 'tucker'; known: .*biclustering, .*channel_svd, cp, .*tucker1, tucker2"),
         ({"convolution": "channel_svd"}, r"takes the keys conv, linear and layers, got \['convolution'\]"),
         (3, "a name, a Decomposition or a list of them, got 3"),
         ({"conv": ["spatial_svd", 3]}, "a name, a Decomposition or a list of them, got 3"),

@@ -21,7 +21,7 @@ from lowrank_exp.decomposition.slice_wise_svd import SliceWiseSVD
 from lowrank_exp.decomposition.tensor_train import TensorTrain
 from lowrank_exp.decomposition.tucker import Tucker1, Tucker2
 from lowrank_exp.models.cifar_resnet import cifar_resnet
-from lowrank_exp.reconstruct import AVAILABLE, CODE, FITS, adds_bias, availability, check_fit, fit_to_data, with_bias
+from lowrank_exp.reconstruct import CODE, FITS, adds_bias, check_fit, fit_to_data, with_bias
 
 
 def smooth(count, channels=3, side=8, seed=0):
@@ -463,9 +463,9 @@ def test_batches_that_end_after_the_first_pass_are_noticed():
 
 
 def test_the_table():
-    assert availability(ChannelSVD()) == availability(LinearSVD()) == set(FITS)
-    assert availability(SpatialSVD()) == {"whitened"}
-    assert AVAILABLE["product_quantization"] == frozenset()
+    assert ChannelSVD().fits == LinearSVD().fits == set(FITS)
+    assert SpatialSVD().fits == ChannelSVD(order="pointwise_first").fits == SliceWiseSVD().fits == {"whitened"}
+    assert SliceWiseSVD(form="dense").fits == ProductQuantization().fits == frozenset()
     assert [adds_bias(how) for how in FITS] == [False, True, True]
     check_fit("whitened", "conv", SpatialSVD(), nn.Conv2d(3, 4, 3, device="meta"))
     with pytest.raises(ValueError, match="conv: there is no fit 'response' for spatial_svd"):

@@ -1,6 +1,7 @@
 """Two processes train what one trains."""
 
 import os
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank_exp.data import EpochBatches, ImageBatches, batch_loader
+from lowrank_exp.models import cifar_resnet
 from lowrank_exp.training import fit_
 from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.distributed import IGNORED, SharedLoader, places
@@ -68,6 +70,45 @@ def test_two_processes_give_the_losses_of_one(capfd):
     assert [{k: v for k, v in line.items() if k != "seconds"} for _, line in heard] == history
     assert all(parameter.grad is None for parameter in ours.parameters())
     assert capfd.readouterr() == ("", "")
+
+
+@dataclass(frozen=True)
+class ForTwoEpochs:
+    def measure(self, network: nn.Module) -> dict[str, float]:
+        return {"length": float(next(network.parameters()).detach().square().sum())}
+
+    def met(self, history: list) -> bool:
+        return len(history) == 2
+
+
+def residual() -> nn.Module:
+    """With norms that do not depend on the other images of a batch, so not on how it is shared out."""
+    torch.manual_seed(0)
+    net = cifar_resnet(depth=8, num_classes=3, in_channels=1, input_size=8)
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            net.set_submodule(name, nn.GroupNorm(1, module.num_features))
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("build", "options", "epochs"),
+    [
+        (network, {"until": ForTwoEpochs(), "quant_noise": {"phi": "int8", "p": 0.5}}, 2),
+        (residual, {"stochastic_depth": {"survival": "uniform", "last": 0.5}}, 3),
+    ],
+)
+def test_options_have_their_effect_in_two_processes_as_in_one(build, options, epochs):
+    (ours, history), (theirs, expected) = (fit(devices, net=build(), **options) for devices in (2, 1))
+    assert len(history) == len(expected) == epochs
+    assert [line["train_loss"] for line in history] == pytest.approx(
+        [line["train_loss"] for line in expected], rel=1e-5
+    )
+    assert [line.get("length") for line in history] == pytest.approx([line.get("length") for line in expected])
+    assert_near(ours.state_dict(), theirs.state_dict(), 1e-5)
+    plain, _ = fit(1, net=build(), epochs=epochs)
+    assert max((a - b).abs().max() for a, b in zip(plain.parameters(), theirs.parameters(), strict=True)) > 1e-4
 
 
 @pytest.mark.slow
@@ -133,6 +174,8 @@ def test_images_that_fill_a_part_up_do_not_count():
 
 
 def test_refusals():
+    with pytest.raises(ValueError, match="devices is 2, and snapshots of the weights are kept in one process only"):
+        fit(2, snapshots={0: Path("epoch-0.pt")})
     plain = DataLoader(TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)), batch_size=2)
     arguments = {"epochs": 1, "optimizer": SGD, "seed": 0, "checkpoint": None, "device": "cpu", "progress": False}
     with pytest.raises(ValueError, match="devices is 2, and train_loader cannot share its batches out"):
