@@ -25,7 +25,7 @@ def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2)
     parameter = next(model.parameters(), None)
     if parameter is not None and parameter.is_meta:
         raise ValueError("a network on the meta device takes no time: leave the latency out, measure(..., seconds=0)")
-    x = example_input if parameter is None else example_input.to(parameter.device)
+    x = example_input.detach() if parameter is None else example_input.detach().to(parameter.device)
     with evaluating(model):
         timer = Timer("model(x)", globals={"model": model, "x": x}, num_threads=torch.get_num_threads())
         timer.timeit(1)

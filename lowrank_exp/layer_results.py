@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LayerCost, layer_costs
+from lowrank_exp.cost import LayerCost, network_cost
 from lowrank_exp.edits import Edit, Factorize, KeepChannels, ToSVD, edits_of
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import LayerResult
@@ -25,7 +25,7 @@ def layer_results(
         plan: the last one that was carried out; None: none was.
         given: edits that the network came with, from its weights file.
     """
-    before, after = (layer_costs(meta_copy(one), example) for one in (dense, network))
+    before, after = (network_cost(meta_copy(one), example).every for one in (dense, network))
     made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
     rows = []
     for name, cost in before.items():
@@ -42,7 +42,7 @@ def layer_results(
                 cost.weights,
                 sum(part.weights for part in parts),
                 cost.channels,
-                parts[-1].channels,
+                parts[-1].channels if parts else 0,
                 _reason(name, edits, plan, given, _pruned(name, network, cost, given)),
             )
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS, out_channels
+from lowrank_exp.cost import LAYERS, OUTSIDE, out_channels
 from lowrank_exp.decomposition import (
     Decomposition,
     Decompositions,
@@ -246,7 +246,7 @@ def _wanted(
 ) -> dict[str, tuple[Decomposition, Rank]]:
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
     if isinstance(plan, Plan):
-        by_layer(plan.ranks, modules, "the plan")
+        by_layer(dict.fromkeys(name for name in plan if name not in OUTSIDE.values()), modules, "the plan")
         planned = {name: layer for name, layer in plan.layers.items() if layer.rank is not None}
         return {name: (named(layer.decomposition, **layer.options), layer.rank) for name, layer in planned.items()}
     layers = decompositions.by_layer(modules)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
@@ -20,8 +21,13 @@ def refusals(model: nn.Module) -> dict[str, str]:
     weights. Other layers that are never called can only be told by a forward pass: `profile` refuses them.
 
     Raises:
-        ValueError: `model` is itself a bare layer, which has no parent to be replaced in.
+        ValueError: `model` is itself a bare layer, which has no parent to be replaced in, or TorchScript.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "the network is TorchScript, whose layers cannot be replaced: give the Python module that it was made "
+            "from. lowrank_exp.measure takes it as it is"
+        )
     if isinstance(model, LAYERS):
         raise ValueError(
             f"the model is a bare {type(model).__name__}: there is nothing to replace it in. "

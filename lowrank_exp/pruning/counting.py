@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import layer_costs
+from lowrank_exp.cost import layer_costs, network_cost
 from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.remove import remove_
@@ -33,7 +33,7 @@ def removed_macs(
     """
     small = meta_copy(model)
     remove_(small, keep, example_input, groups=groups)
-    return sum(cost.macs for cost in layer_costs(small, example_input.to("meta")).values())
+    return network_cost(small, example_input.to("meta")).macs
 
 
 def sfp_published_macs(network: CifarResNet, example_input: Tensor, keep: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LayerCost, layer_costs
+from lowrank_exp.cost import OUTSIDE, LayerCost, network_cost
 from lowrank_exp.decomposition import Decomposition, Decompositions, Rank, SVDDecomposition
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.decomposition.store import SVDStore
@@ -131,6 +131,10 @@ def profile(
     Two forward passes of one image try whether each may be replaced, see `lowrank_exp.replacing.trial`: a layer without
     which the network would fail or compute something else gets a `refusal` that says why.
 
+    Behind them stands what no layer computes, under the names of `lowrank_exp.cost.OUTSIDE` and with a refusal, where
+    there is such: convolutions called as functions, layers in plain lists. A budget counts them. Warns where torch
+    counts still more, in products inside attention.
+
     Args:
         model: any network that takes one tensor; it is not changed. On the meta device the costs are exact and every
             singular value is 1.
@@ -141,7 +145,8 @@ def profile(
         store: where SVDs are kept for later use; None computes singular values alone.
 
     Raises:
-        ValueError: an unknown decomposition, a weight that is not finite, or a bare layer as model.
+        ValueError: an unknown decomposition, a weight that is not finite, an example input that does not suit the
+            network, a bare layer or TorchScript as model.
 
     >>> import torch
     >>> layers = profile(nn.Sequential(nn.Conv2d(3, 8, 3)), torch.zeros(1, 3, 8, 8), "channel_svd")
@@ -150,13 +155,20 @@ def profile(
     """
     chosen = Decompositions.of(decomposition)
     unsafe(model)  # a bare layer ends here
-    costs = layer_costs(model, example_input)
-    reasons = trial(model, example_input)
+    cost = network_cost(model, example_input)
+    cost.warn_of_uncounted()
+    costs, reasons = cost.layers, trial(model, example_input)
     modules = {name: module for name, module in model.named_modules() if name in costs}
     kinds = chosen.choices(modules)
     exceptions = by_layer(chosen.layers, modules, "decomposition.layers")
     reasons = {n: "left alone by decomposition.layers" for n, kinds in exceptions.items() if not kinds} | reasons
-    return {name: _joined(modules[name], cost, kinds[name], reasons.get(name), store) for name, cost in costs.items()}
+    found = {name: _joined(modules[name], cost, kinds[name], reasons.get(name), store) for name, cost in costs.items()}
+    return found | {name: _outside(kind, cost.outside[name]) for kind, name in OUTSIDE.items() if name in cost.outside}
+
+
+def _outside(kind: str, cost: LayerCost) -> LayerProfile:
+    """What no layer computes: a budget counts it, nothing can make it cheaper."""
+    return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal="no layer of the network computes them")
 
 
 def _joined(
@@ -187,7 +199,8 @@ def _profile(
     else:
         refusal = refusal or decomposition.refusal(layer)
     if refusal:
-        return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal, tried=True)
+        size = cost.weights * layer.weight.element_size()
+        return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal=refusal, weight_bytes=size, tried=True)
     decomposition.check_weight(layer, cost.name)
     ladder = decomposition.ladder(layer)
     singular_values, kept = _spectrum(layer, decomposition, ladder, store)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS, LayerCost, layer_costs, out_channels
+from lowrank_exp.cost import LAYERS, LayerCost, network_cost, out_channels
 from lowrank_exp.decomposition import SVD
 from lowrank_exp.decomposition.base import filled
 from lowrank_exp.edits import Factorize, ToSVD, replace_
@@ -199,7 +199,7 @@ def _costs(model: nn.Module, example_input: Tensor | None) -> dict[str, LayerCos
     """What every layer costs as a dense one; no MACs without an example input."""
     dense = dense_copy(model)
     if example_input is not None:
-        return layer_costs(dense, example_input)
+        return network_cost(dense, example_input).every
     found = {name: layer for name, layer in dense.named_modules() if isinstance(layer, LAYERS)}
     return {name: LayerCost(name, 0, layer.weight.numel(), out_channels(layer), ()) for name, layer in found.items()}
 

@@ -63,7 +63,7 @@ class NetworkScore:
         self.layers, self.quality, self.device, self.folder = layers, quality, device, folder
         self.batches = [(images.to(device), labels.to(device)) for images, labels in batches]
         self._svds = svds or SVDStore()
-        self._dense = {name: self.network.get_submodule(name) for name in layers}
+        self._dense = {name: module for name, module in self.network.named_modules() if name in layers}
         self._cut: dict[str, Choice] = {}
         self._chain = functools.lru_cache(CHAINS)(self._factorized)
         self._svd = functools.cache(self._taken_apart)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS, LAYERS, layer_costs, out_channels
+from lowrank_exp.cost import CONVOLUTIONS, LAYERS, network_cost, out_channels
 from lowrank_exp.edits import Factorize, edits_of
 from lowrank_exp.environment import tensors_digest
 from lowrank_exp.names import by_layer
@@ -157,4 +157,4 @@ def _chosen(network: nn.Module, layers: Sequence[str] | None) -> set[str]:
 
 
 def _macs(network: nn.Module, example: Tensor) -> int:
-    return sum(cost.macs for cost in layer_costs(meta_copy(network), example.to("meta")).values())
+    return network_cost(meta_copy(network), example.to("meta")).macs
