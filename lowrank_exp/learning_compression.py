@@ -98,6 +98,10 @@ class LearningCompression(Phase):
                 f"({', '.join(sorted(asked))}): take c_step or another policy"
             )
 
+    @property
+    def remedy(self) -> str:
+        return self.train.remedy
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
         plan, _ = self.c_step(network, {}, self.mu, example)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lowrank_exp.collapse import outweighed
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.store import SVDStore
@@ -104,6 +105,11 @@ class Phase(ABC):
         """What it measures on validation images, as the beginning of a sentence; empty: nothing."""
         return ""
 
+    @property
+    def remedy(self) -> str:
+        """What to try where the network is no better than chance after it, a sentence; empty: nothing."""
+        return ""
+
     @abstractmethod
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         """Do to a network on the meta device what `run_` will do to its shapes; raise ValueError for a mistake."""
@@ -185,6 +191,12 @@ class Train(Phase):
         distill = Distillation.of(self.distill)
         return [] if distill is None else [distill.teacher]
 
+    @property
+    def remedy(self) -> str:
+        terms = [] if self.regularizer is None else list(self.regularizer.terms)
+        weights = f"the weights of its penalties ({', '.join(terms)}), or " if terms else ""
+        return f"Lower {weights}the learning rate of this training"
+
     def epochs_at(self, fraction: float) -> int:
         """Whole epochs that are a fraction of the training."""
         return int(fraction * self.epochs + 1e-9)
@@ -229,7 +241,10 @@ class Train(Phase):
             progress=setting.progress,
             label=setting.name,
         )
-        return Done(history)
+        told = []
+        if self.regularizer is not None and self.regularizer.terms:
+            told = outweighed(history, self.regularizer.weights, self.epochs, setting.data.num_classes)
+        return Done(history, warnings=told)
 
 
 def snapshot(folder: Path, epochs: int) -> Path:
@@ -318,6 +333,10 @@ class Factorize(Phase):
 
     def _planned(self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None) -> Plan:
         return self.rank(layers, score=score) if "score" in self.needs else self.rank(layers)
+
+    @property
+    def remedy(self) -> str:
+        return "Keep more (a larger budget or larger ranks), or train on afterwards"
 
     @property
     def validates(self) -> str:

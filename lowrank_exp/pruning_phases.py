@@ -59,6 +59,10 @@ class Prune(Phase):
         return self.train.looks_back
 
     @property
+    def remedy(self) -> str:
+        return "Prune less, or train for longer on the way and afterwards"
+
+    @property
     def criterion(self) -> Any:
         """The schedule's; None where it has none."""
         return getattr(self.schedule, "criterion", None)

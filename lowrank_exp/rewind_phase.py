@@ -54,6 +54,10 @@ class Rewind(Phase):
     def looks_back(self) -> list[str]:
         return [self.phase, *self.train.looks_back]
 
+    @property
+    def remedy(self) -> str:
+        return self.train.remedy
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self._rest().walk_(network, example)
 

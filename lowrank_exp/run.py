@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lowrank_exp import artifact, confusion
+from lowrank_exp.collapse import Measured, ruined
 from lowrank_exp.console import Console
 from lowrank_exp.cost import measure, one_image
 from lowrank_exp.data import ImageData
@@ -33,7 +34,7 @@ from lowrank_exp.rank import Plan
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.signals import Interrupted, raise_received
 from lowrank_exp.surgery import meta_copy
-from lowrank_exp.training import evaluate, resolve_device, why_no_scores
+from lowrank_exp.training import Scores, evaluate, resolve_device, why_no_scores
 from lowrank_exp.training.generators import seed_all, undisturbed
 from lowrank_exp.unfinished import Place, recorded
 
@@ -116,6 +117,7 @@ class _Job:
         self.steps = self.keyed()
         self.files: Path | None = None  # of the network after the last finished phase
         self.epochs: dict[str, int] = {}  # that finished phases have trained
+        self.accuracies: dict[str, tuple[float | None, float | None]] = {}  # after them, on test and validation images
 
     # -- what the configuration names -------------------------------------------------------------------------------
 
@@ -309,6 +311,7 @@ class _Job:
             plan = self.store.plan(step.name, step.key) or plan
             self.files = self.store.network(step.name, step.key)
             self.epochs[step.name] = len(outcome.history)
+            self.accuracies[step.name] = (outcome.scores["accuracy"], outcome.scores["val_accuracy"])
             if outcome.applied or outcome.warnings:
                 results.append(_phase_result(outcome))
                 log.phase(results[-1])
@@ -371,16 +374,23 @@ class _Job:
         """The figures of the network that lies in the phase's file."""
         network = artifact.load_into_(self.dense_network(), self.store.network(step.name, step.key)).to(self.device)
         test = evaluate(network, self.data.test_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
-        warnings, by_class = [*done.warnings], {}
+        warnings, by_class, now, val = [*done.warnings], {}, [], None
         if test.confusion is None:
             warnings.append(why_no_scores(network, test))
         else:
             confusion.write(self.store.confusion(step.name, step.key), self.data.classes, test.confusion.numpy())
             names = confusion.class_names(self.data.classes)
             by_class = dict(zip(names, test.class_accuracy[: len(names)], strict=True))
-        val = None
+            now.append(_with_classes("test", test))
         if self.data.sizes["val"]:
-            val = evaluate(network, self.data.val_loader(self.cfg.evaluation.batch_size), self.device).accuracy
+            loader = self.data.val_loader(self.cfg.evaluation.batch_size)
+            on_val = evaluate(network, loader, self.device, confusion=True)
+            val = on_val.accuracy
+            if now and on_val.confusion is not None:
+                now.append(_with_classes("validation", on_val))
+        learnt = self.cfg.model.get("weights") is not None or any(self.epochs.values()) or bool(done.history)
+        if done.applied:
+            warnings += ruined(now, self.accuracies, learnt, step.phase.remedy)
         cost = measure(network, self.example, seconds=0)
         scores = dict(zip(STORED, (test.accuracy, val, test.loss, test.top5, by_class), strict=True))
         return Outcome(
@@ -426,6 +436,10 @@ class _Job:
             stored = self.store.confusion(phase.name, phase.key)
             if stored.is_file():
                 copy_whole(stored, confusion.path_in(self.folder, phase.name))
+
+
+def _with_classes(images: str, scores: Scores) -> Measured:
+    return Measured(images, scores.accuracy, scores.confusion.sum(1).tolist())
 
 
 def _by_content(phase: dict[str, Any]) -> dict[str, Any]:

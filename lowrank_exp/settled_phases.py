@@ -59,6 +59,10 @@ class TrainUntilSettled(Phase):
         if isinstance(self.latest, bool) or not isinstance(self.latest, int | float) or not 0 < self.latest <= 1:
             raise ValueError(f"latest={self.latest!r} must be a fraction of the epochs, in (0, 1]")
 
+    @property
+    def remedy(self) -> str:
+        return self.train.remedy
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
         self.settling(network, example)
@@ -145,6 +149,10 @@ class TrainOn(Phase):
     train: Train
     regularizer: Regularizer | None = None
     exempt: Sequence[str] = ()
+
+    @property
+    def remedy(self) -> str:
+        return self.train.remedy
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self._of(network).walk_(network, example)

@@ -58,6 +58,10 @@ class Truncate(Phase):
     empty: str = "keep_one"
     costly: str = "dense"
 
+    @property
+    def remedy(self) -> str:
+        return "Cut off less, or train on afterwards"
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self._truncate_(network, example)
 

@@ -1,7 +1,7 @@
 """The penalties of a training with their weights, and the projection that goes with them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -88,9 +88,15 @@ class Regularizer:
         Returns:
             The unweighted value of every penalty that acted at this step, by name, detached, on the device.
         """
+        return dict(self.applied_(network, step, total_steps))
+
+    def applied_(self, network: nn.Module, step: int, total_steps: int) -> Iterator[tuple[str, Tensor]]:
+        """As `apply_`, a term at a time: the name and value of each that acted, once its gradient has been added."""
         weights = self.weights(step / total_steps)
-        values = {name: term.penalty.apply_(network, weights[name], step) for name, term in self.terms.items()}
-        return {name: value for name, value in values.items() if value is not None}
+        for name, term in self.terms.items():
+            value = term.penalty.apply_(network, weights[name], step)
+            if value is not None:
+                yield name, value
 
     def value(self, network: nn.Module, progress: float) -> Tensor:
         """What is added to the loss at `progress`, a differentiable scalar; needs a term."""

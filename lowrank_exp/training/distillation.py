@@ -83,6 +83,18 @@ class Teacher:
     def __init__(self, option: Distillation | None) -> None:
         self.option = option
         self.network = None if option is None else option.teacher.eval()
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Forget what the losses of the epoch before were made of."""
+        self.parts: list[tuple[Tensor, Tensor]] = []  # of every batch: by the labels, and the divergence
+
+    def broke(self, batch: int) -> bool:
+        """Whether the teacher's part alone was not finite in a batch of this epoch."""
+        if not self.parts:
+            return False
+        by_labels, divergence = self.parts[batch]
+        return bool(by_labels.isfinite()) and not bool(divergence.isfinite())
 
     def to(self, device: torch.device) -> None:
         """Bring the teacher to where the images are."""
@@ -110,4 +122,5 @@ class Teacher:
             log_target=True,
             reduction="batchmean" if reduction == "mean" else "sum",
         )
+        self.parts.append((loss.detach(), divergence.detach()))
         return (1 - alpha) * loss + alpha * T**2 * divergence

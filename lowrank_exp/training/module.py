@@ -4,8 +4,8 @@ N images of a batch, C classes.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import distributed
 from lowrank_exp.training.distillation import Teacher
+from lowrank_exp.training.divergence import LOSS, TEACHER, TRY, TRY_TEACHER, Broken, broken_weights, steep
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
 from lowrank_exp.training.penalties import Penalties, trained
 from lowrank_exp.training.pruner import Pruner
@@ -27,11 +28,6 @@ from lowrank_exp.training.stochastic_depth import Survivors
 
 Metrics = dict[str, float]
 CPU = torch.device("cpu")
-
-DIVERGED = (
-    "{what} is {value} at epoch {epoch}, step {step} of {steps}, learning rate {rate:g}. "
-    "Lower the learning rate, warm it up, or look for non-finite values in images and weights."
-)
 
 
 class Classifier(pl.LightningModule):
@@ -149,6 +145,8 @@ class Classifier(pl.LightningModule):
         self.began = time.perf_counter()
         self.rates = []
         self.trained = _Tally(self.device, self._processes)
+        self.penalties.begin_epoch()
+        self.teacher.begin_epoch()
         self.pruner.begin_epoch([metrics["val_accuracy"] for metrics in self.history])
         self.noisy_weights.begin_epoch()
 
@@ -158,14 +156,15 @@ class Classifier(pl.LightningModule):
         if begins := batch_idx % self.accumulate == 0:
             self._stepper.zero_grad()
             self._grouped = 0
-            self.penalties.before_forward()
+            with self._explained():
+                self.penalties.before_forward()
         self._grouped += count
         steps = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
         self.survivors.draw(images, begins, self.global_rank, self._processes)
         with self.noisy_weights.during_pass():
             logits_NC = self.forward(images)
             reduction = "sum" if self._summed else "mean"
-            loss = cross_entropy(logits_NC, labels, label_smoothing=self.label_smoothing, reduction=reduction)
+            loss = self._loss(logits_NC, labels, label_smoothing=self.label_smoothing, reduction=reduction)
             loss = self.teacher.teach(loss, logits_NC, images, self.precision, reduction)
             self._backward(loss, steps)
         if steps:
@@ -187,7 +186,8 @@ class Classifier(pl.LightningModule):
                     if parameter.grad is not None:
                         parameter.grad.mul_(self._processes / self._grouped)
         self.survivors.add_gradients()
-        self.penalties.add_gradients()
+        with self._explained():
+            self.penalties.add_gradients()
         self.pruner.before_step()
         self.rates.append(self._stepper.param_groups[0]["lr"])
         self._stepper.step()
@@ -198,12 +198,12 @@ class Classifier(pl.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Without validation images the last batch ends the epoch."""
         if not self.trainer.enable_validation and batch_idx + 1 == self.trainer.num_training_batches:
-            self._raise_if_diverged("the training loss", self.trained)
+            self._raise_if_diverged()
             self._write_history(None, None)
 
     def on_validation_epoch_start(self) -> None:
         """The epoch's training is over: refuse to go on if it diverged."""
-        self._raise_if_diverged("the training loss", self.trained)
+        self._raise_if_diverged()
         self.survivors.begin_validation()
         self.validated = _Tally(self.device, self._processes)
 
@@ -211,15 +211,20 @@ class Classifier(pl.LightningModule):
         """Count loss and hits of a batch."""
         images, labels, count = _counted(batch)
         logits_NC = self.forward(images)
-        self.validated.add(logits_NC, labels, cross_entropy(logits_NC, labels, reduction="sum"), count, summed=True)
+        self.validated.add(logits_NC, labels, self._loss(logits_NC, labels, reduction="sum"), count, summed=True)
 
     def on_validation_epoch_end(self) -> None:
         """Write the epoch's line of the history; callbacks find it there in `on_train_epoch_end`."""
         self.survivors.resume_training()
-        self._raise_if_diverged("the validation loss", self.validated)
+        bad = (~self.validated.losses_B().isfinite()).nonzero()
+        if len(bad):
+            value = self.validated.losses_B()[bad[0]].item()
+            raise self._diverged(Broken(len(self.rates) - 1, 0, "the validation loss", value, TRY))
         self._write_history(*self.validated.means())
 
     def _write_history(self, val_loss: float | None, val_accuracy: float | None) -> None:
+        if (name := broken_weights(self.network)) is not None:
+            raise self._diverged(Broken(len(self.rates) - 1, 0, f"an entry of {name}", float("nan"), TRY))
         train_loss, train_accuracy = self.trained.means()
         self.history.append(
             {
@@ -230,7 +235,7 @@ class Classifier(pl.LightningModule):
                 "val_accuracy": val_accuracy,
                 "learning_rate": self.rates[0],
                 "seconds": time.perf_counter() - self.began,
-                **self.penalties.take_means(),
+                **self.penalties.means(),
                 **self.pruner.take_metrics(),
             }
         )
@@ -248,24 +253,48 @@ class Classifier(pl.LightningModule):
         scheduler = LambdaLR(stepper, lambda step: schedule(min(step, total - 1) / total))
         return {"optimizer": stepper, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _raise_if_diverged(self, what: str, tally: "_Tally") -> None:
-        losses = tally.losses_B()
-        bad = (~losses.isfinite()).nonzero()
-        if len(bad) == 0:
-            return
-        index = int(bad[0])
-        # Validation follows the last step of the epoch.
-        step = index // self.accumulate if tally is self.trained else len(self.rates) - 1
-        raise FloatingPointError(
-            DIVERGED.format(
-                what=what,
-                value=losses[index].item(),
-                epoch=self.current_epoch,
-                step=step,
-                steps=len(self.rates),
-                rate=self.rates[step],
-            )
+    def _loss(self, logits_NC: Tensor, labels_N: Tensor, **options: Any) -> Tensor:
+        """Cross-entropy; labels that are none of the network's classes are told as such."""
+        try:
+            return cross_entropy(logits_NC, labels_N, **options)
+        except IndexError as error:
+            low, high = labels_N.min().item(), labels_N.max().item()
+            raise ValueError(
+                f"labels run from {low} to {high}, but the network has {logits_NC.shape[1]} classes, numbered from 0: "
+                "give it the data set's number of classes"
+            ) from error
+
+    def _raise_if_diverged(self) -> None:
+        """Refuse what is not finite in the epoch's training: whatever became so first."""
+        found = self.penalties.broken()
+        losses_B = self.trained.losses_B()
+        bad = (~losses_B.isfinite()).nonzero()
+        if len(bad):
+            batch = int(bad[0])
+            of_teacher = self.teacher.broke(batch)
+            what, advice = (TEACHER, TRY_TEACHER) if of_teacher else (LOSS, TRY)
+            found.append(Broken(batch // self.accumulate, 0, what, losses_B[batch].item(), advice))
+        if found:
+            raise self._diverged(min(found))
+
+    def _diverged(self, broken: Broken) -> FloatingPointError:
+        """The error that says where, what, and what to try."""
+        step = broken.step
+        return FloatingPointError(
+            f"{broken.what} is {broken.value} at epoch {self.current_epoch}, step {step} of {len(self.rates)}, "
+            f"learning rate {self.rates[step]:g}. {broken.advice}{steep(self.penalties.lengths, step)}"
         )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A factorization of weights that are not finite fails before the epoch ends: then too, what broke first."""
+        try:
+            yield
+        except torch.linalg.LinAlgError:
+            self.rates = [*self.rates, self._stepper.param_groups[0]["lr"]]
+            if self.trained.losses:
+                self._raise_if_diverged()
+            raise
 
 
 def _counted(batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, int]:

@@ -1,6 +1,5 @@
 """What a regularizer does in a fit: before the forward pass, to the gradients, and to the history."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,14 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lowrank_exp.regularizers import Regularizer, parameter_groups
+from lowrank_exp.training.divergence import (
+    TRY_PENALTY,
+    Broken,
+    Lengths,
+    broken_gradients,
+    broken_values,
+    gradient_length,
+)
 
 SAMPLES = 16  # of a weight's schedule, by which a checkpoint of another one is told apart
 
@@ -25,32 +32,47 @@ class Penalties:
 
     def __init__(self, regularizer: Regularizer | None, network: nn.Module, total_steps: int, start: int) -> None:
         self.regularizer, self.network, self.total_steps, self.step = regularizer, network, total_steps, start
-        self.values: dict[str, list[Tensor]] = {}
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Forget the values of the epoch before."""
+        self.began = self.step
+        self.values: dict[str, list[tuple[int, Tensor]]] = {}
+        self.lengths: list[Lengths] = []
 
     def before_forward(self) -> None:
         """The projection, where there is one and it is due."""
         if self.regularizer is not None:
             rank = self.regularizer.project_(self.network, self.step)
-            self._add({} if rank is None else {"projected_rank": rank})
+            if rank is not None:
+                self._add("projected_rank", rank)
 
     def add_gradients(self) -> None:
         """The penalties' part of the gradients of this step; then the next one begins."""
-        if self.regularizer is not None:
-            values = self.regularizer.apply_(self.network, self.step, self.total_steps)
-            self._add({f"penalty_{name}": value for name, value in values.items()})
+        if self.regularizer is not None and self.regularizer.terms:
+            after = {"": gradient_length(self.network)}
+            for name, value in self.regularizer.applied_(self.network, self.step, self.total_steps):
+                self._add(f"penalty_{name}", value)
+                after[name] = gradient_length(self.network)
+            self.lengths.append(Lengths.taken(self.step - self.began, after))
         self.step += 1
 
-    def take_means(self) -> dict[str, float]:
-        """The mean of every value since the last call, without its weight."""
-        means = {name: torch.stack(values).double().mean().item() for name, values in self.values.items()}
-        self.values = {}
-        if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
-            raise FloatingPointError(f"{', '.join(bad)}: lower the learning rate or the weight of the penalty")
-        return means
+    def means(self) -> dict[str, float]:
+        """The mean over the epoch's steps of every value, without its weight."""
+        stacked = {name: torch.stack([value for _, value in values]) for name, values in self.values.items()}
+        return {name: values.double().mean().item() for name, values in stacked.items()}
 
-    def _add(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
+    def broken(self) -> list[Broken]:
+        """Of every value, and of the gradients, the first in this epoch that is not finite."""
+        found = broken_gradients(self.lengths)
+        terms = [] if self.regularizer is None else list(self.regularizer.terms)
+        for place, term in enumerate(terms, start=1):
+            values, advice = self.values.get(f"penalty_{term}", []), TRY_PENALTY.format(term=term)
+            found += broken_values(values, 2 * place, f"penalty_{term}", advice)
+        return found
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.values.setdefault(name, []).append((self.step - self.began, value))
 
 
 def trained(network: nn.Module, exempt: Sequence[str]) -> list[Parameter] | list[dict[str, Any]]:
