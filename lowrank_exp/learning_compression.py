@@ -5,7 +5,7 @@ Legend: W weights, Theta the same at low rank, M multipliers, mu weight of the p
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompose
 from lowrank_exp.files import written_whole
-from lowrank_exp.phases import Done, Phase, Setting, Train
+from lowrank_exp.phases import Done, Phase, Setting, Train, planned
 from lowrank_exp.rank import Plan, PlannedLayer, needs, profile
 from lowrank_exp.rank.candidates import candidates
 from lowrank_exp.regularizers import QuadraticPenalty, Regularizer, Weighted
@@ -23,6 +23,7 @@ from lowrank_exp.results import digest
 from lowrank_exp.surgery import factorize_, replay_to_plan_
 
 PENALTY = "lc"  # its name in the history: penalty_lc
+APART = 0.01  # of the squared length of the weights: so far from low rank they are said to be so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +123,9 @@ class LearningCompression(Phase):
         for name, theta in state.theta.items():
             with torch.no_grad():
                 network.get_submodule(name).weight.copy_(theta)
+        done = replace(planned(state.plan, self.rank, network), history=state.history)
         factorize_(network, state.plan, example_input=example)
-        return Done(state.history, state.plan)
+        return replace(done, warnings=[*done.warnings, *_apart(state.history)])
 
     def c_step(
         self, network: nn.Module, shifts: Mapping[str, Tensor], mu: float, example: Tensor
@@ -219,6 +221,17 @@ class _State:
         plan = content.pop("plan")
         layers = {name: PlannedLayer(**one) for name, one in plan.pop("layers").items()}
         return cls(**content, plan=Plan(layers, **plan))
+
+
+def _apart(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """A sentence where the weights are not at low rank after the last step; else nothing."""
+    distance = next((line["distance"] for line in reversed(history) if "distance" in line), 0.0)
+    if distance <= APART:
+        return []
+    return [
+        f"the weights were still {distance:.2%} of their squared length away from low rank after the last step, and "
+        "the network is factorized all the same: take more steps, a larger mu or growth"
+    ]
 
 
 def _squares(weights: Mapping[str, Tensor]) -> Tensor:

@@ -28,6 +28,7 @@ from lowrank_exp.rank import (
     with_accuracy,
     with_sensitivity,
 )
+from lowrank_exp.rank.missed import missed_budget, without_effect
 from lowrank_exp.reconstruct import check_options
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.results import digest
@@ -113,6 +114,13 @@ class Phase(ABC):
     @abstractmethod
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         """Do to a network on the meta device what `run_` will do to its shapes; raise ValueError for a mistake."""
+
+    def check_steps(self, network: nn.Module, example: Tensor, images: int) -> None:
+        """Raise ValueError if so many training images give too few steps for what `run_` is to do; change nothing.
+
+        Called before `walk_`, with the same network on the meta device.
+        """
+        return
 
     @abstractmethod
     def run_(self, network: nn.Module, setting: Setting) -> Done:
@@ -288,8 +296,9 @@ class Factorize(Phase):
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self.plan(network, setting)
+        done = planned(plan, self.rank, network)
         factorize_(network, plan, store=setting.svds, **self.fit_to(setting))
-        return Done(plan=plan)
+        return done
 
     def stand_in(self, layers: Mapping[str, LayerProfile], score: Callable[..., float]) -> Plan:
         """A plan with made-up sensitivities and the given `score`, of which no more than the shapes is to be believed.
@@ -380,6 +389,12 @@ class Factorize(Phase):
             options["images"] = images
         loader = setting.data.train_loader(options.pop("batch_size"), setting.seed, augment=False)
         return {"reconstruct": fit, "batches": FirstImages(loader, images), "seed": setting.seed, **options}
+
+
+def planned(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:
+    """What is to be said of a plan that is carried out: a budget missed, or nothing changed. See `rank.missed`."""
+    missed = missed_budget(plan, rank, network)
+    return Done(plan=plan, warnings=[*([missed] if missed else []), *without_effect(plan)], missed=bool(missed))
 
 
 @dataclass(frozen=True, kw_only=True)

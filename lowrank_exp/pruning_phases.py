@@ -15,8 +15,6 @@ from lowrank_exp.pruning.schedules import Schedule
 from lowrank_exp.pruning.silent import silent_channels
 from lowrank_exp.training import FirstImages, Pruner, Pruning
 
-MANY = 10**6  # steps per epoch, as long as nobody knows how many they are
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prune(Phase):
@@ -73,10 +71,14 @@ class Prune(Phase):
             return "the oracle measures losses"
         return "the accuracy that is its target is measured" if getattr(self.schedule, "accuracy", None) else ""
 
+    def check_steps(self, network: nn.Module, example: Tensor, images: int) -> None:
+        batches = -(-images // self.train.batch_size)
+        view = self.pruning(example.shape[1:]).view(network)
+        self.schedule.check(view, -(-batches // self.train.accumulate), self.train.epochs)
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
         view = self.pruning(example.shape[1:]).view(network)
-        self.schedule.check(view, MANY, self.train.epochs)
         summed = isinstance(self.criterion, WeightedSum)
         for one in self.criterion.criteria.values() if summed else [self.criterion]:
             if isinstance(one, WeightCriterion) and one.needs_norm:
@@ -97,11 +99,17 @@ class Prune(Phase):
         if isinstance(self.criterion, Oracle):
             held_out = setting.data.val_sample(self.images, setting.seed, self.batch_size)
             pruning = replace(pruning, held_out=held_out)
+        before = pruning.view(network).dense_macs
+        done = Done()
         if self.train.epochs:
             done = replace(self.train, pruning=pruning).run_(network, setting)
-            return replace(done, values=revival_figures(done.history))
-        Pruner(pruning, network, setting.seed, 1, 0).begin_epoch([])
-        return Done()
+        else:
+            Pruner(pruning, network, setting.seed, 1, 0).begin_epoch([])
+        after = replace(pruning.view(network), dense_macs=before)
+        after.accuracies = [line["val_accuracy"] for line in done.history if line["val_accuracy"] is not None]
+        told = [missed] if (missed := self.schedule.missed(after)) else []
+        values = revival_figures(done.history)
+        return replace(done, values=values, warnings=[*done.warnings, *told], missed=bool(told))
 
     def pruning(self, input_shape: Sequence[int]) -> Pruning:
         """What the training is told, but for the images."""

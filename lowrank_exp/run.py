@@ -191,6 +191,7 @@ class _Job:
                     "a fraction of the training images, or choose a method that does without"
                 )
             try:
+                phase.check_steps(network, self.example, self.data.sizes["train"])
                 phase.walk_(network, self.example)
             except (ValueError, TypeError, FileNotFoundError) as error:
                 raise type(error)(f"phase {name}: {error}") from error

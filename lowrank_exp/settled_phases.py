@@ -1,7 +1,6 @@
 """The phases of Cuttlefish: a training that begins dense, and goes on with factors once stable ranks have settled."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -71,11 +70,11 @@ class TrainUntilSettled(Phase):
         settling = self.settling(network, torch.zeros(1, *setting.data.input_shape))
         done = replace(self.train, until=settling).run_(network, setting)
         if done.history and not settling.still(done.history):
-            warnings.warn(
+            told = (
                 f"the stable ranks had not settled after {len(done.history)} of {self.train.epochs} epochs, the latest "
-                "allowed: the network is factorized all the same. Raise latest, or the threshold",
-                stacklevel=2,
+                "allowed: the network is factorized all the same. Raise latest, or the threshold"
             )
+            return replace(done, warnings=[*done.warnings, told])
         return done
 
     def settling(self, network: nn.Module, example: Tensor) -> "Settling":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.phases import Done, Phase, Setting
+from lowrank_exp.phases import Done, Phase, Setting, planned
 from lowrank_exp.rank import Plan
 from lowrank_exp.svd_form import profile_svd, to_svd_, truncate_
 from lowrank_exp.svd_form.convert import WantedRank
@@ -66,7 +66,8 @@ class Truncate(Phase):
         self._truncate_(network, example)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        return Done(plan=self._truncate_(network, torch.zeros(1, *setting.data.input_shape)))
+        plan = self._truncate_(network, torch.zeros(1, *setting.data.input_shape))
+        return planned(plan, self.rank, network)
 
     def _truncate_(self, network: nn.Module, example: Tensor) -> Plan:
         ranks = None if self.rank is None else self.rank(profile_svd(network, example, self.by))

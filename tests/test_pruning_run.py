@@ -143,7 +143,7 @@ def test_goes_on_after_a_kill(command, tmp_path, monkeypatch, options):
     ("options", "message"),
     [
         (["method=taylor", "pruning.macs=0.01"], r"phase prune: Molchanov: macs=0.01 cannot be reached: .*Raise macs"),
-        (["method=taylor", "pruning/criterion=bn_scale"], "phase prune: BNScale: conv1 has no batch norm behind it"),
+        (["method=taylor", "pruning/criterion=bn_scale", "pruning.updates=1"], "BNScale: conv1 has no batch norm"),
         (["method=taylor", "pruning.accuracy=0.9", "data.validation=0"], "prune: the accuracy that is its target"),
         (["method=taylor", "finetune.compile=true"], "compile is true, and filters shall be pruned during the fit"),
         (["method=taylor", "method.phases.prune.images=0"], "images must be an integer of at least 1, got 0"),
@@ -171,3 +171,37 @@ def test_dry_run_estimates_the_time_and_goes_on_with_the_shapes_that_are_left(co
     if method == "prune_decompose":
         assert any(re.search(r"conv1.* 98,000 .* 72,240", line) for line in lines)  # of 5 filters of 6
     assert not list((tmp_path / "outputs").glob("store/*/outcome.json"))
+
+
+FEW_STEPS = (
+    *SMOKE,
+    "method=taylor",
+    "method.phases.prune.images=64",
+    "pruning/criterion=l2",
+    "pruning.filters=1",
+    "pruning.updates=7",
+    "pruning.macs=0.7",
+)
+
+
+def test_a_target_that_the_criterion_does_not_reach_is_missed(command, tmp_path, capfd):
+    """Three channels are enough where they are of the first layer; these are small ones of the second."""
+    assert command(*FEW_STEPS) == 1
+    result, _, folder = job(tmp_path / "outputs")
+    left = result.phases[1].macs / DENSE
+    assert left > 0.707
+    assert (result.status, [phase.missed for phase in result.phases]) == ("missed", [False, True, False])
+    assert f"{left:.4f} of the MACs remain, the target is 0.7" in result.phases[1].warnings[-1]
+    assert f"missed: prune: {left:.4f}" in capfd.readouterr().err
+    assert load(folder / "model.pt").conv2.out_channels < 16
+
+
+def test_a_target_out_of_reach_ends_before_any_training(command, tmp_path, capfd):
+    assert command(*FEW_STEPS, "pruning.macs=0.4") == 1
+    told = capfd.readouterr().err
+    assert "phase prune: Molchanov: macs=0.4 cannot be reached: 21 steps (1 epochs of 21), 7 from one time" in told
+    assert not list((tmp_path / "outputs").glob("store/train-*/network.pt"))
+    assert command(*FEW_STEPS, "pruning.macs=0.4", "finetune.accumulate=3") == 1
+    assert "7 steps (1 epochs of 7)" in capfd.readouterr().err
+    assert command(*FEW_STEPS, "finetune.epochs=0") == 1
+    assert "this one has 0 epochs" in capfd.readouterr().err

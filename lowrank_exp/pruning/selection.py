@@ -184,18 +184,18 @@ def _units(target: str, s_O: Tensor, gone: Iterable[int], blocks: Sequence) -> l
     if any(math.isnan(s) for s in values):
         raise ValueError(f"{target} has scores that are not numbers")
     out = set(gone)
-    parts = [[c for c in part if c not in out] for part in _parts(len(values), blocks)]
-    if len({len(part) for part in parts}) > 1:
+    left = [[c for c in part if c not in out] for part in parts(len(values), blocks)]
+    if len({len(part) for part in left}) > 1:
         raise ValueError(f"{target}: its grouped layers split what remains of it into unequal parts; leave it whole")
-    ordered = [sorted(part, key=lambda c: (values[c], c)) for part in parts]
+    ordered = [sorted(part, key=lambda c: (values[c], c)) for part in left]
     together = [tuple(unit) for unit in zip(*ordered, strict=True)]
     return [(sum(values[c] for c in unit) / len(unit), unit) for unit in together]
 
 
-def _parts(C: int, blocks: Sequence) -> list[list[int]]:
+def parts(C: int, blocks: Sequence) -> list[list[int]]:
     """The channels apart by where they lie in every partition; if equal numbers of each go, all blocks stay equal."""
-    parts: dict[tuple[int, ...], list[int]] = {}
+    cells: dict[tuple[int, ...], list[int]] = {}
     for c in range(C):
         place = tuple(next(i for i, part in enumerate(partition) if c in part) for partition in blocks)
-        parts.setdefault(place, []).append(c)
-    return list(parts.values())
+        cells.setdefault(place, []).append(c)
+    return list(cells.values())

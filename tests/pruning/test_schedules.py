@@ -1,17 +1,20 @@
 """When each schedule acts, and on which filters: asked moment by moment, without a training."""
 
 import math
-from itertools import pairwise
+import re
+from dataclasses import replace
+from itertools import pairwise, product
 
 import pytest
 import torch
 from torch import nn
 
 from lowrank_exp import models
-from lowrank_exp.pruning import Masks
+from lowrank_exp.pruning import Masks, remove_
 from lowrank_exp.pruning.criteria import L1, L2, Orthogonality, Taylor
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules import AGP, SFP, Mask, Molchanov, Moment, OneShot, Remove, RePr, Revive, View, Zero
+from lowrank_exp.pruning.schedules.bound import MostSaved
 
 SHAPE = (3, 8, 8)
 
@@ -188,6 +191,93 @@ def test_molchanov_takes_no_more_than_the_target_asks_for():
     keep = Molchanov(criterion=L2(), macs=0.7, filters=15).due(Moment(0, 1, 1, True), seen).keep
     assert sum(group.channels - len(keep.get(group.name, range(group.channels))) for group in seen.groups) == fewest
     assert seen.macs(keep) <= 0.7 * seen.dense_macs
+
+
+def test_no_choice_of_channels_saves_more_than_is_known_before():
+    """Against every number of channels that can go of each group."""
+    for net in (chain(), models.cifar_resnet(depth=8, num_classes=4)):
+        seen = View.of(net, SHAPE)
+        most = MostSaved(seen)
+        few = [range(min(group.channels, 4)) for group in seen.groups][:5]
+        names = [group.name for group in seen.groups]
+        least: dict[int, float] = {}
+        for gone in product(*few):
+            left = seen.macs(seen.without({n: range(g) for n, g in zip(names, gone, strict=False)})) / seen.dense_macs
+            least[sum(gone)] = min(left, least.get(sum(gone), 1.0))
+        assert all(most.left(n) <= left + 1e-12 for n, left in least.items())
+        assert most.left(1) == pytest.approx(least[1], abs=1e-12)
+        assert most.left(0) == 1
+        assert most.needed(least[1]) == 1
+        assert most.left(most.needed(0.6)) <= 0.6 < most.left(most.needed(0.6) - 1)
+
+
+def test_a_target_out_of_reach_is_refused_with_what_would_reach_it():
+    seen = view()
+    few = Molchanov(criterion=L2(), macs=0.3, filters=1, updates=10)
+    message = r"30 steps \(3 epochs of 10\), 10 from one time to the next, remove 3 x 1"
+    with pytest.raises(ValueError, match=message) as told:
+        few.check(seen, 10, 3)
+    patterns = (r"(\d+) channels or more have to go", r"filters=(\d+)", r"updates=(\d+)", r"\((\d+) epochs\) or")
+    channels, filters, updates, epochs = (int(re.search(pattern, str(told.value))[1]) for pattern in patterns)
+    most = MostSaved(seen)
+    assert most.left(channels) <= 0.3 < most.left(channels - 1)
+    replace(few, filters=filters).check(seen, 10, 3)
+    replace(few, updates=updates).check(seen, 10, 3)
+    few.check(seen, 10, epochs)
+    replace(few, filters=None).check(seen, 10, 3)
+    less = (replace(few, filters=filters - 1), 3), (replace(few, updates=updates + 1), 3), (few, epochs - 1)
+    for schedule, too_few in less:
+        with pytest.raises(ValueError, match="cannot be reached"):
+            schedule.check(seen, 10, too_few)
+
+
+def test_as_many_as_it_takes_reach_the_target_after_three_quarters():
+    seen = view()
+    schedule = Molchanov(criterion=L2(), macs=0.4, filters=None, updates=3, form="none")
+    left = []
+    for step in range(0, 20, 3):
+        action = schedule.due(Moment(step, 20, 1, step == 0), seen)
+        if action is not None:
+            remove_(seen.network, action.keep, groups=seen.groups)
+            seen = replace(view(seen.network), dense_macs=seen.dense_macs)
+        left.append(seen.macs() / seen.dense_macs)
+    goals = [1 - 0.6 * (turn + 1) / 6 for turn in range(6)]  # steps 0 to 15
+    assert all(now <= goal for now, goal in zip(left, goals, strict=False))
+    assert left[5] == left[6]
+    assert len(set(left)) >= 4
+    assert schedule.missed(seen) == ""
+
+
+def test_what_is_left_of_a_target_is_told_at_the_end():
+    seen = replace(view(), dense_macs=round(view().dense_macs / 0.8))
+    assert "0.8000 of the MACs remain, the target is 0.5" in Molchanov(macs=0.5).missed(seen)
+    assert [bool(Molchanov(macs=macs).missed(seen)) for macs in (0.79, 0.793, 0.8)] == [True, False, False]
+    seen.accuracies = [0.95, 0.92]
+    told = Molchanov(macs=None, accuracy=0.9).missed(seen)
+    assert "the validation accuracy was 0.9200 at the lowest, the target is 0.9" in told
+    assert Molchanov(macs=None, accuracy=0.93).missed(seen) == ""
+    assert Molchanov(macs=0.5, accuracy=0.93).missed(seen) == ""  # the first one met counts
+    assert [schedule.missed(seen) for schedule in (OneShot(), AGP(), SFP(), RePr())] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "message"),
+    [
+        (Molchanov(), 0, "Molchanov: filters go between the steps of a training, and this one has 0 epochs"),
+        (Molchanov(macs=None, accuracy=0.9, updates=1), 1, "accuracy=0.9 is looked at between epochs"),
+        (Molchanov(filters=None, updates=11), 1, "updates=11 is more than the 10 steps"),
+        (SFP(), 0, "SFP: filters become 0 at the end of epochs, and the training has none"),
+        (AGP(), 0, "AGP: the share grows from epoch 0 to 1, the training has 0 epochs"),
+        (OneShot(rate=0.09), 1, "OneShot: rate=0.09 is no whole filter of any layer: the widest has 10"),
+        (OneShot(rate=0.04, scope="global"), 1, "all layers together have 20"),
+        (OneShot(rate=0.9, scope="global"), 1, "rate=0.9 are 18 filters of 20, of which 17 can go"),
+        (AGP(s_f=0.09), 4, "AGP: s_f=0.09 is no whole filter"),
+        (RePr(S1=1, S2=1, N=1, p=0.04), 4, "RePr: p=0.04 is no whole filter of any layer: all layers together have 20"),
+    ],
+)
+def test_a_schedule_that_could_do_nothing_is_refused(schedule, epochs, message):
+    with pytest.raises(ValueError, match=message):
+        schedule.check(view(), 10, epochs)
 
 
 def test_molchanov_stops_below_the_accuracy():

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank_exp import measure, models
 from lowrank_exp.pruning import channel_groups, remove_
-from lowrank_exp.pruning.criteria import L2, Orthogonality, Taylor
+from lowrank_exp.pruning.criteria import Orthogonality, Taylor
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules import AGP, SFP, Mask, Molchanov, OneShot, Remove, RePr
 from lowrank_exp.pruning.silent import silent_channels
@@ -201,7 +201,7 @@ def test_sfp_counts_and_lets_filters_grow_again(start):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_removal_keeps_what_survives_bit_for_bit(optimizer):
-    loop = Loop(Molchanov(macs=0.5, updates=10**6), OPTIMIZERS[optimizer])
+    loop = Loop(Molchanov(macs=0.5, filters=None, updates=4), OPTIMIZERS[optimizer])
     loop.steps(3)
     before = {name: (p.detach().clone(), loop.buffers(name)) for name, p in loop.net.named_parameters()}
     groups = len(loop.optimizer.param_groups[0]["params"])
@@ -337,11 +337,6 @@ def test_nothing_pruned_is_nothing_changed():
         optimizer=SGD, schedule=cosine, seed=3, checkpoint=None, device="cpu", progress=False,
     )  # fmt: skip
     assert all(torch.equal(value, pruned.state_dict()[key]) for key, value in net.state_dict().items())
-
-
-def test_a_target_that_is_not_met_is_said():
-    with pytest.warns(UserWarning, match=r"0\.\d+ of the MACs remain after all epochs, the target is 0\.2"):
-        fit(Molchanov(macs=0.2, criterion=L2(), updates=7), epochs=1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lowrank_exp.pruning.criteria import L2
 from lowrank_exp.pruning.criteria.criterion import chosen_from
 from lowrank_exp.pruning.groups import ChannelGroup
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction, some_go, whole
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
 
@@ -61,6 +61,7 @@ class AGP(Schedule):
         chosen_from(self, "scope", ("layer", "global"))
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
+        some_go(self, "s_f", [group.channels for group in view.groups], together=self.scope == "global")
         if self._end(epochs) <= self.begin or self._end(epochs) > epochs:
             raise ValueError(
                 f"AGP: the share grows from epoch {self.begin} to {self._end(epochs)}, the training has {epochs} "

@@ -1,17 +1,18 @@
 """Molchanov's loop: rank, remove some filters, train a little, and again, until the network is small enough."""
 
-import warnings
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from lowrank_exp.pruning.combine import FORMS, cost_regularised, normalised
 from lowrank_exp.pruning.criteria import Taylor
 from lowrank_exp.pruning.criteria.criterion import chosen_from
+from lowrank_exp.pruning.schedules.bound import MostSaved
 from lowrank_exp.pruning.schedules.schedule import Action, Moment, Remove, Schedule, whole
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import Chosen, lowest
 
 MEGA = 1e6
+TOLERANCE = 0.01  # of a target for MACs, within which it is met
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +20,15 @@ class Molchanov(Schedule):
     """Every `updates` steps the `filters` coupled channels of the lowest scores are removed, until a target is met.
 
     The last time only as many go as the target for MACs asks for. After it the training goes on to its last epoch.
+    With `filters` None as many go every time as keep the MACs on a straight line to their target, which is met after
+    three quarters of the steps.
 
     Args:
         criterion: ranks filters; the paper's is `Taylor`.
         macs: target: the fraction of the MACs at the beginning that may remain, in (0, 1); None: none.
         accuracy: target: nothing more is removed after an epoch whose validation accuracy (a fraction) is below it;
             None: none. With both, the first one met counts.
-        filters: channels removed at a time, at least 1.
+        filters: channels removed at a time, at least 1; None: as many as reach the target for MACs in time.
         updates: steps from one time to the next, at least 1.
         form: brings the scores of layers to one measure, see `combine.normalised`; the paper's is `l2`.
         cost_weight: lambda, taken off a score for every million MACs that its channel costs at that moment; 0: none.
@@ -48,18 +51,21 @@ class Molchanov(Schedule):
     criterion: Criterion = field(default_factory=Taylor)
     macs: float | None = 0.5
     accuracy: float | None = None
-    filters: int = 1
+    filters: int | None = 1
     updates: int = 30
     form: str = "l2"
     cost_weight: float = 0.0
     how: str = "sum"
 
     def __post_init__(self) -> None:
-        whole(self, "filters", 1)
+        if self.filters is not None:
+            whole(self, "filters", 1)
         whole(self, "updates", 1)
         chosen_from(self, "form", FORMS)
         if self.macs is None and self.accuracy is None:
             raise ValueError("Molchanov: there is no target: set macs or accuracy")
+        if self.macs is None and self.filters is None:
+            raise ValueError("Molchanov: filters=None needs a target for MACs: set macs, or a number of filters")
         for option in ("macs", "accuracy"):
             value = getattr(self, option)
             if value is not None and (isinstance(value, bool) or not 0 < value < 1):
@@ -69,7 +75,19 @@ class Molchanov(Schedule):
             raise ValueError(f"Molchanov: cost_weight={weight!r} is no number of 0 or more")
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
+        steps = steps_per_epoch * epochs
+        if not steps:
+            raise ValueError(
+                "Molchanov: filters go between the steps of a training, and this one has 0 epochs: give it some, or "
+                "take one-shot pruning, which needs none"
+            )
         if self.macs is None:
+            if epochs < 2:
+                raise ValueError(
+                    f"Molchanov: accuracy={self.accuracy} is looked at between epochs, and the training has one: give "
+                    "it more, or set macs"
+                )
+            self._check_updates(steps)
             return
         least = view.macs(view.without({group.name: range(group.channels) for group in view.groups})) / view.dense_macs
         if least > self.macs:
@@ -77,6 +95,35 @@ class Molchanov(Schedule):
                 f"Molchanov: macs={self.macs} cannot be reached: with one channel left of every group, {least:.3f} of "
                 "the MACs remain. Raise macs, or prune other layers too"
             )
+        self._check_updates(steps)
+        if self.filters is not None:
+            self._check_steps(MostSaved(view), steps_per_epoch, epochs)
+
+    def _check_updates(self, steps: int) -> None:
+        if self.updates > steps:
+            raise ValueError(
+                f"Molchanov: updates={self.updates} is more than the {steps:,} steps of the training: filters would go "
+                "once and never again. Lower updates, or train for longer"
+            )
+
+    def _check_steps(self, most: MostSaved, steps_per_epoch: int, epochs: int) -> None:
+        """Nothing, if so many steps may be enough for the target, whichever channels the criterion chooses."""
+        steps = steps_per_epoch * epochs
+        times = len(range(0, steps, self.updates))
+        left = most.left(times * self.filters)
+        if left <= self.macs * (1 + TOLERANCE):
+            return
+        channels = most.needed(self.macs)
+        turns = -(-channels // self.filters)
+        enough = (turns - 1) * self.updates + 1
+        sooner = f"updates={(steps - 1) // (turns - 1)}, " if 1 < turns <= steps else ""
+        raise ValueError(
+            f"Molchanov: macs={self.macs} cannot be reached: {steps:,} steps ({epochs} epochs of {steps_per_epoch:,}), "
+            f"{self.updates} from one time to the next, remove {times} x {self.filters} channels, and at least "
+            f"{left:.3f} of the MACs remain. {channels:,} channels or more have to go: set filters=null (as many as it "
+            f"takes) or filters={-(-channels // times)}, {sooner}or train for {enough:,} steps "
+            f"({-(-enough // steps_per_epoch)} epochs) or more"
+        )
 
     def met(self, view: View) -> bool:
         """Whether nothing more is to be removed."""
@@ -85,22 +132,37 @@ class Molchanov(Schedule):
         return self.macs is not None and view.macs() <= self.macs * view.dense_macs
 
     def due(self, moment: Moment, view: View) -> Action | None:
-        if moment.last and self.macs is not None and not self.met(view):
-            warnings.warn(
-                f"{view.macs() / view.dense_macs:.3f} of the MACs remain after all epochs, the target is {self.macs}: "
-                "train for longer, remove more filters at a time, or at shorter intervals",
-                stacklevel=2,
-            )
         first = moment.begins and moment.step == 0
         if not first and (moment.begins or moment.step % self.updates or moment.last):
             return None
-        count = min(self.filters, sum(group.channels - 1 for group in view.groups))
-        if not count or self.met(view):
+        count = sum(group.channels - 1 for group in view.groups)
+        goal = 1.0 if self.macs is None else self.macs
+        if self.filters is None:
+            times = len(range(0, moment.steps_per_epoch * moment.epochs * 3 // 4 + 1, self.updates))
+            goal = 1 - (1 - self.macs) * min(1, (moment.step // self.updates + 1) / times)
+        else:
+            count = min(self.filters, count)
+        if not count or self.met(view) or (self.filters is None and view.macs() <= goal * view.dense_macs):
             return None
         scores = view.of_groups(normalised(view.scores(self.criterion), self.form), self.how)
         if self.cost_weight:
             scores = cost_regularised(scores, _saved(view), self.cost_weight)
-        return Remove(view.without(self._enough(scores, count, view)))
+        return Remove(view.without(self._enough(scores, count, view, goal)))
+
+    def missed(self, view: View) -> str:
+        left, channels = view.macs() / view.dense_macs, sum(group.channels for group in view.groups)
+        more = "remove more filters at a time (filters=null: as many as it takes), or more often, or train for longer"
+        if self.accuracy is not None and any(accuracy < self.accuracy for accuracy in view.accuracies):
+            return ""
+        if self.macs is None:
+            best = f"{min(view.accuracies):.4f} at the lowest" if view.accuracies else "not measured"
+            return (
+                f"pruning went on to the end of the training: the validation accuracy was {best}, the target is "
+                f"{self.accuracy}; {left:.4f} of the MACs and {channels:,} channels remain: {more}"
+            )
+        if left <= self.macs * (1 + TOLERANCE):
+            return ""
+        return f"{left:.4f} of the MACs remain, the target is {self.macs}; {channels:,} channels are left: {more}"
 
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         if self.macs is None:
@@ -112,16 +174,16 @@ class Molchanov(Schedule):
             low, high = (low, middle) if small else (middle, high)
         return view.shares(min(high, 1 - 1e-9))
 
-    def _enough(self, scores: dict, count: int, view: View) -> Chosen:
-        """The `count` lowest, or the fewest with which the target for MACs is met."""
+    def _enough(self, scores: dict, count: int, view: View, goal: float) -> Chosen:
+        """The `count` lowest, or the fewest with which no more than that fraction of the MACs is left."""
         chosen = lowest(scores, count, groups=view.groups)
-        if self.macs is None or view.macs(view.without(chosen)) > self.macs * view.dense_macs:
+        if self.macs is None or view.macs(view.without(chosen)) > goal * view.dense_macs:
             return chosen
         few, enough = 0, count
         while enough - few > 1:
             middle = (few + enough) // 2
             fewer = lowest(scores, middle, groups=view.groups)
-            if view.macs(view.without(fewer)) <= self.macs * view.dense_macs:
+            if view.macs(view.without(fewer)) <= goal * view.dense_macs:
                 enough, chosen = middle, fewer
             else:
                 few = middle

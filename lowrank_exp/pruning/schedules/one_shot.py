@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from lowrank_exp.pruning.criteria import L1
 from lowrank_exp.pruning.criteria.criterion import chosen_from
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction, some_go, whole
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
 
@@ -39,6 +39,7 @@ class OneShot(Schedule):
         whole(self, "epoch", 0)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
+        some_go(self, "rate", [group.channels for group in view.groups], together=self.scope == "global")
         if self.epoch and self.epoch >= epochs:
             raise ValueError(f"OneShot: epoch={self.epoch} does not come in a training of {epochs}")
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from lowrank_exp.pruning.criteria import Orthogonality
 from lowrank_exp.pruning.criteria.criterion import chosen_from
 from lowrank_exp.pruning.null_space import NullSpace
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Revive, Schedule, fraction, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Revive, Schedule, fraction, some_go, whole
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
 
@@ -93,6 +93,7 @@ class RePr(Schedule):
             )
         if not self._ranked(view):
             raise ValueError("RePr: the first layer is the only one with filters that can be dropped: set first=true")
+        some_go(self, "p", view.sizes(self._ranked(view)).values(), together=self.scope == "global")
 
     def due(self, moment: Moment, view: View) -> Action | None:
         places = self._places(moment.steps_per_epoch, moment.epochs)

@@ -1,13 +1,14 @@
 """What a schedule of pruning is: asked at a moment of a training, it says what is to be done to which filters."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from lowrank_exp.pruning.null_space import NullSpace
+from lowrank_exp.pruning.selection import share
 
 if TYPE_CHECKING:
     from lowrank_exp.pruning.schedules.view import View
@@ -121,6 +122,10 @@ class Schedule(ABC):
     def due(self, moment: Moment, view: "View") -> Action | None:
         """What is to be done now; None: nothing."""
 
+    def missed(self, view: "View") -> str:
+        """What of the target was not met by the end of the training, with numbers; empty: nothing."""
+        return ""
+
     @abstractmethod
     def stand_in(self, view: "View") -> dict[str, tuple[int, ...]]:
         """By group how many channels will be left in the end, as nearly as can be told without weights.
@@ -151,6 +156,29 @@ def fraction(schedule: object, option: str) -> None:
     p = getattr(schedule, option)
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
         raise ValueError(f"{type(schedule).__name__}: {option}={p!r} is no fraction of filters: from 0 to below 1")
+
+
+def some_go(schedule: object, option: str, sizes: Collection[int], together: bool) -> None:
+    """Nothing, if a share of filters is one filter at least, and leaves every layer one.
+
+    Args:
+        schedule: has the share, a fraction, as its `option`.
+        sizes: of the layers, or groups of coupled channels.
+        together: whether all are ranked together; else each loses that share.
+
+    Raises:
+        ValueError: not a single filter would go, or more than can.
+    """
+    p = getattr(schedule, option)
+    goes = share(p, sum(sizes)) if together else max(share(p, size) for size in sizes)
+    if p and not goes:
+        of_what = f"all layers together have {sum(sizes)}" if together else f"the widest has {max(sizes)}"
+        raise ValueError(f"{type(schedule).__name__}: {option}={p} is no whole filter of any layer: {of_what}")
+    if together and goes > sum(sizes) - len(sizes):
+        raise ValueError(
+            f"{type(schedule).__name__}: {option}={p} are {goes} filters of {sum(sizes)}, of which "
+            f"{sum(sizes) - len(sizes)} can go: each of {len(sizes)} layers keeps one. Lower {option}"
+        )
 
 
 def whole(schedule: object, option: str, least: int) -> None:

@@ -11,9 +11,9 @@ from lowrank_exp.edits import edits_of
 from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
 from lowrank_exp.pruning.counting import sfp_published_macs
 from lowrank_exp.pruning.criteria import L2
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction, some_go, whole
 from lowrank_exp.pruning.schedules.view import Criterion, View
-from lowrank_exp.pruning.selection import lowest_of_each, share
+from lowrank_exp.pruning.selection import lowest_of_each
 from lowrank_exp.shapes import meta_copy
 
 
@@ -58,9 +58,12 @@ class SFP(Schedule):
         whole(self, "every", 1)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
-        widest = max(view.sizes().values())
-        if self.P and not share(self.P, widest):
-            raise ValueError(f"SFP: P={self.P} is no whole filter of any layer: the widest has {widest}")
+        some_go(self, "P", view.sizes().values(), together=False)
+        if not epochs:
+            raise ValueError(
+                "SFP: filters become 0 at the end of epochs, and the training has none: give it some, or take one-shot "
+                "pruning, which needs none"
+            )
 
     def due(self, moment: Moment, view: View) -> Action | None:
         if moment.last:
