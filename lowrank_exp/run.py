@@ -31,6 +31,7 @@ from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.rank import Plan
+from lowrank_exp.replacing import note_, trial
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.signals import Interrupted, raise_received
 from lowrank_exp.surgery import meta_copy
@@ -180,6 +181,7 @@ class _Job:
                 f"the network gives {got} for one image, the data have {self.data.num_classes} classes: it must give "
                 f"(1, classes) logits. Set model.num_classes={self.data.num_classes}"
             )
+        note_(network, self.tried())
         before = ["initial"]
         for name, phase in self.phases.items():
             if missing := [other for other in phase.looks_back if other not in before]:
@@ -195,6 +197,14 @@ class _Job:
                 phase.walk_(network, self.example)
             except (ValueError, TypeError, FileNotFoundError) as error:
                 raise type(error)(f"phase {name}: {error}") from error
+
+    def tried(self) -> dict[str, str]:
+        """Layers that the phases must leave alone, found on numbers: the walk has none."""
+        network = self.initial.to(self.device)
+        try:
+            return trial(network, self.example)
+        finally:
+            network.to("cpu")
 
     def keyed(self) -> list[_Step]:
         """The phases with the keys of their outcomes: each chains to the one before."""

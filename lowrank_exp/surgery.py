@@ -149,8 +149,9 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     """Give `model` the shapes that `edits` left behind, in place; weights of replaced layers are not set.
 
     Raises:
-        ValueError: an edit names a layer that `model` does not have, or that has another shape.
+        ValueError: an edit names a layer that `model` does not have, that has another shape or cannot be replaced.
     """
+    reasons = unsafe(model) if any(isinstance(edit, Factorize | ToSVD) for edit in edits) else {}
     for edit in edits:
         try:
             layer = model.get_submodule(edit.layer)
@@ -160,7 +161,7 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
             ) from None
         if isinstance(edit, Factorize | ToSVD):
             kind = named(edit.decomposition, **edit.options)
-            if refusal := kind.refusal(layer):
+            if refusal := reasons.get(edit.layer) or kind.refusal(layer):
                 raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
             rank = kind.check_rank(layer, edit.rank, edit.layer)
             if isinstance(edit, ToSVD):

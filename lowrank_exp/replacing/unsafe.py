@@ -1,6 +1,6 @@
 """What forbids to replace a layer and can be told by looking at it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 from torch import nn
@@ -18,6 +18,7 @@ UNMOVED = {  # hooks of a module that cannot move to another
     "_load_state_dict_pre_hooks": NAMES,
     "_load_state_dict_post_hooks": NAMES,
 }
+NOTE = "lowrank_refusal"  # the attribute of a layer that says what another trial has found
 OF_A_PARAMETER = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
@@ -25,14 +26,22 @@ def unsafe(model: nn.Module) -> dict[str, str]:
     """Reasons, by layer name, why layers of `model` must not be replaced, whatever the network does with them.
 
     Those of `refusals`, a method replaced on the layer itself (its `forward`, mostly), and hooks that cannot move to
-    what takes its place: on gradients and on the state dict.
+    what takes its place: on gradients and on the state dict. And those that `note_` has left.
 
     Raises:
         ValueError: `model` is itself a bare layer.
     """
     refused = refusals(model)
     own = {name: reason for name, layer in plain_layers(model) if (reason := _own(layer)) is not None}
+    refused |= {name: vars(layer)[NOTE] for name, layer in plain_layers(model) if NOTE in vars(layer)}
     return {name: reasons[name] for reasons in [own | refused] for name, _ in model.named_modules() if name in reasons}
+
+
+def note_(model: nn.Module, reasons: Mapping[str, str]) -> None:
+    """Let layers of `model` be refused for what a trial of another network of its shapes has found."""
+    for name, layer in plain_layers(model):
+        if name in reasons:
+            vars(layer)[NOTE] = reasons[name]
 
 
 def plain_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

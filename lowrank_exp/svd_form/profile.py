@@ -82,4 +82,11 @@ def _up_to(layer: LayerProfile, rank: int) -> LayerProfile:
 
 
 def _other(layer: LayerProfile) -> LayerProfile:
-    return replace(layer, refusal="it is not in SVD form")
+    """The profile of a layer that stays as it is."""
+    none = f"no decomposition is configured for {layer.kind} layers"
+    return replace(layer, refusal=not_in_form(None if layer.refusal == none else layer.refusal))
+
+
+def not_in_form(reason: str | None) -> str:
+    """Why a layer stays as it is: it was not put into SVD form, perhaps because it could not be."""
+    return f"it is not in SVD form: {reason}" if reason else "it is not in SVD form"

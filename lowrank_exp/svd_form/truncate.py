@@ -16,8 +16,9 @@ from lowrank_exp.decomposition.base import filled
 from lowrank_exp.edits import Factorize, ToSVD, replace_
 from lowrank_exp.names import by_layer
 from lowrank_exp.rank.plan import Plan, PlannedLayer
+from lowrank_exp.replacing import trial, unsafe
 from lowrank_exp.svd_form.layers import SVDForm
-from lowrank_exp.svd_form.profile import dense_copy, forms_of
+from lowrank_exp.svd_form.profile import dense_copy, forms_of, not_in_form
 from lowrank_exp.svd_form.spectrum import check_spectrum, sorted_svd, spectrum
 
 EMPTY = ("keep_one", "refuse")
@@ -98,7 +99,7 @@ def truncate_(
         chosen = {name: _kept(name, form, by, energy, threshold, empty) for name, form in forms.items()}
     else:
         chosen = _given(forms, ranks)
-    costs = _costs(model, example_input)
+    costs, refused = _costs(model, example_input)
     planned = {name: _untouched(one, "it stays in SVD form") for name, one in costs.items() if name in everything}
     for name, (rank, reason) in chosen.items():
         planned[name] = _planned(costs[name], forms[name], rank, reason)
@@ -115,7 +116,7 @@ def truncate_(
         rank, kind = planned[name].rank, forms[name].decomposition
         made = [] if rank is None else [Factorize(name, kind.name, rank, kind.options())]
         replace_(model, name, layer, made, undone=ToSVD)
-    others = {name: _untouched(one, "it is not in SVD form") for name, one in costs.items()}
+    others = {name: _untouched(one, not_in_form(refused.get(name))) for name, one in costs.items()}
     policy = "energy" if energy is not None else "threshold" if threshold is not None else _policy(ranks)
     return Plan({name: planned.get(name, others[name]) for name in costs}, policy)
 
@@ -195,13 +196,14 @@ def _check_plan(forms: Mapping[str, SVDForm], plan: Plan) -> None:
             )
 
 
-def _costs(model: nn.Module, example_input: Tensor | None) -> dict[str, LayerCost]:
-    """What every layer costs as a dense one; no MACs without an example input."""
+def _costs(model: nn.Module, example_input: Tensor | None) -> tuple[dict[str, LayerCost], dict[str, str]]:
+    """What every layer costs as a dense one, and why some cannot be replaced; no MACs without an example input."""
     dense = dense_copy(model)
     if example_input is not None:
-        return network_cost(dense, example_input).every
+        return network_cost(dense, example_input).every, trial(dense, example_input)
     found = {name: layer for name, layer in dense.named_modules() if isinstance(layer, LAYERS)}
-    return {name: LayerCost(name, 0, layer.weight.numel(), out_channels(layer), ()) for name, layer in found.items()}
+    costs = {name: LayerCost(name, 0, layer.weight.numel(), out_channels(layer), ()) for name, layer in found.items()}
+    return costs, unsafe(dense)
 
 
 def _planned(cost: LayerCost, form: SVDForm, rank: int | None, reason: str) -> PlannedLayer:
