@@ -1,6 +1,7 @@
 """What cannot be replaced safely in a network, whatever the decomposition."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -9,6 +10,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.uses import uses_of_children
+
+SHOWN = 6  # places of one parameter that a reason names
 
 
 def refusals(model: nn.Module) -> dict[str, str]:
@@ -61,9 +64,14 @@ def refusals(model: nn.Module) -> dict[str, str]:
         elif any(is_lazy(p) for p in layer.parameters(recurse=False)):
             reasons[name] = "a lazy layer without shape; run the network once first"
         elif shared:
-            reasons[name] = f"its parameters are tied: {', '.join(sorted(set(shared)))}"
+            reasons[name] = f"its parameters are tied: {_listed(sorted(set(shared)))}"
         elif type(layer) not in LAYERS:
             reasons[name] = f"{type(layer).__name__} is a subclass whose forward may differ"
         elif not layer.weight.is_floating_point():
             reasons[name] = f"its weight is {layer.weight.dtype}, no floating-point type"
     return reasons
+
+
+def _listed(places: Sequence[str]) -> str:
+    more = f" ... ({len(places)} in all)" if len(places) > SHOWN else ""
+    return f"{', '.join(places[:SHOWN])}{more}"
