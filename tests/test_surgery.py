@@ -384,3 +384,10 @@ def test_a_bias_before_zero_padding_does_not_go_back():
         recompose_(model)
     assert edits_of(model) == before
     assert torch.equal(model(images()), wanted)
+
+
+def test_edits_are_not_replayed_onto_layers_that_cannot_be_replaced():
+    model = network()
+    model[4].forward = lambda x: x
+    with pytest.raises(ValueError, match="the edit of '4' does not fit: its forward was replaced"):
+        replay_(model, [Factorize("4", "linear_svd", 2)])

@@ -168,7 +168,9 @@ def profile(
 
 def _outside(kind: str, cost: LayerCost) -> LayerProfile:
     """What no layer computes: a budget counts it, nothing can make it cheaper."""
-    return LayerProfile(cost.name, kind, cost.macs, cost.weights, refusal="no layer of the network computes them")
+    return LayerProfile(
+        cost.name, kind, cost.macs, cost.weights, refusal="no layer of the network computes them", tried=True
+    )
 
 
 def _joined(

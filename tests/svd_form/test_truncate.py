@@ -12,7 +12,7 @@ from lowrank_exp import measure
 from lowrank_exp.decomposition import ChannelSVD, SpatialSVD
 from lowrank_exp.edits import edits_of
 from lowrank_exp.models import cifar_resnet
-from lowrank_exp.svd_form import SVDForm, dense_copy, forms_of, sorted_svd, spectrum, to_svd_, truncate_
+from lowrank_exp.svd_form import SVDForm, dense_copy, forms_of, profile_svd, sorted_svd, spectrum, to_svd_, truncate_
 
 BY = pytest.mark.parametrize("by", ["resvd", "by_s"])
 
@@ -260,3 +260,25 @@ def test_published_ranks_of_resnet20():
     weights = [sum(getattr(layer, f"weights_{side}") for layer in convolutions) for side in ("before", "after")]
     assert weights == [270_256, 144_648]
     assert measure(net, x, seconds=0).macs == 18_757_632 + 640
+
+
+def test_layers_that_are_not_in_svd_form_say_why():
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.third = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.third(self.second(self.first(x))) * self.second.in_features
+
+    model, x = Reads().eval(), torch.ones(1, 6)
+    wanted = model(x)
+    with pytest.raises(ValueError, match="second cannot be put into SVD form: its parent reads in_features"):
+        to_svd_(model, layers=["second"], example_input=x)
+    to_svd_(model, example_input=x)
+    assert forms_of(model).keys() == {"first", "third"}
+    torch.testing.assert_close(model(x), wanted)
+    reason = "it is not in SVD form: its parent reads in_features"
+    assert profile_svd(model, x)["second"].refusal == reason
+    assert truncate_(model, {"first": 2}, layers=["first"], example_input=x).layers["second"].reason == reason
+    assert truncate_(model, {"third": 2}, example_input=x).layers["first.0"].reason == "it is not in SVD form"
