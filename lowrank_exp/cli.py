@@ -9,21 +9,22 @@ import sys
 if __name__ == "__main__":  # python -m has put the working folder first, and the imports below would look there
     sys.path.append(sys.path.pop(0))
 
-import difflib
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lowrank_exp.allocator import keep_freed_memory
+from lowrank_exp.choices import check_choices, labels
 from lowrank_exp.command_line import checked, put_working_folder_last
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
 from lowrank_exp.jobs_not_run import rest_told
+from lowrank_exp.keys.check import check_values
+from lowrank_exp.keys.targets import check_targets
 from lowrank_exp.machine import cores
+from lowrank_exp.mistakes import explained, shortened
 from lowrank_exp.results import fingerprint
 from lowrank_exp.signals import Interrupted, end_with_the_parent, raising, received, signals_raised
 
@@ -56,9 +57,16 @@ def main() -> None:
 def job(cfg: DictConfig) -> None:
     """One job, in Hydra's output folder."""
     hydra_cfg = HydraConfig.get()
+    sweep = str(hydra_cfg.mode) == "RunMode.MULTIRUN"
+    try:
+        check(cfg, hydra_cfg)
+    except ValueError as error:
+        if sweep:  # of several refused jobs, only the first one's error reaches main
+            print(f"refused: {shortened(str(error))}", file=sys.stderr)
+        raise
     use_threads(cfg.threads, jobs_side_by_side(hydra_cfg))
     keep_freed_memory()
-    check_devices(cfg.devices, str(hydra_cfg.mode) == "RunMode.MULTIRUN")
+    check_devices(cfg.devices, sweep)
     if jobs_side_by_side(hydra_cfg) > 1:
         cfg.progress = False
         if not raising():  # a process that the launcher has started
@@ -77,16 +85,16 @@ def job(cfg: DictConfig) -> None:
         raise MissedTargetError("; ".join(told))
 
 
+def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
+    """Raise ValueError for a mistake in the configuration; all that can be seen without torch comes first."""
+    config = OmegaConf.to_container(cfg, resolve=True)
+    check_choices(hydra_cfg, config, CONF)
+    check_values(config, OmegaConf.to_container(cfg, resolve=False))
+    check_targets(config)
+
+
 class MissedTargetError(Exception):
     """A job has ended with all of its phases, and a target was not met."""
-
-
-def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
-    """The names of the method, the experiment and the row that were chosen."""
-    choices = {name: hydra_cfg.runtime.choices.get(name) for name in ("method", "experiment", "row")}
-    return {
-        name: None if choice in (None, "null") else str(choice).rpartition("/")[2] for name, choice in choices.items()
-    }
 
 
 def jobs_side_by_side(hydra_cfg: DictConfig) -> int:
@@ -124,35 +132,6 @@ def job_folder(*, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-
-
-def explained(error: BaseException) -> str:
-    """What was got, what is allowed and what to do, of an error of ours or of Hydra's."""
-    cause = error.__cause__
-    if isinstance(error, InstantiationException) and cause is not None:
-        place = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
-        return f"{place}: {cause}" if place else str(cause)
-    # Hydra's own advice is to add an unknown key, which would then be read by nobody; and its search path helps nobody.
-    message = str(error).partition("\nTo append to your config")[0].partition("\nConfig search path:")[0].strip()
-    if isinstance(cause, OmegaConfBaseException):
-        message += f"\n{allowed_keys(cause)}"
-    return message or type(error).__name__
-
-
-def allowed_keys(error: OmegaConfBaseException) -> str:
-    """The keys beside a misspelt one, the nearest first."""
-    parent, key = error.parent_node, str(error.key)
-    if not isinstance(parent, DictConfig):
-        return str(error).partition("\n")[0]
-    where = error.full_key.rpartition(".")[0] if error.full_key else ""
-    keys = [str(k) for k in parent if k != "hydra"]
-    if not keys:
-        return (
-            f"{where} stands for another group: override that group instead, such as rank.macs or training.optimizer.lr"
-        )
-    close = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    return f"{hint}The keys {f'of {where}' if where else 'at the top'} are: {', '.join(keys)}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 Hydra's own help takes seconds to list the groups and leaves out the comments, which are the explanation.
 """
 
+import re
 from pathlib import Path
+
+from lowrank_exp.keys.kinds import Kind, Record
+from lowrank_exp.keys.root import ROOT
 
 INTRODUCTION = """\
 lowrank-exp: train a network, make it smaller, measure what that cost.
@@ -26,5 +30,22 @@ def help_text(conf: Path) -> str:
         options = sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
         lines.append(f"  {group.name:14} {', '.join(options)}")
     root = (conf / "config.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0]
-    lines += ["", "root configuration (override: key=value)", *(f"  {line}" for line in root.splitlines())]
+    lines += ["", "root configuration (override: key=value)", *(f"  {line}" for line in with_kinds(root))]
     return "\n".join(lines)
+
+
+def with_kinds(root: str) -> list[str]:
+    """The lines of the root configuration, with what is allowed behind every key that has a value.
+
+    >>> with_kinds("latency:\\n  seconds: 0.2 # how long")
+    ['latency:', '  seconds: 0.2 # how long [a number in [0, 3600]]']
+    """
+    lines, parent = [], ROOT
+    for line in root.splitlines():
+        key = re.match(r"( *)(\w+):( \S)?", line)
+        parent = ROOT if key and not key[1] else parent
+        kind: Kind | None = parent.keys.get(key[2]) if key and isinstance(parent, Record) else None
+        if kind is not None and not key[3]:
+            parent = kind
+        lines.append(f"{line} [{kind.allowed}]" if kind is not None and key[3] else line)
+    return lines

@@ -1,6 +1,7 @@
 """Measured time of one forward pass."""
 
 import logging
+import math
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,12 @@ def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2)
     `seconds`; accelerators are synchronised by the timer.
 
     Raises:
-        ValueError: the model lies on the meta device, where nothing is computed.
+        ValueError: the model lies on the meta device, where nothing is computed; there is no image, or no time.
     """
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds={seconds!r}, but a measurement takes a finite number above 0, such as 0.2")
+    if not len(example_input):
+        raise ValueError("example_input holds no image: give it a first dimension of 1 or more")
     parameter = next(model.parameters(), None)
     if parameter is not None and parameter.is_meta:
         raise ValueError("a network on the meta device takes no time: leave the latency out, measure(..., seconds=0)")

@@ -427,9 +427,14 @@ class Recalibrate(Phase):
     max_images: int
     batch_size: int
 
+    def __post_init__(self) -> None:
+        for name, least in (("max_images", 2), ("batch_size", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"recalibration needs {name} of at least {least}, a whole number, got {value!r}")
+
     def walk_(self, network: nn.Module, example: Tensor) -> None:
-        if self.max_images < 2:
-            raise ValueError(f"recalibration needs at least 2 images, got max_images={self.max_images}")
+        return
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)

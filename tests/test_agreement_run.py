@@ -118,12 +118,12 @@ def test_layers_images_and_criteria_can_be_chosen(command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["method.phases.agree.score_on=test"], "score_on='test' is not known: val or train"),
-        (["method.phases.agree.images=0"], "images must be an integer of at least 1, got 0"),
+        (["method.phases.agree.score_on=test"], "score_on=test is refused: allowed is one of val, train"),
+        (["method.phases.agree.images=0"], "agree.images=0 is refused"),
         (["method.phases.agree.layers=[conv9]"], "phase agree: the layers to compare names the layer 'conv9'"),
         (["model=lenet_300_100"], "phase agree: this network has no convolution: name the layers"),
         (["data.validation=0"], "phase agree: the oracle measures losses on validation images, and there"),
-        (["method.phases.agree.criteria=null"], "there are none to compare with the oracle"),
+        (["method.phases.agree.criteria=null"], "criteria=null is refused"),
     ],
 )
 def test_mistakes_are_told(command, capsys, options, message):

@@ -33,6 +33,8 @@ def test_help_names_every_group_and_option():
         if path.parent != CONF and path.parent.name != "paper":
             assert path.stem in text
     assert "seed: 0 # of weights" in text
+    assert "seconds: 0.2 # how long to repeat it; 0 leaves latency out [a number in [0, 3600]]" in text
+    assert "[true or false]" in text
 
 
 def test_threads_are_refused_unless_a_positive_integer():
@@ -50,6 +52,13 @@ def test_jobs_side_by_side(n_jobs, mode, expected):
     assert jobs_side_by_side(OmegaConf.create({"launcher": launcher, "mode": RunMode[mode]})) == expected
 
 
+def test_every_key_of_the_root_has_what_is_allowed_behind_it():
+    lines = help_text(CONF).partition("\n  seed: ")[2].splitlines()
+    keys = [line for line in ["seed: " + lines[0], *lines[1:]] if ": " in line]
+    assert len(keys) >= 13
+    assert [line for line in keys if not line.endswith("]")] == []
+
+
 SHADOWS = ("profile", "statistics", "calendar", "csv", "torch", "fractions")
 NETWORK = """
 import torch
@@ -60,17 +69,14 @@ class Mine(torch.nn.Sequential):
 """
 
 
-@pytest.mark.parametrize("program", [["-c", "from lowrank_exp.cli import main; main()"], ["-m", "lowrank_exp.cli"]])
-def test_modules_of_the_working_folder_are_found_but_not_in_the_place_of_libraries(program, tmp_path):
+def test_modules_of_the_working_folder_are_found_but_not_in_the_place_of_libraries(tmp_path):
     for name in SHADOWS:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a script of the working folder was run')")
     (tmp_path / "network_here.py").write_text(NETWORK)
     (tmp_path / "conf/model").mkdir(parents=True)
     (tmp_path / "conf/model/mine.yaml").write_text("_target_: network_here.Mine\nnum_classes: 10\nweights: null\n")
-    # `-c` puts the working folder first, where the console script does not: -P leaves it out as that does.
-    flags = ["-P"] if program[0] == "-c" else []
     arguments = ["--config-dir", "conf", "model=mine", "method=evaluate", "latency.seconds=0", "logger=none"]
-    command = [sys.executable, *flags, *program, *arguments, "threads=1"]
+    command = [sys.executable, "-m", "lowrank_exp.cli", *arguments, "threads=1"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert run.returncode == 0, run.stderr
     assert len(list(tmp_path.glob("outputs/runs/*/model.pt"))) == 1

@@ -11,18 +11,32 @@ from omegaconf import DictConfig, OmegaConf
 from lowrank_exp.config_path import CONF
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
+from lowrank_exp.keys.check import check_values
+from lowrank_exp.keys.targets import check_targets
 from lowrank_exp.phases import Phase
 
 NEEDS = {
     **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
     **{f"scale/{model}/smoke": [f"model={model}"] for model in ("alexnet", "spp10", "vgg16_imagenet")},
-    **{"scale/pufferfish/smoke": ["model=resnet18"], "scale/resnet_imagenet/smoke": ["model=resnet18_imagenet"]},
+    **{
+        "scale/pufferfish/smoke": ["model=resnet18", "method=pufferfish"],
+        "scale/resnet_imagenet/smoke": ["model=resnet18_imagenet"],
+    },
 }
 OPTIONS = sorted(
     str(path.relative_to(CONF).with_suffix(""))
     for path in Path(CONF).rglob("*.yaml")
     if path.parent != CONF and path.parent.name != "paper"
 )
+# These change phases of a method.
+NEEDS |= {
+    "scale/resnet20_pruning/smoke": ["method=taylor"],
+    "scale/svd_training_cifar10/smoke": ["method=svd_training"],
+    "scale/svd_training_resnet20/smoke": ["method=svd_training"],
+    "scale/taylor_macs/smoke": ["method=taylor"],
+    "scale/taylor_spearman/smoke": ["method=agree"],
+    "scale/trp/smoke": ["method=svd_training"],
+}
 # Rows change options of what their experiment names, such as the depth of its network.
 NEEDS |= {option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS if option.startswith("row/")}
 
@@ -36,7 +50,9 @@ def composed(*overrides: str) -> DictConfig:
 def test_option_composes_and_instantiates(option):
     group, _, name = option.partition("/")
     cfg = composed(f"{group}={name}", *NEEDS.get(option, []))
-    assert isinstance(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True), dict)
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_values(config, OmegaConf.to_container(cfg, resolve=False))  # a new key: one line in lowrank_exp/keys/
+    check_targets(config)
     for phase in cfg.method.order:
         assert isinstance(instantiate(cfg.method.phases[phase], _convert_="all"), Phase)
     assert isinstance(instantiate(cfg.data), ImageData)

@@ -152,6 +152,17 @@ def test_latency_is_that_of_one_pass_of_the_whole_batch_in_evaluation_mode():
     assert model.training
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_latency_takes_a_finite_time(seconds):
+    with pytest.raises(ValueError, match="takes a finite number above 0"):
+        latency_ms(nn.Linear(2, 2), torch.zeros(1, 2), seconds=seconds)
+
+
+def test_latency_is_of_an_image_at_least():
+    with pytest.raises(ValueError, match="holds no image"):
+        latency_ms(nn.Linear(2, 2), torch.zeros(0, 2), seconds=0.001)
+
+
 def test_latency_keeps_the_number_of_threads():
     threads = []
     model = nn.Sequential(nn.Linear(2, 2))

@@ -129,13 +129,16 @@ def test_a_compressed_network_is_decomposed_anew(command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["reconstruct=whitened", "reconstruct.images=0"], "reconstruct.images must be a whole number of at least 1"),
-        (["reconstruct=whitened", "reconstruct.asymmetric=yess"], "asymmetric must be true or false, got 'yess'"),
+        (["reconstruct=whitened", "reconstruct.images=0"], "reconstruct.images=0 is refused: allowed is a whole"),
+        (
+            ["reconstruct=whitened", "reconstruct.asymmetric=yess"],
+            "asymmetric=yess is refused: allowed is true or false",
+        ),
         (
             ["reconstruct=relu", "decomposition=channel_svd", "reconstruct.schedule=[1,2]"],
-            "schedule must hold pairs of a penalty above 0 and a number of iterations, got",
+            "reconstruct.schedule.0=1 is refused: allowed is a list of 2, of which each is a number in (0, 1e+09]",
         ),
-        (["reconstruct=whitened", "+reconstruct.cutof=1e-3"], "a fit to data has no option cutof; it takes asymmetric"),
+        (["reconstruct=whitened", "+reconstruct.cutof=1e-3"], "reconstruct.cutof is read by nobody"),
         (["decomposition=cp", "decomposition.conv.spatial=both"], "spatial"),
         (["decomposition=channel_svd", "decomposition.conv.order=first"], "order"),
     ],

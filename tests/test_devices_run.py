@@ -16,7 +16,7 @@ def test_a_sweep_with_several_devices_is_refused(command, tmp_path, capfd):
 
 def test_devices_are_a_number(command, capfd):
     assert command(*SMOKE, "devices=0") == 1
-    assert "devices is 0; allowed is an integer, 1 (this process alone) or more" in capfd.readouterr().err
+    assert "devices=0 is refused: allowed is a whole number of at least 1" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_devices_are_a_number(command, capfd):
         (["+method.phases.train.snapshots=[0]", "devices=2"], "set devices=1, or snapshots=[]"),
         (["finetune.distill={teacher: train}", "devices=2"], "a teacher is asked in one process only: set devices=1"),
         (["method=taylor", "finetune.devices=2"], "devices is 2, and filters shall be pruned during the fit"),
-        (["devices=true"], "devices is True; allowed is an integer"),
+        (["devices=true"], "devices=true is refused: allowed is a whole number"),
     ],
 )
 def test_what_one_process_alone_can_do_is_refused_before_any_training(command, capfd, tmp_path, options, message):

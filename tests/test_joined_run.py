@@ -64,7 +64,7 @@ def test_alds_chooses_groups_by_layer(command, tmp_path):
         (["decomposition=joined", "rank=alds"], "alds compares channel SVDs of k input groups, got spatial_svd"),
         (["decomposition=joined", "rank=fixed", "rank.ranks={conv2: 3}"], "conv2 has rank 3 set by hand, but may be"),
         (["decomposition=grouped_channel_svd", "rank=alds"], "list grouped_channel_svd with groups 1 among them"),
-        (["decomposition=alds", "rank=alds", "rank.restarts=0"], "restarts=0 is no integer of at least 1"),
+        (["decomposition=alds", "rank=alds", "rank.restarts=0"], "rank.restarts=0 is refused"),
     ],
 )
 def test_mistakes_end_before_training(options, message, command, tmp_path, capsys):

@@ -43,9 +43,9 @@ def test_svd_training_with_both(command, tmp_path):
     ("options", "message"),
     [
         (["training.stochastic_depth={}"], "phase train: stochastic_depth: this network has no residual blocks"),
-        (["training.stochastic_depth={last: 2}"], "last is 2; allowed is a probability"),
+        (["training.stochastic_depth={last: 2}"], "training.stochastic_depth.last=2 is refused"),
         (["training.quant_noise={phi: int8, p: 0.5, layers: [conv9]}"], "quant_noise names the layer 'conv9'"),
-        (["training.quant_noise={phi: int8}"], "allowed are null and a mapping of phi, p"),
+        (["training.quant_noise={phi: int8}"], "training.quant_noise.p is missing"),
     ],
 )
 def test_mistakes_end_before_any_training(command, capsys, options, message, tmp_path):

@@ -83,10 +83,10 @@ def test_goes_on_after_a_kill(command, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["method.phases.train.snapshots=[]"], r"at 0.5 of the training train are not kept: set .*snapshots=\[0.5\]"),
-        ([KEPT, "method.phases.rewind.at=1"], r"at=1 must be a fraction of the epochs, in \[0, 1\)"),
+        ([KEPT, "method.phases.rewind.at=1"], r"rewind.at=1 is refused: .*\[0, 1\)"),
         ([KEPT, "method.phases.rewind.phase=dense"], "phase rewind asks for the network of 'dense'; there is: initial"),
         ([KEPT, "training.distill={teacher: finetune}"], "phase train asks for the network of 'finetune'; there is"),
-        (["method.phases.train.snapshots=[2]"], "snapshots must be fractions of the epochs"),
+        (["method.phases.train.snapshots=[2]"], r"snapshots=\[2\] is refused"),
     ],
 )
 def test_mistakes_end_before_any_training(command, capsys, tmp_path, options, message):

@@ -74,7 +74,7 @@ def test_penalties_are_logged(command, tmp_path):
         (["decomposition=cp"], "phase to_svd: conv1 cannot be put into SVD form: cp is no decomposition by one SVD"),
         (["method.phases.truncate.threshold=0.1"], "give exactly one of ranks, energy and threshold"),
         (["method.order=[train]"], "phase train: regularizer: orthogonality: .* this network has none"),
-        (["method.phases.to_svd.rank=0"], "phase to_svd: conv1: rank 0 is below 1"),
+        (["method.phases.to_svd.rank=0"], "method.phases.to_svd.rank=0 is refused"),
     ],
 )
 def test_mistakes_end_before_any_training(command, capsys, options, message):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -40,7 +41,7 @@ class ImageData(LightningDataModule, ABC):
         split_seed: of the validation split; apart from the experiment's seed, so that all seeds share one
             split.
         crop_padding: zero pixels put around a training image before a random crop back to its size; 0 = no
-            crop. Counted in pixels of the network's input, after any resizing.
+            crop. Counted in pixels of the network's input, after any resizing, at most its smaller side.
         flip: mirror a training image left to right with probability one half.
         cutout: side in pixels of the square that is set to the mean in every training image (see `cut_out_`);
             0 = none. Counted in pixels of the network's input, at most its smaller side.
@@ -100,13 +101,14 @@ class ImageData(LightningDataModule, ABC):
             raise ValueError(f"data.flip={flip!r}: true or false is needed")
         if channels not in (None, 1, 3):
             raise ValueError(f"data.channels={channels!r}: 1 (grey), 3 (RGB) or null is needed")
+        numbers = all(isinstance(one, int | float) and math.isfinite(one) for one in (*mean, *std))
+        if not numbers or len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
+            raise ValueError(
+                f"data.mean={list(mean)} and data.std={list(std)}: as many finite values in each, one or three, and "
+                "std above 0, are needed"
+            )
         self._mean = tuple(float(value) for value in mean)
         self._std = tuple(float(value) for value in std)
-        if len(self._mean) != len(self._std) or len(self._mean) not in (1, 3) or min(self._std) <= 0:
-            raise ValueError(
-                f"data.mean={list(self._mean)} and data.std={list(self._std)}: as many values in "
-                "each, one or three, and std above 0, are needed"
-            )
         self.geometry = Geometry(resize_short, train_view, test_view, channel_order, crop_padding)
         self._declared_classes = num_classes
         self.validation = validation
@@ -167,11 +169,12 @@ class ImageData(LightningDataModule, ABC):
         stored = self.geometry.stored(source.image_shape)
         shape = target_shape(stored, network_shape, self.image_size, self.channels)
         kept = self.geometry.kept(stored, shape)
-        if self.cutout > min(shape[1:]):
-            raise ValueError(
-                f"data.cutout={self.cutout} is larger than the images, {shape[1]}x{shape[2]} (height x width): "
-                f"a side of at most {min(shape[1:])} is needed, 0 = no cutout"
-            )
+        for name, pixels in (("cutout", self.cutout), ("crop_padding", self.crop_padding)):
+            if pixels > min(shape[1:]):
+                raise ValueError(
+                    f"data.{name}={pixels} is larger than the images, {shape[1]}x{shape[2]} (height x width): at most "
+                    f"{min(shape[1:])} is needed, 0 = none"
+                )
         if isinstance(source, LabelledImages):
             count = len(source.train_images) + len(source.test_images)
             check_memory(count, (source.image_shape[0], *kept[1:]), self.memory_limit)

@@ -1,0 +1,33 @@
+"""What is said of errors: the place, what was got, what to do."""
+
+from hydra.errors import InstantiationException, OverrideParseException
+
+from lowrank_exp.mistakes import WORD, explained
+
+
+def test_error_of_a_constructor_is_said_with_its_place():
+    error = InstantiationException("Error in call to target\nfull_key: data")
+    error.__cause__ = ValueError("data.root is not set")
+    assert explained(error) == "data: data.root is not set"
+    error.__cause__ = TypeError("takes 2 positional arguments")
+    assert explained(error) == "data: TypeError: takes 2 positional arguments"
+
+
+def test_an_override_outside_of_the_grammar_is_to_be_quoted():
+    said = explained(OverrideParseException("data.root=~x/y", "LexerNoViableAltException"))
+    assert said.endswith("is put in quotes: 'data.root=\"~x/y\"'")
+    assert "an override is key=value" in explained(OverrideParseException("~", "missing"))
+
+
+def test_a_file_that_cannot_be_read_is_named():
+    said = explained(FileNotFoundError(2, "No such file or directory", "/proc/x"))
+    assert said == "/proc/x cannot be read or written: No such file or directory. Give a place where that is possible"
+
+
+def test_no_more_than_the_beginning_of_a_long_value_is_said():
+    said = explained(ValueError(f"root={'x' * 100_000} is not there"))
+    assert said.startswith("root=xxx")
+    assert "(100,005 letters)" in said
+    assert said.endswith("is not there")
+    assert len(said) < WORD + 50
+    assert len(explained(ValueError("of these: " + "name, " * 10_000))) < 5000
