@@ -11,6 +11,7 @@ from lowrank_exp.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.files import written_whole
 from lowrank_exp.names import by_layer
 from lowrank_exp.phases import Done, Phase, Setting
+from lowrank_exp.plain_text import as_cell
 from lowrank_exp.pruning.correlation import Agreement, agreement
 from lowrank_exp.pruning.criteria import DataCriterion, WeightCriterion, WeightedSum, filter_scores, oracle
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
@@ -147,7 +148,7 @@ def _write(path: Path, layers: Sequence[str], found: Mapping[str, Agreement]) ->
     """A line per criterion; what is not defined is empty."""
     with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["criterion", "per_layer", "raw", "l2", *layers])
+        table.writerow(["criterion", "per_layer", "raw", "l2", *map(as_cell, layers)])
         for name, one in found.items():
             within = [one.layers.get(layer) for layer in layers]
-            table.writerow([name, one.per_layer, one.raw, one.normalised, *within])
+            table.writerow([as_cell(name), one.per_layer, one.raw, one.normalised, *within])

@@ -25,6 +25,7 @@ from lowrank_exp.keys.check import check_values
 from lowrank_exp.keys.targets import check_targets
 from lowrank_exp.machine import cores
 from lowrank_exp.mistakes import explained, shortened
+from lowrank_exp.plain_text import plain_lines
 from lowrank_exp.results import fingerprint
 from lowrank_exp.signals import Interrupted, end_with_the_parent, raising, received, signals_raised
 
@@ -48,10 +49,10 @@ def main() -> None:
             print(f"\n{signal}", file=sys.stderr)
             sys.exit(signal.status)
         if isinstance(error, MissedTargetError):
-            sys.exit(f"\nmissed: {error}")
+            sys.exit(f"\nmissed: {plain_lines(str(error))}")
         if any(argument in ("debug=true", "debug=True") for argument in sys.argv[1:]):
             raise
-        sys.exit(f"\nerror: {explained(error)}\n(debug=true shows the traceback)")
+        sys.exit(f"\nerror: {plain_lines(explained(error))}\n(debug=true shows the traceback)")
 
 
 def job(cfg: DictConfig) -> None:

@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from lowrank_exp.files import written_whole
+from lowrank_exp.plain_text import as_cell, as_file_name, from_cell, plain
 
 FOLDER = "confusion"  # of a job; one file per phase
 COLUMNS = ["label", "prediction", "images"]
+LONGEST_NAME = 100  # of a file, in characters
+MOST_IMAGES = 2**40
+MOST_CLASSES = 2**13
 
 
 def path_in(job: Path, phase: str) -> Path:
     """Where the counts of a phase lie in a job's folder."""
-    return job / FOLDER / f"{phase}.csv"
+    return job / FOLDER / f"{as_file_name(plain(phase))[:LONGEST_NAME]}.csv"
 
 
 def class_names(classes: Sequence[str]) -> tuple[str, ...]:
@@ -45,32 +49,36 @@ def write(path: str | Path, classes: Sequence[str], counts_CC: np.ndarray) -> No
             "column for every output of the network, and no images in the rows beyond the classes"
         )
     names = (*class_names(classes), *(f"output {number}" for number in range(len(classes), outputs)))
-    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    with written_whole(path) as temporary, open(temporary, "w", **text) as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(COLUMNS)
         for label in range(len(classes)):
             for prediction in sorted({label, *np.flatnonzero(counts_CC[label]).tolist()}):
-                lines.writerow([names[label], names[prediction], int(counts_CC[label, prediction])])
+                both = as_cell(names[label]), as_cell(names[prediction])
+                lines.writerow([*both, int(counts_CC[label, prediction])])
 
 
 def read(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
     """Names and counts (C, C): the classes in order, after them other outputs that were predicted.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or names more classes than can be counted.
     """
-    with open(path, encoding="utf-8", newline="") as file:
-        head, *lines = list(csv.reader(file)) or [[]]
     try:
-        counts = {(label, prediction): int(images) for label, prediction, images in lines}
-    except ValueError as error:
+        with open(path, encoding="utf-8", newline="") as file:
+            head, *lines = list(csv.reader(file)) or [[]]
+        counts = {(from_cell(label), from_cell(prediction)): int(images) for label, prediction, images in lines}
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({error}); delete it and run its job again") from error
-    if head != COLUMNS or len(counts) != len(lines) or min(counts.values(), default=0) < 0:
+    if head != COLUMNS or len(counts) != len(lines) or not all(0 <= count <= MOST_IMAGES for count in counts.values()):
         raise ValueError(
             f"{path} is damaged: its columns must be {', '.join(COLUMNS)}, each pair of classes once, no count below "
-            "0; delete it and run its job again"
+            f"0 or above {MOST_IMAGES:,}; delete it and run its job again"
         )
     names = tuple(dict.fromkeys([*(label for label, _ in counts), *(prediction for _, prediction in counts)]))
+    if len(names) > MOST_CLASSES:
+        raise ValueError(f"{path} names {len(names):,} classes; at most {MOST_CLASSES:,} can be counted")
     number = {name: row for row, name in enumerate(names)}
     counts_CC = np.zeros((len(names), len(names)), dtype=np.int64)
     for (label, prediction), images in counts.items():

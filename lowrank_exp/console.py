@@ -8,6 +8,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from lowrank_exp.estimate import Estimate, in_words
+from lowrank_exp.plain_text import plain, plain_lines
 from lowrank_exp.rank import Plan
 from lowrank_exp.rank.reachable import Reach
 from lowrank_exp.results import PhaseResult, Result
@@ -25,14 +26,14 @@ class Console:
     """Prints to the terminal; `progress` turns the lines that only tell of progress off."""
 
     def __init__(self, progress: bool) -> None:
-        self.terminal = Terminal(highlight=False)
+        self.terminal = _terminal()
         if not self.terminal.is_terminal:
-            self.terminal = Terminal(highlight=False, width=WIDTH)
+            self.terminal = _terminal(WIDTH)
         self.progress = progress
 
     def say(self, text: str) -> None:
-        """One line of news."""
-        self.terminal.print(text, markup=False)
+        """One line of news, or several."""
+        self.terminal.print(plain_lines(text))
 
     def phase(self, number: int, of: int, name: str) -> None:
         """A phase begins."""
@@ -53,7 +54,8 @@ class Console:
         """The tables of phases and layers, what they warn of, then the path of the result."""
         phases = _table(PHASE_COLUMNS, left=1)
         for p in result.phases:
-            phases.add_row(
+            _add_row(
+                phases,
                 p.name,
                 _number(p.accuracy, 100, "{:.2f}"),
                 _number(p.val_accuracy, 100, "{:.2f}"),
@@ -68,7 +70,7 @@ class Console:
         for layer in result.layers:
             rank = "dense" if layer.rank is None else str(layer.rank)
             before, after = f"{layer.macs_before:,}", f"{layer.macs_after:,}"
-            layers.add_row(layer.name, layer.decomposition or "-", rank, before, after, layer.reason)
+            _add_row(layers, layer.name, layer.decomposition or "-", rank, before, after, layer.reason)
         self.terminal.print(phases)
         self.terminal.print(layers)
         if weakest := _weakest(result.phases):
@@ -82,7 +84,7 @@ class Console:
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
         self.say("kB: 1,000 bytes of the file, everything in it.")
         self.say(f"ms: latency, median of one forward pass at batch {batch} ({conditions}). seconds: of the phase.")
-        self.terminal.print(str(path), soft_wrap=True, markup=False)
+        self.terminal.print(plain(str(path)), soft_wrap=True)
 
     def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
         """The ranks that a phase would choose; below, what remains of the dense network, by what is counted."""
@@ -92,7 +94,7 @@ class Console:
         for name, layer in plan.layers.items():
             rank = "dense" if layer.rank is None else str(layer.rank)
             counts = (f"{count:,}" for count in (layer.macs_before, layer.macs_after, layer.weights_after))
-            layers.add_row(name, layer.decomposition or "-", rank, *counts, layer.reason)
+            _add_row(layers, name, layer.decomposition or "-", rank, *counts, layer.reason)
         self.say(f"{phase}: the plan")
         self.terminal.print(layers)
         for counted, of in remains.items():
@@ -103,7 +105,7 @@ class Console:
         """The smallest and the largest budgets that can be met, as fractions of dense."""
         table = _table(BUDGET_COLUMNS, left=1)
         for what, reach in budgets.items():
-            table.add_row(f"rank.{what}", *(f"{share:.4f}" for share in reach))
+            _add_row(table, f"rank.{what}", *(f"{share:.4f}" for share in reach))
         self.say(f"{phase}: budgets that can be met, over {'the convolutions' if over == 'conv' else 'all layers'}")
         self.terminal.print(table)
 
@@ -112,13 +114,22 @@ class Console:
         table = _table(TIME_COLUMNS, left=3)
         table.columns[-1].no_wrap = False
         for one in estimates:
-            table.add_row(one.phase, one.told, one.dominant)
+            _add_row(table, one.phase, one.told, one.dominant)
         left = [one for one in estimates if one.parts]
         total = in_words(sum(one.seconds for one in left), any(one.unknown for one in left)) if left else "finished"
-        table.add_row("all", total, "")
+        _add_row(table, "all", total, "")
         self.terminal.print(table)
         self.say(f"time: a few steps and forward passes of each phase's network, timed here ({conditions}), times")
         self.say("their number. Nothing was trained.")
+
+
+def _terminal(width: int | None = None) -> Terminal:
+    """A terminal that finds no markup in what it prints."""
+    return Terminal(width=width, markup=False, emoji=False, highlight=False)
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    table.add_row(*map(plain, cells))
 
 
 def _table(columns: tuple[str, ...], left: int) -> Table:

@@ -13,6 +13,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from lowrank_exp.plain_text import as_cell, plain
 from lowrank_exp.results import LayerResult, PhaseResult, Result
 
 
@@ -63,7 +64,7 @@ def wandb(identity: Identity, project: str, mode: str = "offline", entity: str |
 
 def csv(identity: Identity) -> Logger:
     """`metrics.csv` in the job's folder."""
-    return _fresh(CSVLogger, identity, "csv")
+    return _fresh(_PlainCSV, identity, "csv")
 
 
 def tensorboard(identity: Identity) -> Logger:
@@ -76,6 +77,13 @@ def _fresh(kind: type[Logger], identity: Identity, name: str) -> Logger:
     logger = kind(save_dir=identity.folder, name="", version=name)
     logger.log_hyperparams(dict(identity.config))
     return logger
+
+
+class _PlainCSV(CSVLogger):
+    """With names of columns that no spreadsheet takes for formulas."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({as_cell(plain(name)): value for name, value in metrics.items()}, step)
 
 
 class Log:

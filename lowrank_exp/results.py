@@ -4,16 +4,28 @@ Accuracies are fractions, MACs are multiply-accumulates of one image (convolutio
 are the entries of convolution and linear weights, latencies are milliseconds.
 """
 
+import functools
 import hashlib
 import json
 import math
+import os
+import re
+import stat
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 
 from lowrank_exp.files import written_whole
+from lowrank_exp.plain_text import plain, shortened
 
 RESULT = "result.json"
+FRACTIONS = ("accuracy", "val_accuracy", "top5", "class_accuracy")  # in [0, 1]; other numbers are at least 0 ...
+ANY_SIGN = ("seed", "values", "rank")  # ... but these
+LARGEST = 1e38  # a number in a result
+DEEPEST = 50  # mappings and lists within each other
+LONGEST_FILE = 2**26  # bytes
 COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met
 STATUSES = (*COMPLETE, "interrupted", "failed")
 
@@ -112,7 +124,8 @@ class Result:
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
-            raise ValueError(f"the status of a result is one of {', '.join(STATUSES)}, got {self.status!r}")
+            got = shortened(repr(self.status), 60)
+            raise ValueError(f"the status of a result is one of {', '.join(STATUSES)}, got {got}")
 
     @property
     def complete(self) -> bool:
@@ -131,6 +144,8 @@ class Result:
         path = Path(path)
         record = {name: value for name, value in asdict(self).items() if name != "folder"}
         text = json.dumps(_plain(record, str(path)), indent=1, ensure_ascii=False, allow_nan=False)
+        # A file's name that is not UTF-8 has halves of surrogate pairs, which no file of text can hold.
+        text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
         with written_whole(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -138,25 +153,15 @@ class Result:
     def read(cls, path: str | Path) -> "Result":
         """Read what `write` wrote, now or in an earlier version: a field that the file lacks takes its default.
 
-        Raises ValueError naming the file: no JSON, a field without a default missing, a field unknown.
+        Raises ValueError naming the file: no JSON, a field without a default missing, a field unknown, of another type
+        or out of range.
         """
         path = Path(path)
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON ({error}); delete it and run its job again") from error
-        _check(cls, record, path, "the result")
+        record = _checked(cls, _content(path), str(path), "")
         nested = {"phases": PhaseResult, "layers": LayerResult}
         for name, kind in nested.items():
-            items = record.get(name, [])
-            if not isinstance(items, list):
-                raise ValueError(f"{path}: {name} must be a list, got {type(items).__name__}")
-            for number, item in enumerate(items):
-                _check(kind, item, path, f"{name}[{number}]")
-            record[name] = [kind(**item) for item in items]
-        for name in ("config", "environment"):
-            if not isinstance(record.get(name, {}), dict):
-                raise ValueError(f"{path}: {name} must be a mapping, got {type(record[name]).__name__}")
+            items = enumerate(record.get(name, []))
+            record[name] = [kind(**_checked(kind, item, str(path), f"{name}[{number}]")) for number, item in items]
         try:
             return cls(**record, folder=path.parent)
         except ValueError as error:
@@ -202,17 +207,28 @@ def deciding(config: Mapping) -> dict:
     }
 
 
-def gather(folders: Sequence[str | Path]) -> list[Result]:
-    """Every `result.json` below the folders, each file once, sorted by path.
+def gather(folders: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
+    """Every `result.json` below the folders, each file once, sorted by path; and a line on each that cannot be read.
 
-    Raises ValueError for a folder that does not exist and for a file that cannot be read.
+    Raises ValueError for a folder that does not exist.
     """
-    found = {}
+    found: dict[str, Path] = {}
+    results: list[Result] = []
+    unread: list[str] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder; give one that holds jobs, such as outputs")
-        found |= {path.resolve(): path for path in folder.rglob(RESULT)}
-    return [Result.read(path) for path in sorted(found.values())]
+        for inner, folders_below, files in os.walk(folder, onerror=lambda error: unread.append(_told(error))):
+            if RESULT in files or RESULT in folders_below:
+                found[os.path.realpath(Path(inner, RESULT))] = Path(inner, RESULT)
+    for path in sorted(found.values()):
+        try:
+            results.append(Result.read(path))
+        except OSError as error:
+            unread.append(_told(error))
+        except ValueError as error:
+            unread.append(str(error))
+    return results, unread
 
 
 def _without(value: object, names: list[str]) -> object:
@@ -234,15 +250,95 @@ def _plain(value: object, where: str) -> object:
     raise ValueError(f"{where}: only plain data can be written as JSON, got {type(value).__name__}")
 
 
-def _check(kind: type, record: object, path: Path, where: str) -> None:
+def _content(path: Path) -> object:
+    """What the file holds, if it is one that may be a result."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is not a file: move it away")
+    if status.st_size > LONGEST_FILE:
+        raise ValueError(f"{path} has {status.st_size:,} bytes, a result at most {LONGEST_FILE:,}: move it away")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it and run its job again") from error
+    except RecursionError:
+        record, deep = None, True
+    else:
+        deep = _is_too_deep(record)
+    if deep:
+        raise ValueError(f"{path} is nested more than {DEEPEST} deep: it is not a result, move it away")
+    return record
+
+
+def _is_too_deep(record: object) -> bool:
+    level = [record]
+    for _ in range(DEEPEST + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
+
+
+def _told(error: OSError) -> str:
+    return f"{error.filename} cannot be read: {error.strerror}"
+
+
+def _checked(kind: type, record: object, path: str, where: str) -> dict:
+    """`record`, if it has the fields of `kind`: none missing, none unknown, each of its type and within its range."""
+    place = where or "the result"
     if not isinstance(record, dict):
-        raise ValueError(f"{path}: {where} must be a mapping, got {type(record).__name__}")
+        raise ValueError(f"{path}: {place} must be a mapping, got {type(record).__name__}")
     written = [item for item in fields(kind) if item.name != "folder"]
     lacking = sorted({item.name for item in written if _required(item)} - record.keys())
     unknown = sorted(record.keys() - {item.name for item in written})
     if lacking or unknown:
         problem = f"lacks {', '.join(lacking)}" if lacking else f"has unknown fields {', '.join(unknown)}"
-        raise ValueError(f"{path}: {where} {problem}; it was written by another version, run its job again")
+        raise ValueError(
+            f"{path}: {place} {shortened(problem, 200)}; it was written by another version, run its job again"
+        )
+    hints = _types(kind)
+    for name, value in record.items():
+        least = -LARGEST if name in ANY_SIGN else 0.0
+        most = 1.0 if name in FRACTIONS else LARGEST
+        if not _fits(value, hints[name], least, most):
+            allowed = _in_words(hints[name], least, most)
+            got = shortened(plain(repr(value)), 60) if not isinstance(value, dict | list) else type(value).__name__
+            raise ValueError(f"{path}: {f'{where}.' if where else ''}{name} must be {allowed}, got {got}")
+    return record
+
+
+@functools.cache
+def _types(kind: type) -> dict[str, typing.Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: object, hint: typing.Any, least: float, most: float) -> bool:
+    """Whether `value` is of the type that `hint` says, its numbers within bounds."""
+    parts = typing.get_args(hint)
+    if hint is typing.Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, part, least, most) for part in parts)
+    if typing.get_origin(hint) is list:  # of phases and layers, which are checked one by one, or of words
+        return isinstance(value, list) and (parts[0] is not str or all(isinstance(one, str) for one in value))
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(one, parts[1], least, most) for one in value.values())
+    if hint in (int, float):
+        number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        return number and least <= value <= most
+    return isinstance(value, hint)
+
+
+def _in_words(hint: typing.Any, least: float, most: float) -> str:
+    parts = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_in_words(part, least, most) for part in parts)
+    if typing.get_origin(hint) is dict:
+        return f"a mapping of names to {_in_words(parts[1], least, most)}"
+    if typing.get_origin(hint) is list:
+        return "a list of words" if parts[0] is str else "a list"
+    if hint in (int, float):
+        return f"{'a whole number' if hint is int else 'a number'} from {least:g} to {most:g}"
+    return {str: "a text", dict: "a mapping", list: "a list", bool: "true or false"}.get(hint, "null")
 
 
 def _required(item: Field) -> bool:

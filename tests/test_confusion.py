@@ -22,6 +22,21 @@ def test_read_gives_back_what_was_written(tmp_path: Path) -> None:
     assert confusion.path_in(tmp_path / "job", "train") == path
 
 
+def test_classes_are_no_formulas_and_read_back_as_they_are(tmp_path: Path) -> None:
+    names = ("=1+1", "'=1+1", "-x", "@a", "+b", "\tc", "'quoted'", "-0.5", "plain")
+    confusion.write(tmp_path / "counts.csv", names, np.eye(9, dtype=int))
+    assert pd.read_csv(tmp_path / "counts.csv")["label"].tolist() == [
+        *("'=1+1", "''=1+1", "'-x", "'@a", "'+b", "'\tc", "'quoted'", "-0.5", "plain"),
+    ]
+    assert confusion.read(tmp_path / "counts.csv")[0] == names
+
+
+def test_the_file_of_a_phase_stays_in_its_folder(tmp_path: Path) -> None:
+    for phase in ("../../etc/passwd", "a/b", "x" * 1000, "\x1b[31m"):
+        assert confusion.path_in(tmp_path, phase).parent == tmp_path / "confusion"
+        confusion.write(confusion.path_in(tmp_path, phase), ["a"], np.array([[1]]))
+
+
 def test_pandas_reads_the_same(tmp_path: Path) -> None:
     confusion.write(tmp_path / "counts.csv", NAMES, COUNTS_CC)
     lines = pd.read_csv(tmp_path / "counts.csv")
@@ -75,4 +90,23 @@ def test_counts_that_do_not_fit(tmp_path: Path, classes: list, counts_CC: list) 
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "counts.csv").write_text(text)
     with pytest.raises(ValueError, match=r"counts\.csv is damaged"):
+        confusion.read(tmp_path / "counts.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,prediction,images\na,a,1e308\n", "is damaged"),
+        (f"label,prediction,images\na,a,{10**20}\n", "no count below 0 or above"),
+        (f"label,prediction,images\n{'a' * 200_000},a,1\n", "is damaged"),
+        (
+            "label,prediction,images\n" + "".join(f"{n},{n},1\n" for n in range(9000)),
+            "names 9,000 classes; at most 8,192",
+        ),
+    ],
+    ids=["float", "large", "long", "many"],
+)
+def test_hostile_counts_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "counts.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
         confusion.read(tmp_path / "counts.csv")

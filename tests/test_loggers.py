@@ -6,6 +6,8 @@ from pathlib import Path
 
 from smoke import SMOKE
 
+from lowrank_exp import loggers
+from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.phases import Done, Evaluate
 from lowrank_exp.results import Result
 
@@ -91,6 +93,15 @@ def test_csv(command, tmp_path):
     logged = {key: float(row[key]) for row in rows for key in row if row[key]}
     assert logged["finetune.accuracy"] == result.phases[-1].accuracy
     assert 0 < logged["train/train_loss"] < 5
+
+
+def test_a_column_of_a_csv_is_no_formula(tmp_path):
+    identity = Identity(tmp_path, "0" * 16, "a", None, (), {})
+    log = Log(loggers.csv(identity))
+    log.epoch("=1+1", {"train_loss": 0.5})
+    log.finish(failed=False)
+    (path,) = tmp_path.rglob("metrics.csv")
+    assert set(next(csv.reader(path.open()))) == {"'=1+1/train_loss", "step"}
 
 
 def test_tensorboard(command, tmp_path):

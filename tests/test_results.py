@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,111 @@ def test_accuracies_by_class_keep_the_order_of_the_labels_and_the_folder_is_not_
 def test_gather_sorts_by_path_and_takes_each_file_once(tmp_path: Path) -> None:
     for name, seed in (("b", 2), ("a/x", 1), ("c", 3)):
         example(seed=seed).write(tmp_path / name / "result.json")
-    assert [job.seed for job in gather([tmp_path / "c", tmp_path, tmp_path / "a"])] == [1, 2, 3]
-    assert [job.seed for job in gather([tmp_path / "c"])] == [3]
+    every, unread = gather([tmp_path / "c", tmp_path, tmp_path / "a"])
+    assert ([job.seed for job in every], unread) == ([1, 2, 3], [])
+    assert [job.seed for job in gather([tmp_path / "c"])[0]] == [3]
+
+
+def deep(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"null", "the result must be a mapping, got NoneType"),
+        (deep(100_000).encode(), "is nested more than 50 deep"),
+        (b'{"a": %s}' % deep(500).encode(), "is nested more than 50 deep"),
+        (b'{"a": %s}' % (b"9" * 5000), "is not JSON"),
+        (b'{"foreign": true}', "the result lacks config, experiment, fingerprint"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_gather_goes_on_beside_a_file_that_is_not_a_result(tmp_path: Path, text: bytes, message: str) -> None:
+    example().write(tmp_path / "good" / "result.json")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "result.json").write_bytes(text)
+    results, (line,) = gather([tmp_path])
+    assert results == [example()]
+    assert str(tmp_path / "bad" / "result.json") in line
+    assert message in line
+
+
+def test_gather_goes_on_beside_what_is_not_a_file(tmp_path: Path) -> None:
+    example().write(tmp_path / "good" / "result.json")
+    (tmp_path / "folder" / "result.json").mkdir(parents=True)
+    for name in ("link", "pipe"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link" / "result.json").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe" / "result.json")
+    (tmp_path / "size").mkdir()
+    with open(tmp_path / "size" / "result.json", "wb") as file:
+        file.truncate(2**26 + 1)
+    results, unread = gather([tmp_path])
+    assert results == [example()]
+    assert [line.partition(str(tmp_path))[2] for line in sorted(unread)] == [
+        "/folder/result.json is not a file: move it away",
+        "/link/result.json cannot be read: No such file or directory",
+        "/pipe/result.json is not a file: move it away",
+        "/size/result.json has 67,108,865 bytes, a result at most 67,108,864: move it away",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        ("phases", {"accuracy": [1]}, r"phases\[0\].accuracy must be a number from 0 to 1 or null, got list"),
+        ("phases", {"accuracy": "abc"}, r"accuracy must be a number from 0 to 1 or null, got 'abc'"),
+        ("phases", {"accuracy": -1}, r"accuracy must be .*, got -1"),
+        ("phases", {"val_accuracy": 1e308}, r"val_accuracy must be .*, got 1e\+308"),
+        ("phases", {"top5": True}, r"top5 must be .*, got True"),
+        ("phases", {"macs": math.nan}, r"macs must be a number from 0 to 1e\+38 or null, got nan"),
+        ("phases", {"seconds": math.inf}, r"seconds must be .*, got inf"),
+        ("phases", {"loss": 10**60}, r"loss must be .*, got 10000"),
+        ("phases", {"values": None}, r"values must be a mapping of names to a number from -1e\+38 to 1e\+38 or null"),
+        ("phases", {"values": {"a": "b"}}, r"values must be a mapping of names to .*, got dict"),
+        ("phases", {"class_accuracy": {"a": 2}}, r"class_accuracy must be a mapping of names to a number from 0 to 1"),
+        ("phases", {"name": None}, r"phases\[0\].name must be a text, got None"),
+        ("phases", {"key": 5}, r"key must be a text, got 5"),
+        ("phases", {"warnings": [1]}, r"warnings must be a list of words, got list"),
+        ("phases", {"missed": "no"}, r"missed must be true or false, got 'no'"),
+        ("layers", {"rank": "4"}, r"layers\[0\].rank must be a whole number .* or a list or null, got '4'"),
+        ("layers", {"macs_before": -3}, r"layers\[0\].macs_before must be .*, got -3"),
+        ("layers", {"reason": None}, r"layers\[0\].reason must be a text"),
+        (None, {"seed": None}, r"seed must be a whole number from .*, got None"),
+        (None, {"seed": "1"}, r"seed must be a whole number from .*, got '1'"),
+        (None, {"seed": 1.5}, r"seed must be a whole number from .*, got 1.5"),
+        (None, {"method": 5}, r"method must be a text, got 5"),
+        (None, {"experiment": 5}, r"experiment must be a text or null, got 5"),
+        (None, {"row": ["a"]}, r"row must be a text or null, got list"),
+        (None, {"fingerprint": None}, r"fingerprint must be a text"),
+        (None, {"environment": None}, r"environment must be a mapping"),
+        (None, {"error": 5}, r"error must be a text or null, got 5"),
+        (None, {"status": 5}, r"status must be a text, got 5"),
+        (None, {"status": "a" * 1000}, r"status of a result is one of ok, .*, got 'aaa"),
+        (None, {"phases": [5]}, r"phases\[0\] must be a mapping, got int"),
+        (None, {"layers": None}, r"layers must be a list, got None"),
+        (None, {"\x1b[31mred": 5}, r"has unknown fields \x1b\[31mred"),
+    ],
+)
+def test_types_and_ranges_of_every_field_are_checked(tmp_path: Path, place: str | None, change: dict, message: str):
+    path = tmp_path / "result.json"
+    example().write(path)
+    record = json.loads(path.read_text())
+    (record if place is None else record[place][0]).update(change)
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=message) as caught:
+        Result.read(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_negative_seeds_and_figures_are_read(tmp_path: Path) -> None:
+    result = example(seed=-1, phases=[PhaseResult("agree", values={"spearman": -0.5, "none": None})])
+    result.write(tmp_path / "result.json")
+    assert Result.read(tmp_path / "result.json") == result
 
 
 def test_gather_refuses_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lowrank_exp import confusion
+from lowrank_exp.plain_text import plain
 from lowrank_exp.report.configuration import Configuration
 from lowrank_exp.report.confusion_figure import MOST
 from lowrank_exp.report.quantities import dense_and_compressed
@@ -69,17 +70,23 @@ def all_classes(rows: Sequence[Configuration], phase: str | None = None) -> pd.D
 def confusions(row: Configuration, phase: str | None = None) -> dict[str, pd.DataFrame]:
     """Counts of the dense and of the compressed network by phase, summed over seeds: labels x predictions.
 
-    Empty where a seed has no file of counts. Raises ValueError for a damaged file.
+    Empty where a seed has no file of counts. Raises ValueError for one that is damaged or has too many classes.
     """
     found: dict[str, pd.DataFrame] = {}
     for name in dict.fromkeys(item.name for item in _ends(row, phase)):
         paths = [confusion.path_in(job.folder, name) for job in row.finished if job.folder is not None]
         if len(paths) < len(row.finished) or not all(path.is_file() for path in paths):
             return {}
-        frames = [pd.DataFrame(counts, names, names) for names, counts in map(confusion.read, paths)]
+        read = [(list(map(plain, names)), counts) for names, counts in map(confusion.read, paths)]
+        frames = [pd.DataFrame(counts, names, names) for names, counts in read]
         names = list(dict.fromkeys(label for frame in frames for label in frame.index))
         found[name] = sum(frame.reindex(index=names, columns=names, fill_value=0) for frame in frames)
     return found
+
+
+def drawable(row: Configuration, phase: str | None = None) -> dict[str, pd.DataFrame]:
+    """`confusions`, where they can be read and drawn; `class_notes` say why others cannot."""
+    return {} if not row.finished or _not_shown(row, phase) else confusions(row, phase)
 
 
 def class_notes(rows: Sequence[Configuration], phase: str | None = None) -> list[str]:
@@ -91,7 +98,10 @@ def class_notes(rows: Sequence[Configuration], phase: str | None = None) -> list
 def _not_shown(row: Configuration, phase: str | None) -> str:
     if not all(item.class_accuracy for item in _ends(row, phase)):
         return "no accuracy by class and no confusion matrix: a seed was measured before these were recorded"
-    counts = confusions(row, phase)
+    try:
+        counts = confusions(row, phase)
+    except ValueError as error:
+        return f"no confusion matrix: {plain(str(error))}"
     if not counts:
         return f"no confusion matrix: a job's folder lacks {confusion.FOLDER}/PHASE.csv"
     classes = max(map(len, counts.values()))

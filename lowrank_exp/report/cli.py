@@ -1,7 +1,6 @@
 """`lowrank-report`: results below some folders -> tables and figures, beside what papers published."""
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,31 +11,42 @@ from rich.console import Console
 
 from lowrank_exp.config_path import CONF
 from lowrank_exp.files import written_whole
+from lowrank_exp.plain_text import as_cell, plain, plain_lines, shortened
 from lowrank_exp.report import figure, render
-from lowrank_exp.report.classes import all_classes, class_notes, class_table, confusions, shown
+from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
 from lowrank_exp.report.configuration import Configuration, configurations
-from lowrank_exp.report.confusion_figure import MOST, confusion_figure
+from lowrank_exp.report.confusion_figure import confusion_figure
 from lowrank_exp.report.expected import grid, unclear, with_missing
+from lowrank_exp.report.names import file_name, with_plain_names
 from lowrank_exp.report.paper import Paper, compared, find_paper, papers_of
 from lowrank_exp.report.table import notes, table, with_differing
-from lowrank_exp.results import gather
+from lowrank_exp.results import digest, gather
 
-COMPLETE, INCOMPLETE, UNUSABLE = 0, 1, 2
-LONGEST_NAME = 80  # characters of a file's name, before the hash that then follows
+COMPLETE, INCOMPLETE, UNUSABLE, UNWRITABLE = 0, 1, 2, 3
+LONGEST_LINE = 400  # characters on a file that cannot be read
 
 
 def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
-    """Report what lies below the folders: 0 if complete, 2 if unusable; 1 if a row failed, is missing, missed a target.
+    """Report what lies below the folders, and give the exit status.
+
+    0: complete; 1: a row failed, is missing or missed a target, or a file cannot be read; 2: nothing to report, or an
+    argument is wrong; 3: the files of the report cannot be written.
 
     `argv` as on the command line (`lowrank-report --help`); `conf` is where experiments and papers are
     looked up.
     """
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets its escape
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return _report(arguments, conf)
     except ValueError as error:
-        print(f"lowrank-report: {error}", file=sys.stderr)
+        print(f"lowrank-report: {plain_lines(str(error))}", file=sys.stderr)
         return UNUSABLE
+    except OSError as error:
+        print(f"lowrank-report: {plain(str(error))}: give a folder that can be written to, --out DIR", file=sys.stderr)
+        return UNWRITABLE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="lowrank-report",
         description="Gather every result.json below the folders into one table: a row per configuration, "
         "mean and standard deviation over its seeds, beside what conf/paper publishes for it. Exit status: 0 "
-        "if all rows are there, 1 if one failed, is missing or missed a target, 2 if there is nothing to report.",
+        "if all rows are there, 1 if one failed, is missing or missed a target, or a file cannot be read, 2 if there "
+        "is nothing to report or an argument is wrong, 3 if the report's files cannot be written.",
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="where jobs lie, such as outputs")
@@ -57,10 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(arguments: argparse.Namespace, conf: Path) -> int:
-    results = gather(arguments.folders)
+    results, unread = gather(arguments.folders)
+    unread = [f"cannot be read: {shortened(plain(line), LONGEST_LINE)}" for line in unread]
     if not results:
         where = ", ".join(map(str, arguments.folders))
-        raise ValueError(f"no result.json below {where}; run lowrank-exp first")
+        raise ValueError("\n".join([f"no result.json below {where}; run lowrank-exp first", *unread]))
+    results = [with_plain_names(result) for result in results]
     rows, remarks = configurations(results), {}
     names = list(dict.fromkeys(result.experiment for result in results))
     papers = [find_paper(arguments.paper, conf)] if arguments.paper else papers_of(names, conf)
@@ -82,11 +95,13 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if arguments.classes:
         sections = [_with_classes(section, rows, arguments.phase) for section in sections]
         files = _class_files(rows, arguments.phase)
-    render.terminal(sections, Console(width=_width()))
+    if unread:
+        sections[0] = replace(sections[0], notes=[*unread, *sections[0].notes])
+    render.terminal(sections, Console(width=_width(), markup=False, emoji=False, highlight=False))
     files = _files(sections, frame, papers) | files
     for path in _written(files, arguments.out or arguments.folders[0] / "report"):
-        print(path)
-    return COMPLETE if all(row.status == "ok" for row in rows) else INCOMPLETE
+        print(plain(str(path)))
+    return COMPLETE if not unread and all(row.status == "ok" for row in rows) else INCOMPLETE
 
 
 def _section(
@@ -123,17 +138,14 @@ def _with_classes(section: render.Section, rows: Sequence[Configuration], phase:
 
 def _class_files(rows: Sequence[Configuration], phase: str | None) -> dict[str, bytes]:
     """Accuracies by class as CSV, and the confusion matrices of every configuration."""
-    files = {"classes.csv": all_classes(rows, phase).to_csv(index=False).encode()}
+    files = {"classes.csv": _csv(all_classes(rows, phase))}
     several = len({row.experiment for row in rows}) > 1
     for row in rows:
-        counts = confusions(row, phase)
-        if counts and max(map(len, counts.values())) <= MOST:
+        if counts := drawable(row, phase):
             title = f"{row.label}, sum over {len(row.finished)} seeds" if len(row.finished) > 1 else row.label
             drawing = confusion_figure(counts, title)
-            name = f"{_title(row.experiment)}-{row.label}" if several else row.label
-            name = "confusion-" + re.sub(r"[^\w.=-]+", "_", name)
-            if len(name) > LONGEST_NAME or f"{name}.png" in files:
-                name = f"{name[:LONGEST_NAME]}-{row.hash[:6]}"
+            text = f"{_title(row.experiment)}-{row.label}" if several else row.label
+            name = file_name("confusion", text, row.hash, files, "png")
             files |= {f"{name}.{kind}": figure.drawn(drawing, kind) for kind in ("png", "pdf")}
     return files
 
@@ -173,17 +185,28 @@ def _sorted(frame: pd.DataFrame, column: str | None) -> pd.DataFrame:
 def _files(sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequence[Paper]) -> dict[str, bytes]:
     """The CSV, Markdown and LaTeX of everything and a figure per experiment, by name."""
     files = {
-        "results.csv": frame.to_csv(index=False).encode(),
+        "results.csv": _csv(frame),
         "results.md": render.markdown(sections).encode(),
         "results.tex": render.latex(sections).encode(),
     }
     for section in sections:
         paper = next((paper for paper in papers if paper.experiment == section.title), None)
         drawing = figure.tradeoff(section.frame, paper, section.title)
-        ending = "" if len(sections) == 1 else "-" + section.title.replace("/", "-").replace(" ", "_")
         if drawing is not None:
-            files |= {f"tradeoff{ending}.{kind}": figure.drawn(drawing, kind) for kind in ("png", "pdf")}
+            alone = len(sections) == 1
+            name = "tradeoff" if alone else file_name("tradeoff", section.title, digest(section.title), files, "png")
+            files |= {f"{name}.{kind}": figure.drawn(drawing, kind) for kind in ("png", "pdf")}
     return files
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    """A CSV of raw numbers, whose texts no spreadsheet takes for formulas."""
+    words = {name: frame[name].map(_as_cell) for name in frame if not pd.api.types.is_numeric_dtype(frame[name])}
+    return frame.assign(**words).rename(columns=as_cell).to_csv(index=False).encode()
+
+
+def _as_cell(value: object) -> object:
+    return value if value is None or isinstance(value, int | float) else as_cell(str(value))
 
 
 def _written(files: Mapping[str, bytes], folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """Results which differ only in their seed are one configuration: one row of a table."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,20 +73,29 @@ def labelled(rows: Sequence[Configuration]) -> list[Configuration]:
     Without a row name the differing keys alone are the label; a configuration that is alone has its method's
     name.
     """
-    named = []
-    for row in rows:
-        peers = [other for other in rows if (other.experiment, other.row) == (row.experiment, row.row)]
-        differing = differences([_with_method(peer) for peer in peers])
-        parts = [f"{key}={show(leaf)}" for key, leaf in _parts(_with_method(row), differing)]
-        if len(parts) > PARTS or (len(peers) > 1 and not parts):
-            parts = [*parts[:PARTS], f"#{row.hash[:6]}"]
-        name = row.row or ("" if parts else (row.finished or row.failed)[0].method)
-        named.append(replace(row, label=" ".join([name, *parts]).strip()))
-    labels = [(row.experiment, row.label) for row in named]
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        groups[row.experiment, row.row].append(place)
+    labels = [""] * len(rows)
+    for places in groups.values():
+        configs = [_with_method(rows[place]) for place in places]
+        flat = [leaves(config) for config in configs]
+        differing = differing_keys(flat)
+        for place, config, leaf in zip(places, configs, flat, strict=True):
+            labels[place] = _label(rows[place], _parts(config, leaf, differing), len(places) > 1)
+    counts = Counter((row.experiment, label) for row, label in zip(rows, labels, strict=True))
     return [
-        replace(row, label=f"{row.label} #{row.hash[:6]}") if labels.count(key) > 1 else row
-        for row, key in zip(named, labels, strict=True)
+        replace(row, label=f"{label} #{row.hash[:6]}" if counts[row.experiment, label] > 1 else label)
+        for row, label in zip(rows, labels, strict=True)
     ]
+
+
+def _label(row: Configuration, differing: Sequence[tuple[str, object]], has_peers: bool) -> str:
+    parts = [f"{key}={show(leaf)}" for key, leaf in differing]
+    if len(parts) > PARTS or (has_peers and not parts):
+        parts = [*parts[:PARTS], f"#{row.hash[:6]}"]
+    name = row.row or ("" if parts else (row.finished or row.failed)[0].method)
+    return " ".join([name, *parts]).strip()
 
 
 def seedless(config: Mapping) -> dict:
@@ -123,7 +133,11 @@ def differences(configs: Iterable[Mapping]) -> list[str]:
     >>> differences([{"a": 1, "rank": {"macs": 0.5}}, {"a": 1, "rank": {"macs": 0.3}}])
     ['rank.macs']
     """
-    flat = [leaves(config) for config in configs]
+    return differing_keys([leaves(config) for config in configs])
+
+
+def differing_keys(flat: Sequence[Mapping[str, object]]) -> list[str]:
+    """`differences` of configurations that are `leaves` already."""
     keys = dict.fromkeys(key for config in flat for key in config)
     missing = object()
     found = [key for key in keys if any(_other(flat[0], config, key, missing) for config in flat[1:])]
@@ -159,9 +173,8 @@ def _with_method(row: Configuration) -> dict:
     return config
 
 
-def _parts(config: Mapping, differing: Sequence[str]) -> list[tuple[str, object]]:
+def _parts(config: Mapping, flat: Mapping[str, object], differing: Sequence[str]) -> list[tuple[str, object]]:
     """Differing keys and values; a group whose `_target_`, `name` or `policy` differs is one part, `rank=uniform`."""
-    flat = leaves(config)
     swapped = {
         key.rsplit(".", 1)[0]
         for key in differing

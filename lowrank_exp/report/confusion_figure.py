@@ -8,11 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from lowrank_exp.plain_text import shortened
+
 MOST = 120  # classes whose names can be read
 VALUED = 20  # most classes with numbers in the cells
 CELL = 0.42  # inches that a number needs
 SIDES = (4.2, 11.0)  # inches of a panel
 LONGEST = 24  # characters of a name
+LONGEST_TITLE = 80
 POINTS = 72  # in an inch
 
 
@@ -53,7 +56,7 @@ def confusion_figure(counts: Mapping[str, pd.DataFrame], title: str = "") -> Fig
         _name(axes, phase, size)
     bar = figure.colorbar(display.im_, ax=panels, shrink=0.7, ticks=[0, 1, 5, 10, 25, 50, 100])
     bar.set_label("% of the label's images", fontsize=9)
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.suptitle(shortened(title, LONGEST_TITLE), fontsize=10, parse_math=False)
     return figure
 
 
@@ -64,8 +67,7 @@ def _percent(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
-    names = [str(name) for name in frame.index]
-    return [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    return [shortened(str(name), LONGEST) for name in frame.index]
 
 
 def _make_legible(display: object) -> None:
@@ -77,7 +79,7 @@ def _make_legible(display: object) -> None:
 
 
 def _name(axes: Axes, phase: str, size: float) -> None:
-    axes.set_title(phase, fontsize=9)
+    axes.set_title(shortened(phase, LONGEST), fontsize=9, parse_math=False)
     axes.set_xlabel("prediction", fontsize=9)
     axes.set_ylabel("label", fontsize=9)
     for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):

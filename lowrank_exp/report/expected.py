@@ -1,5 +1,6 @@
 """Which jobs an experiment should have: the grid that its file hands to Hydra's sweeper."""
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -29,10 +30,10 @@ def grid(experiment: str, conf: Path) -> Grid | None:
     Only plain comma lists are read (`seed: 0,1,2`); a key with anything else (`range(0,3)`, `glob(*)`,
     brackets, quotes) or one that a result does not record is left out of the grid, and a note says so.
     """
-    path = conf / "experiment" / f"{experiment}.yaml"
-    if not path.is_file():
+    found = {path.stem: path for path in (conf / "experiment").glob("*.yaml")}
+    if experiment not in found:
         return None
-    page = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    page = yaml.safe_load(found[experiment].read_text(encoding="utf-8")) or {}
     params = (((page.get("hydra") or {}).get("sweeper") or {}).get("params")) or {}
     axes, notes = {}, []
     for key, value in params.items():
@@ -55,10 +56,13 @@ def with_missing(rows: Sequence[Configuration], grid: Grid, conf: Path) -> list[
     seeds = tuple(_value(text) for text in grid.axes.get("seed", ())) or ("any",)
     axes = {key: values for key, values in grid.axes.items() if key != "seed"}
     ours = [(index, row) for index, row in enumerate(rows) if row.experiment == grid.experiment]
+    chosen = {index: {key: _chosen(row, key, axes[key], conf) for key in axes} for index, row in ours}
     for number, values in enumerate(itertools.product(*axes.values())):
         wanted = dict(zip(axes, values, strict=True))
         found = [
-            index for index, row in ours if all(_fits(row, key, text, axes[key], conf) for key, text in wanted.items())
+            index
+            for index, row in ours
+            if all(_fits(row, key, text, chosen[index][key]) for key, text in wanted.items())
         ]
         have = {job.seed for index in found for job in (*rows[index].finished, *rows[index].failed)}
         absent = [seed for seed in seeds if (seed not in have if seed != "any" else not have)]
@@ -106,10 +110,10 @@ def _names_row(key: str) -> bool:
     return key == "row" or key.startswith("row/")
 
 
-def _fits(row: Configuration, key: str, text: str, values: Sequence[str], conf: Path) -> bool:
+def _fits(row: Configuration, key: str, text: str, chosen: str | None) -> bool:
     if _names_row(key):
         return same_row(row.row, None if text == "null" else text)
-    return _chosen(row, key, values, conf) in (None, text)
+    return chosen in (None, text)
 
 
 def _chosen(row: Configuration, key: str, values: Sequence[str], conf: Path) -> str | None:
@@ -136,12 +140,18 @@ def _nearest(group: Mapping, key: str, values: Sequence[str], conf: Path) -> str
         path = conf / key / f"{text}.yaml"
         if not path.is_file():
             return None
-        page = leaves(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        page = _leaves_of(path, path.stat().st_mtime_ns)
         fixed = {k: v for k, v in page.items() if v is not None and k != "defaults" and "${" not in str(v)}
         if _same(have.get("_target_"), fixed.get("_target_")):
             misses[text] = sum(not _same(have.get(k, _MISSING), v) for k, v in fixed.items())
     best = [text for text, count in misses.items() if count == min(misses.values())]
     return "" if not best else best[0] if len(best) == 1 else None
+
+
+@functools.cache
+def _leaves_of(path: Path, changed: int) -> dict[str, object]:
+    """What a file sets, by dotted keys; read once for all rows, unless it has `changed`."""
+    return leaves(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
 
 
 def _value(text: str) -> object:

@@ -1,11 +1,13 @@
 """The trade-off figure: accuracy against the MACs that remain, a curve per method and policy."""
 
 import io
+import warnings
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lowrank_exp.plain_text import shortened
 from lowrank_exp.report.expected import same_row
 from lowrank_exp.report.paper import Paper
 from lowrank_exp.report.quantities import derived
@@ -14,6 +16,7 @@ from lowrank_exp.report.quantities import derived
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 NAMED_ROWS = 14
+LONGEST = 60  # characters of a name
 DENSE, DENSE_PUBLISHED, PUBLISHED = "dense", "dense, published", "published"
 WARNED = "with warnings"
 
@@ -37,7 +40,7 @@ def tradeoff(frame: pd.DataFrame, paper: Paper | None = None, title: str = "") -
             100 * group["accuracy_mean"],
             xerr=_bars(group["macs_ratio_std"]),
             yerr=_bars(100 * group["accuracy_std"]),
-            label=label,
+            label=shortened(label, LONGEST),
             zorder=3,
             **_style(number),
         )
@@ -48,20 +51,26 @@ def tradeoff(frame: pd.DataFrame, paper: Paper | None = None, title: str = "") -
     _name_rows(axes, points)
     axes.set_xlabel("MACs that remain, fraction of the dense network")
     axes.set_ylabel("accuracy, %")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(shortened(title, LONGEST), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda k: labels[k] in (WARNED, PUBLISHED, DENSE, DENSE_PUBLISHED))
-    axes.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8, frameon=False)
+    # Matplotlib leaves out what begins with an underscore.
+    labels = [f" {label}" if label.startswith("_") else label for label in labels]
+    legend = axes.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 
 def drawn(figure: Figure, kind: str) -> bytes:
     """The figure as a `png` or `pdf` file, without a date: equal results give equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    with warnings.catch_warnings():  # a character that the font lacks is drawn as a box; tables have it
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
     return buffer.getvalue()
 
 
@@ -121,7 +130,9 @@ def _name_rows(axes: Axes, points: pd.DataFrame) -> None:
 
 def _write(axes: Axes, text: str, x: float, y: float) -> None:
     style = {"fontsize": 7.5, "color": "#444444", "zorder": 6}
-    axes.annotate(text, (x, y), xytext=(8, -3), textcoords="offset points", **style)
+    axes.annotate(
+        shortened(text, LONGEST), (x, y), parse_math=False, xytext=(8, -3), textcoords="offset points", **style
+    )
 
 
 def _short(names: list[str]) -> list[str]:

@@ -114,7 +114,8 @@ def dense_and_compressed(result: Result, phase: str | None = None) -> tuple[Phas
     after = {item.name: item for item in result.phases}
     method = result.config.get("method")
     said = method.get("dense") if isinstance(method, Mapping) else None
-    first = after.get(said) or after.get("dense") or (result.phases[0] if result.phases else nothing)
+    named = after.get(said) if isinstance(said, str) else None
+    first = named or after.get("dense") or (result.phases[0] if result.phases else nothing)
     last = result.phases[-1] if result.phases else nothing
     return first, last if phase is None else after.get(phase, nothing)
 

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from lowrank_exp.report.escapes import latex_escaped, markdown_escaped, markdown_item
 from lowrank_exp.report.quantities import SHOWN, VALUES, Quantity
 
 CONVENTION = (
@@ -29,12 +30,6 @@ SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")
 WARNED = "(!)"  # beside the status of a row with warnings
 FIGURE = Quantity("value", 1, ".4g")  # of a phase's own
 ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads")
-LATEX = {
-    **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"},
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{character: f"\\{character}" for character in "&%$#_"},
-    **{"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$"},
-}
 
 
 @dataclass(frozen=True)
@@ -137,47 +132,48 @@ def origin(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def terminal(sections: Sequence[Section], console: Console) -> None:
-    """Print the main columns of every section, its comparison and its lines."""
+    """Print the main columns of every section, its comparison and its lines; `console` must find no markup in them."""
     for section in sections:
         _print(console, formatted(section.frame, TERMINAL), section.title)
-        console.print(section.convention, style="dim", highlight=False, markup=False)
+        console.print(section.convention, style="dim")
         if section.comparison is not None and len(section.comparison):
             _print(console, comparison_text(section.comparison), "beside the published values")
-            console.print("\n".join(section.source), style="dim", highlight=False, markup=False)
+            console.print("\n".join(section.source), style="dim")
         if len(figures := figures_text(section.frame)):
             _print(console, figures, "figures of single phases")
         for title, frame in section.classes:
             _print(console, class_text(frame), title)
         if section.classes:
-            console.print(BY_CLASS, style="dim", highlight=False, markup=False)
+            console.print(BY_CLASS, style="dim")
         if len(origin(section.frame)):
             measured = origin(section.frame).drop(columns=["machine"])
             _print(console, measured, "where it was measured")
             machines = ", ".join(dict.fromkeys(filter(None, section.frame["machine"])))
-            console.print(f"machine: {machines}", style="dim", highlight=False, markup=False)
+            console.print(f"machine: {machines}", style="dim")
         for note in section.notes:
-            console.print(note, style=_colour(note), highlight=False, markup=False)
+            console.print(note, style=_colour(note), soft_wrap=True)
 
 
 def markdown(sections: Sequence[Section]) -> str:
     """All sections as GitHub Markdown."""
     parts = []
     for section in sections:
-        parts += [f"## {section.title}", _pipes(formatted(section.frame)), section.convention]
+        title = markdown_escaped(section.title)
+        parts += [f"## {title}", _pipes(formatted(section.frame)), markdown_escaped(section.convention)]
         if section.comparison is not None and len(section.comparison):
-            parts += [f"### {section.title}: beside the published values"]
+            parts += [f"### {title}: beside the published values"]
             parts += [_pipes(comparison_text(section.comparison))]
             parts += ["\n".join(f"- {line}" for line in section.source)]
         if len(figures := figures_text(section.frame)):
-            parts += [f"### {section.title}: figures of single phases", _pipes(figures)]
-        for title, frame in section.classes:
-            parts += [f"### {section.title}: {title}", _pipes(class_text(frame))]
+            parts += [f"### {title}: figures of single phases", _pipes(figures)]
+        for of, frame in section.classes:
+            parts += [f"### {title}: {markdown_escaped(of)}", _pipes(class_text(frame))]
         if section.classes:
             parts.append(BY_CLASS)
         if len(origin(section.frame)):
-            parts += [f"### {section.title}: where it was measured", _pipes(origin(section.frame))]
+            parts += [f"### {title}: where it was measured", _pipes(origin(section.frame))]
         if section.notes:
-            parts.append("\n".join(f"- {note}" for note in section.notes))
+            parts.append("\n".join(map(markdown_item, section.notes)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -200,16 +196,6 @@ def latex(sections: Sequence[Section]) -> str:
             parts += [r"\begin{itemize}", *(rf"\item {latex_escaped(note)}" for note in warned), r"\end{itemize}"]
         parts += [f"% {line}" for note in section.notes for line in note.splitlines()]
     return "\n".join(parts) + "\n"
-
-
-def latex_escaped(text: str) -> str:
-    r"""`text` with the characters that LaTeX reads as commands made visible.
-
-    >>> print(latex_escaped("svd_energy 50 % ± 1 -2"))
-    svd\_energy 50 \% $\pm$ 1 $-$2
-    """
-    signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)
-    return "".join(LATEX.get(character, character) for character in signed)
 
 
 def latency_conditions(setups: Sequence[object], frame: pd.DataFrame) -> str:
@@ -247,17 +233,17 @@ def _print(console: Console, text: pd.DataFrame, title: str) -> None:
     for row in text.itertuples(index=False):
         table.add_row(*map(str, row), style=_colour(getattr(row, "status", "")))
     console.print()
-    console.print(title, style="italic", highlight=False, markup=False)
+    console.print(title, style="italic")
     console.print(table)
 
 
 def _colour(text: str) -> str:
-    red, yellow = ("failed", "interrupted"), ("missing", "missed", "warning")
+    red, yellow = ("failed", "interrupted", "cannot be read"), ("missing", "missed", "warning")
     return "red" if text.startswith(red) else "yellow" if text.startswith(yellow) or text.endswith(WARNED) else ""
 
 
 def _pipes(text: pd.DataFrame) -> str:
-    escaped = text.map(lambda cell: str(cell).replace("|", "\\|"))
+    escaped = text.map(lambda cell: markdown_escaped(str(cell))).rename(columns=markdown_escaped)
     return escaped.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 

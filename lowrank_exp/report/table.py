@@ -1,10 +1,12 @@
 """Configurations -> one DataFrame: a row each, mean and spread over seeds, where it was measured."""
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
-from lowrank_exp.report.configuration import Configuration, differences, leaves
+from lowrank_exp.report.configuration import Configuration, differing_keys, leaves
 from lowrank_exp.report.quantities import SHOWN, VALUES, measured, measured_over
 
 AVERAGED = (
@@ -75,11 +77,8 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
     for values, job in zip(found, row.finished, strict=True):
         for some in layers:
             values |= measured_over(job, some, phase)
-    numbers = pd.DataFrame(found, columns=pd.Index(names), dtype=float)
-    if _mixed(row):
-        numbers[[name for name in names if name.startswith(("latency", "seconds"))]] = float("nan")
-    # With skipna a mean over two of three seeds would pass for one over three.
-    mean, std = numbers.mean(skipna=False), numbers.std(ddof=1, skipna=False)
+    mean, std = _mean_and_spread([[values.get(name, math.nan) for values in found] for name in names])
+    mixed = _mixed(row)
     record = {
         "configuration": row.label,
         "experiment": row.experiment,
@@ -93,8 +92,9 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         "missed_seeds": _joined(job.seed for job in row.finished if job.status == "missed"),
         "warnings": "; ".join(f"seed {job.seed}: {line}" for job in row.finished for line in job.told()),
     }
-    for name in names:
-        record |= {f"{name}_mean": mean[name], f"{name}_std": std[name]}
+    for name, *numbers in zip(names, mean, std, strict=True):
+        both = (math.nan, math.nan) if mixed and name.startswith(("latency", "seconds")) else numbers
+        record[f"{name}_mean"], record[f"{name}_std"] = both
     jobs = row.finished or row.failed
     record |= {"hash": row.hash, "fingerprints": _joined(job.fingerprint for job in jobs)}
     for name in ("commit", "date", "machine", "device", "threads"):
@@ -103,11 +103,24 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
     return record
 
 
+def _mean_and_spread(values_NS: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Means over the seeds, `(N,)`, and standard deviations (ddof 1); NaN where a seed lacks the number."""
+    numbers_NS = np.array(values_NS, dtype=float).reshape(len(values_NS), -1)
+    N, S = numbers_NS.shape
+    nothing_N = np.full(N, math.nan)
+    if S == 0:
+        return nothing_N, nothing_N
+    mean_N = numbers_NS.sum(1) / S
+    if S == 1:
+        return mean_N, nothing_N
+    return mean_N, np.sqrt(((mean_N[:, None] - numbers_NS) ** 2).sum(1) / (S - 1))
+
+
 def with_differing(frame: pd.DataFrame, rows: Sequence[Configuration]) -> pd.DataFrame:
     """`frame` (in the order of `rows`) with a column `config.KEY` for every key that differs."""
-    configs = [row.config for row in rows if row.config]
     flat = [leaves(row.config or {}) for row in rows]
-    keys = differences(configs) if configs else []
+    configs = [leaf for row, leaf in zip(rows, flat, strict=True) if row.config]
+    keys = differing_keys(configs) if configs else []
     columns = {f"config.{key}": [leaf.get(key) for leaf in flat] for key in keys}
     return pd.concat([frame, pd.DataFrame(columns, index=frame.index, dtype=object)], axis=1)
 

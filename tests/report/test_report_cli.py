@@ -96,12 +96,44 @@ def test_nothing_found_makes_status_2(conf: Path, tmp_path: Path, capsys: pytest
     assert "is not a folder" in capsys.readouterr().err
 
 
-def test_a_broken_result_is_named(runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_broken_result_is_named_and_the_report_goes_on(
+    runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = runs(job())
-    (folder / "broken").mkdir()
-    (folder / "broken" / "result.json").write_text("{")
+    for name, text in (("broken", "{"), ("deep", "[" * 100_000), ("foreign", '{"\\u001b[31m": 1}')):
+        (folder / name).mkdir()
+        (folder / name / "result.json").write_text(text)
+    assert main([str(folder)], conf=conf) == 1
+    lines = capsys.readouterr().out.splitlines()
+    (broken,) = (line for line in lines if str(folder / "broken") in line)
+    assert broken.startswith(f"cannot be read: {folder / 'broken' / 'result.json'} is not JSON")
+    (deep,) = (line for line in lines if str(folder / "deep") in line)
+    assert "is nested more than 50 deep" in deep
+    (foreign,) = (line for line in lines if str(folder / "foreign") in line)
+    assert "the result lacks config, experiment" in foreign
+    assert len(pd.read_csv(folder / "report" / "results.csv")) == 1
+    assert "- cannot be read: " in (folder / "report" / "results.md").read_text()
+
+
+def test_no_result_that_can_be_read_makes_status_2(
+    runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = runs(job())
+    next(folder.rglob("result.json")).write_text("{")
     assert main([str(folder)], conf=conf) == 2
-    assert str(folder / "broken" / "result.json") in capsys.readouterr().err
+    assert "result.json is not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["/dev/null/x", "/dev/null"])
+def test_a_folder_that_cannot_be_written_makes_status_3(
+    runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture, out: str
+) -> None:
+    assert main([str(runs(job())), "--out", out], conf=conf) == 3
+    said = capsys.readouterr()
+    assert said.err.startswith("lowrank-report: [Errno ")
+    assert "/dev/null" in said.err
+    assert "give a folder that can be written to, --out DIR" in said.err
+    assert "87.50" in said.out
 
 
 def test_sorting(runs: Callable, job: Callable, conf: Path) -> None:

@@ -1,0 +1,40 @@
+"""Results with names that can be shown anywhere, and a name of its own for every file."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from lowrank_exp.plain_text import as_file_name, plain, plain_lines
+from lowrank_exp.results import Result
+
+LONGEST_FILE_NAME = 80  # bytes, before the hash that then follows
+
+
+def with_plain_names(result: Result) -> Result:
+    """`result` with every text in it made `plain`; its error keeps its lines."""
+    shown = _shown(replace(result, error=None))
+    return replace(shown, error=None if result.error is None else plain_lines(result.error))
+
+
+def file_name(begin: str, text: str, hash: str, taken: Mapping[str, object], ending: str) -> str:
+    """`<begin>-<text>`, fit for a file; the hash tells apart what is cut, or would be called like one that is `taken`.
+
+    >>> file_name("confusion", "a/b", "0123456789", {"confusion-a_b.png": 0}, "png")
+    'confusion-a_b-012345'
+    """
+    name = as_file_name(f"{begin}-{text}")
+    if len(name.encode()) > LONGEST_FILE_NAME or f"{name}.{ending}" in taken:
+        name = f"{name.encode()[:LONGEST_FILE_NAME].decode(errors='ignore')}-{hash[:6]}"
+    return name
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    if is_dataclass(value):
+        return replace(value, **{one.name: _shown(getattr(value, one.name)) for one in fields(value)})
+    return value  # numbers, and the folder, which must be found
