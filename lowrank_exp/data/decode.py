@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lowrank_exp.data.adapt import Shape
 from lowrank_exp.data.images import check_memory
+from lowrank_exp.data.scan import FORMATS
 from lowrank_exp.data.square import centre_square
 
 GREY_MODES = ("1", "L", "LA", "La")
@@ -116,7 +117,7 @@ def _decode(paths: Sequence[Path], stored: Stored, memory_limit: int, progress: 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.mode, image.size
     except Exception as error:
         raise _undecodable(path, error) from error
@@ -131,7 +132,7 @@ def read_image(path: Path, stored: Stored) -> np.ndarray:
     """
     channels, height, width = stored.shape
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             mode, size = image.mode, image.size
             pixels = image.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged file makes Pillow raise almost anything

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+# What Pillow may take a file for, whatever its suffix: a PostScript file would be run.
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
 
 

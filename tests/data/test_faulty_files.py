@@ -1,6 +1,7 @@
 """Files that are damaged, empty, of another kind or in the wrong place: each works as it should or is named."""
 
 import logging
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -48,6 +49,34 @@ def rgb(path):
 
 # The first file decides between grey and colour, before the others are looked at: both places are tried.
 places = pytest.mark.parametrize("place", ["train/cat/0.jpg", "train/dog/1.jpg", "test/dog/1.jpg"])
+
+
+@places
+def test_a_postscript_program_called_png_is_named_and_not_run(jpegs, place, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name in ("gs", "gswin32c", "gswin64c"):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho 10.0\ntouch {tmp_path}/was_run\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    (jpegs / place).unlink()
+    path = (jpegs / place).with_suffix(".png")
+    path.write_bytes(f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 {WIDTH} {HEIGHT}\n(hello) print\n".encode())
+    with pytest.raises(
+        ValueError, match=r"\.png cannot be decoded \(UnidentifiedImageError: .*\): replace or remove it"
+    ):
+        source(jpegs)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_every_kind_of_file_that_the_list_allows_is_read(jpegs):
+    kinds = {"bmp": "BMP", "ppm": "PPM", "webp": "WEBP", "tif": "TIFF", "png": "PNG"}
+    for suffix, kind in kinds.items():
+        with Image.open(jpegs / "train/cat/0.jpg") as image:
+            image.save(jpegs / f"train/cat/{suffix}.{suffix}", kind, **({"lossless": True} if kind == "WEBP" else {}))
+    with Image.open(jpegs / "train/cat/1.jpg") as image:
+        image.save(jpegs / "train/cat/2.jpg", "PNG")  # as one file of ImageNet
+    images = source(jpegs).train_images
+    assert len(images) == 6 + len(kinds)
 
 
 @places
