@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lowrank_exp.cost import LayerCost, network_cost
+from lowrank_exp.decomposition import named
 from lowrank_exp.edits import Edit, Factorize, KeepChannels, ToSVD, edits_of
+from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
+from lowrank_exp.pruning.graph import channel_graph
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import LayerResult
 from lowrank_exp.shapes import meta_copy
-
-OF_ONE_RANK = ("channel_svd", "spatial_svd", "linear_svd")  # whose first factor puts out as many channels as the rank
 
 
 def layer_results(
@@ -27,6 +28,7 @@ def layer_results(
     """
     before, after = (network_cost(meta_copy(one), example).every for one in (dense, network))
     made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
+    staying = _staying(network, example, given)
     rows = []
     for name, cost in before.items():
         parts = [part for inner, part in after.items() if f"{inner}.".startswith(f"{name}.")]
@@ -43,7 +45,7 @@ def layer_results(
                 sum(part.weights for part in parts),
                 cost.channels,
                 parts[-1].channels if parts else 0,
-                _reason(name, edits, plan, given, _pruned(name, network, cost, given)),
+                _reason(name, edits, plan, given, _pruned(name, network, cost, given) or staying.get(name, "")),
             )
         )
     return rows
@@ -79,10 +81,18 @@ def _pruned(name: str, network: nn.Module, dense: LayerCost, given: Sequence[Edi
     return f"pruning left {' and '.join(parts)}" if parts else ""
 
 
+def _staying(network: nn.Module, example: Tensor, given: Sequence[Edit]) -> dict[str, str]:
+    """The layers that pruning has gone around because no gradient reaches them, and that this is so."""
+    if not any(isinstance(edit, KeepChannels) and edit not in given for edit in edits_of(network)):
+        return {}
+    layers = channel_graph(network, example).without_gradient
+    return dict.fromkeys(layers, f"pruning goes around it: {WITHOUT_GRADIENT}")
+
+
 def _rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:
-    """The rank of a decomposed layer, less what pruning has taken of the channels between its two factors."""
-    if isinstance(edit.rank, tuple):
-        return list(edit.rank)
-    pruned = [one for one in edits_of(network) if isinstance(one, KeepChannels) and one.layer == f"{edit.layer}.0"]
-    pruned = [one for one in pruned if one.out is not None]
-    return len(pruned[-1].out) if pruned and edit.decomposition in OF_ONE_RANK else edit.rank
+    """The rank of a decomposed layer, less what pruning has taken of the channels between its factors."""
+    rank, inside = edit.rank, f"{edit.layer}."
+    if any(isinstance(one, KeepChannels) and one.layer.startswith(inside) for one in edits_of(network)):
+        kind = named(edit.decomposition, **edit.options)
+        rank = kind.rank_left(network.get_submodule(edit.layer), rank)
+    return list(rank) if isinstance(rank, tuple) else rank

@@ -231,7 +231,10 @@ def _fitted_to_weights(
     for name, (kind, rank) in wanted.items():
         stored = isinstance(kind, SVDDecomposition) and store is not None
         known = (store(kind, modules[name]),) if stored else ()
-        chains[name] = kind.factorize(modules[name], rank, *known)
+        try:
+            chains[name] = kind.factorize(modules[name], rank, *known)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be decomposed by {kind.name}: {error}") from error
     return chains
 
 

@@ -1,6 +1,5 @@
 """How the CP of a layer is fitted: the options of alternating least squares and what they may be."""
 
-import math
 from dataclasses import dataclass
 
 from lowrank_exp.decomposition.cp_start import STARTS
@@ -26,15 +25,19 @@ class ALSOptions:
     acceleration: bool = True
     tolerance: float = 1e-6
     max_iterations: int = 300
-    max_seconds: float = math.inf
+    max_seconds: float | None = None
     restarts: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.init not in STARTS:
             raise ValueError(f"init must be one of {', '.join(STARTS)}, got {self.init!r}")
-        if min(self.ridge, self.tolerance, self.restarts) < 0 or self.max_seconds <= 0 or self.max_iterations < 1:
+        if not self._in_range():
             raise ValueError(
                 "ridge, tolerance and restarts must be 0 or more, max_seconds above 0, max_iterations 1 or more; got "
                 f"{self.ridge}, {self.tolerance}, {self.restarts}, {self.max_seconds} and {self.max_iterations}"
             )
+
+    def _in_range(self) -> bool:
+        timed = self.max_seconds is None or self.max_seconds > 0
+        return timed and self.ridge >= 0 and self.tolerance >= 0 and self.restarts >= 0 and self.max_iterations >= 1

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import macs_of_factors
+from lowrank_exp.cost import LAYERS, macs_of_factors, out_channels
+from lowrank_exp.decomposition.numbers import too_far, within_range
 
 Rank = int | tuple[int, ...]
 FITS = ("whitened", "response", "relu")  # to data; see `lowrank_exp.reconstruct`
@@ -149,16 +150,39 @@ class Decomposition(ABC):
             )
         return int(one)
 
+    def rank_left(self, factors: nn.Module, rank: Rank) -> Rank:
+        """The rank of `factors`, made at `rank`, now that pruning has taken channels between them.
+
+        One number for every factor but the last: the maps that one of its groups puts out; of a single rank the first.
+        """
+        maps = [maps_of(layers) for factor in factors.children() if (layers := layers_of(factor))]
+        return maps[0] if isinstance(rank, int) else tuple(maps[:-1])
+
     def check_weight(self, layer: nn.Module, layer_name: str = "layer") -> None:
         """Nothing, if there is something to decompose.
 
         Raises:
-            ValueError: the weight has entries that are not finite.
+            ValueError: the weight has entries that are not finite, or so large or small that float64 cannot square it.
         """
         if not layer.weight.is_meta and not layer.weight.isfinite().all():
             raise ValueError(
                 f"{layer_name}: its weight has entries that are not finite, which {self.name} cannot factor"
             )
+        if too_far(layer.weight):
+            raise ValueError(
+                f"{layer_name}: its weight reaches {float(layer.weight.detach().abs().max()):.4g}, and {self.name} "
+                "takes weights from 1e-75 to 1e75: scale it"
+            )
+
+
+def layers_of(factor: nn.Module) -> list[nn.Module]:
+    """The convolutions and linear layers of a factor, which may have been decomposed itself."""
+    return [module for module in factor.modules() if isinstance(module, LAYERS)]
+
+
+def maps_of(layers: Sequence[nn.Module]) -> int:
+    """Channels that a factor of these layers puts out, of one of its groups."""
+    return out_channels(layers[-1]) // getattr(layers[0], "groups", 1)
 
 
 def told(kind: type) -> str:
@@ -173,13 +197,14 @@ def filled(chain: nn.Sequential, weights: Sequence[Tensor], layer: nn.Module, bi
 
     Args:
         chain: a skeleton.
-        weights: one for every layer of `chain` with a weight, of any floating type.
+        weights: one for every layer of `chain` with a weight, of any floating type; scaled by powers of two where the
+            type of the layer does not hold them as they are, see `within_range`.
         layer: the dense layer.
         bias: in the place of that of `layer`; needed where the chain's last layer orders its channels anew.
     """
     factors = [factor for factor in chain if hasattr(factor, "weight")]
     with torch.no_grad():
-        for factor, weight in zip(factors, weights, strict=True):
+        for factor, weight in zip(factors, within_range(weights, layer.weight.dtype), strict=True):
             factor.weight.copy_(weight)
             factor.weight.requires_grad_(layer.weight.requires_grad)
         if layer.bias is not None:

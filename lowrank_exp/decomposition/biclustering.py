@@ -134,6 +134,11 @@ class Biclustering(Decomposition):
         full = self.full_rank(layer)
         return list(range(1, full + 1)) if self.inner == "outer" else along_spectra(flat_spectra(full))
 
+    def rank_left(self, factors: nn.Module, rank: Rank) -> Rank:
+        """That of a block: the first convolution puts out maps for all H out clusters."""
+        first, *others = super().rank_left(factors, (0,))
+        return first // self.out_clusters if isinstance(rank, int) else (first // self.out_clusters, *others)
+
     def factor_weights(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         B, J, X, P = self._shape(layer)
         if self.inner == "outer":

@@ -13,6 +13,8 @@ from torch.nn.utils.parametrize import register_parametrization
 
 from lowrank_exp.decomposition.kmeans import means
 
+ROUNDING = 0.01  # of the norm of a codebook, as much as its type in a file may change
+
 
 class Codebook(nn.Module):
     r"""Parametrize a weight by centroids: block n of the weight, in natural order, is centroid `indices[n]`.
@@ -168,14 +170,17 @@ def as_stored(centroids_KD: Tensor, stored: torch.dtype) -> Tensor:
     """Centroids in the type of a file.
 
     Raises:
-        ValueError: one of them is beyond the range of that type.
+        ValueError: one of them is beyond the range of that type, or all are so small that it changes them by more than
+            1 % of their norm.
     """
     rounded_KD = centroids_KD.to(stored)
+    name, limits = str(stored).removeprefix("torch."), torch.finfo(stored)
+    reached = f"centroids reach {centroids_KD.abs().max():.4g}" if centroids_KD.numel() else ""
     if not rounded_KD.isfinite().all():
-        name, most = str(stored).removeprefix("torch."), torch.finfo(stored).max
-        raise ValueError(
-            f"centroids reach {centroids_KD.abs().max():.4g}, but {name} ends at {most:.4g}: store them as float32"
-        )
+        raise ValueError(f"{reached}, but {name} ends at {limits.max:.4g}: store them as float32")
+    exact_KD = centroids_KD.double()
+    if not (rounded_KD.double() - exact_KD).norm() <= ROUNDING * exact_KD.norm():
+        raise ValueError(f"{reached}, but {name} begins at {limits.smallest_normal:.4g}: store them as float32")
     return rounded_KD
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+
+from lowrank_exp.decomposition.numbers import numbers
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -86,13 +87,11 @@ def pointwise_like(
 
 
 def kernel_GOIK(layer: nn.Module) -> Tensor:
-    """The kernel of any convolution with its groups apart, `(G, O, I, *K)`, detached and at least in float32.
+    """The kernel of any convolution with its groups apart, `(G, O, I, *K)`, detached and in the type of `numbers`.
 
     O and I are the channels of one group; the weight of a transposed convolution, `(G I, O, *K)`, is turned round.
     """
-    weight = layer.weight.detach()
-    weight = weight if weight.dtype == torch.float64 else weight.float()
-    per_group = weight.unflatten(0, (layer.groups, -1))
+    per_group = numbers(layer.weight).unflatten(0, (layer.groups, -1))
     return per_group.transpose(1, 2) if isinstance(layer, TRANSPOSED) else per_group
 
 

@@ -42,7 +42,7 @@ class CP(Decomposition):
         acceleration: extrapolate the sweeps.
         tolerance: stop when two sweeps in a row lower the error by less than this share.
         max_iterations: sweeps at most.
-        max_seconds: per layer; a fit stopped by it warns, and depends on the speed of the machine.
+        max_seconds: per layer; a fit stopped by it warns, and depends on the speed of the machine. None: no limit.
         restarts: further starts that are fitted to the end; the best fit counts.
         stable: afterwards, shrink components that cancel each other, at an error at most 0.1 % higher
             (`norm_constrained`).
@@ -69,7 +69,7 @@ class CP(Decomposition):
         acceleration: bool = True,
         tolerance: float = 1e-5,
         max_iterations: int = 200,
-        max_seconds: float = 600.0,
+        max_seconds: float | None = None,
         restarts: int = 0,
         stable: bool = False,
         seed: int = 0,

@@ -59,7 +59,7 @@ def cp_als(
     acceleration: bool = True,
     tolerance: float = 1e-6,
     max_iterations: int = 300,
-    max_seconds: float = math.inf,
+    max_seconds: float | None = None,
     target_error: float = 0.0,
     restarts: int = 0,
     seed: int = 0,
@@ -86,7 +86,8 @@ def cp_als(
         acceleration: extrapolate.
         tolerance: stop when two sweeps in a row lower the relative error by less than this share of it.
         max_iterations: sweeps at most.
-        max_seconds: stop after this time, with a warning. The result then depends on how fast the machine is.
+        max_seconds: stop after this time, with a warning. The result then depends on how fast the machine is. None: do
+            not look at the time.
         target_error: stop at this relative error.
         restarts: further starts, "hosvd" and then "random" ones, from which every tensor is fitted as well; of all its
             fits every tensor takes the best. Small tensors have local minima.
@@ -109,6 +110,7 @@ def cp_als(
     >>> fit.relative_error < 1e-5, [tuple(factor.shape) for factor in fit.factors]
     (True, [(4, 2), (3, 2), (3, 2)])
     """
+    max_seconds = math.inf if max_seconds is None else max_seconds
     batch, sizes = tensor.shape[:batch_axes], tensor.shape[batch_axes:]
     _check(sizes, rank, max_iterations, ridge, tolerance, max_seconds, target_error, restarts)
     tensor_BN = tensor.detach().reshape(-1, *sizes)
@@ -250,6 +252,6 @@ def _check(sizes: Sequence[int], rank: int, max_iterations: int, *least_zero: fl
         raise ValueError(f"a CP needs two modes or more, got a tensor of sizes {tuple(sizes)}")
     if rank < 1 or max_iterations < 1:
         raise ValueError(f"rank and max_iterations must be 1 or more, got {rank} and {max_iterations}")
-    if min(least_zero) < 0:
+    if not all(number >= 0 for number in least_zero):
         names = "ridge, tolerance, max_seconds, target_error and restarts"
         raise ValueError(f"{names} must be 0 or more, got {', '.join(map(str, least_zero))}")

@@ -35,7 +35,7 @@ class JaderbergScheme1(Decomposition):
         acceleration: extrapolate the sweeps.
         tolerance: stop when two sweeps in a row lower no channel's error by more than this share.
         max_iterations: sweeps at most.
-        max_seconds: per layer; a fit stopped by it warns, and depends on the speed of the machine.
+        max_seconds: per layer; a fit stopped by it warns, and depends on the speed of the machine. None: no limit.
         restarts: further starts that are fitted to the end; every channel takes its best fit.
         seed: of the random parts of the starts.
 
@@ -59,7 +59,7 @@ class JaderbergScheme1(Decomposition):
         acceleration: bool = True,
         tolerance: float = 1e-6,
         max_iterations: int = 300,
-        max_seconds: float = 600.0,
+        max_seconds: float | None = None,
         restarts: int = 4,
         seed: int = 0,
     ) -> None:

@@ -16,6 +16,7 @@ from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.decomposition.codebook import Codebook, as_stored, index_bits, with_codebook_
 from lowrank_exp.decomposition.convolution import plain_like
 from lowrank_exp.decomposition.kmeans import distinct, kmeans, lloyd, nearest
+from lowrank_exp.decomposition.numbers import numbers
 from lowrank_exp.decomposition.svd import wrong_kind
 
 MEASURED = 2048  # highest rank whose energy is measured
@@ -150,6 +151,10 @@ class ProductQuantization(Decomposition):
         N, D = self.full_rank(layer), self.block(layer)
         return np.array([-(-N * index_bits(k) // 8) + k * D * _STORED[self.centroids].itemsize for k in ranks])
 
+    def rank_left(self, factors: nn.Module, rank: int) -> int:
+        """The size of the codebook, of which pruning takes nothing."""
+        return rank
+
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """An estimate of the share of the squared norm of the weight that each of `ranks` keeps.
 
@@ -213,9 +218,8 @@ class ProductQuantization(Decomposition):
         return rounded_KD, nearest(vectors_ND, rounded_KD)
 
     def _vectors(self, layer: nn.Module) -> Tensor:
-        """The blocks of the weight, `(N, D)`, at least in float32."""
-        weight = layer.weight.detach()
-        return (weight if weight.dtype == torch.float64 else weight.float()).reshape(-1, self.block(layer))
+        """The blocks of the weight, `(N, D)`, in the type of `numbers`."""
+        return numbers(layer.weight).reshape(-1, self.block(layer))
 
     def _option(self, layer: nn.Module) -> str:
         """The option that says how long the blocks of `layer` are."""

@@ -120,6 +120,10 @@ class SliceWiseSVD(SVDDecomposition):
             parts.insert(1, Reorder(order, device=layer.weight.device if device is None else device))
         return nn.Sequential(*parts)
 
+    def rank_left(self, factors: nn.Module, rank: int) -> int:
+        """That of every slice; pruning takes whole slices."""
+        return rank
+
     def factor_weights(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         if self._chains(layer):
             return super().factor_weights(layer, ranks)

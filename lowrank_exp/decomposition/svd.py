@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
 from lowrank_exp.decomposition.gram import gram_singular_values, gram_svd
+from lowrank_exp.decomposition.numbers import numbers
 
 
 class SVD(NamedTuple):
@@ -88,8 +89,7 @@ class SVDDecomposition(Decomposition):
 
     def _numbers(self, layer: nn.Module) -> Tensor:
         with torch.no_grad():
-            matrices_GMN = self.matrices(layer).detach()
-        return matrices_GMN if matrices_GMN.dtype == torch.float64 else matrices_GMN.float()
+            return numbers(self.matrices(layer))
 
 
 def energy_of(singular_values_GR: np.ndarray) -> np.ndarray:

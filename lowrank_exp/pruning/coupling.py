@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition import refusals
 from lowrank_exp.names import by_layer
+from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.graph import ChannelGraph, Place, channel_graph
 from lowrank_exp.pruning.groups import ChannelGroup, Entries
 from lowrank_exp.svd_form.layers import SVDForm
@@ -70,7 +71,7 @@ def couple(model: nn.Module, example_input: Tensor, ignored: Iterable[str] = (),
                 found.graph.fixed.append((places[name], reason))
     groups, reasons = found.groups(model)
     faulty = unfaithful(model, groups, example_input, close_up)
-    reasons |= found.graph.outside
+    reasons = dict.fromkeys(found.graph.without_gradient, WITHOUT_GRADIENT) | reasons
     reasons |= {layer: faulty[group.name] for group in groups if group.name in faulty for layer in group.producers}
     order = [name for name, _ in model.named_modules() if name in reasons]
     return Coupling([group for group in groups if group.name not in faulty], {name: reasons[name] for name in order})

@@ -46,8 +46,8 @@ class ChannelGraph:
     """All channels of a network, numbered, and which flow into which.
 
     `inputs` and `outputs` are those of convolutions and linear layers; `passing` are layers with one value per channel.
-    `links` holds arrays (sources, targets); `fixed` the places whose channels cannot be removed, and why; `outside` the
-    layers that are called but have no place, and why.
+    `links` holds arrays (sources, targets); `fixed` the places whose channels cannot be removed, and why;
+    `without_gradient` the layers that no gradient reaches, some of which have no place.
     """
 
     inputs: dict[str, Place] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class ChannelGraph:
     passing: dict[str, Place] = field(default_factory=dict)
     links: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     fixed: list[tuple[Place, str]] = field(default_factory=list)
-    outside: dict[str, str] = field(default_factory=dict)
+    without_gradient: list[str] = field(default_factory=list)
     total: int = 0
 
     def place(self, size: int) -> Place:
@@ -133,11 +133,10 @@ class _Reading:
         """Layers that no gradient reaches stay as they are: inputs and outputs."""
         for layer in self.without_gradient:
             name = self.names[layer]
+            self.graph.without_gradient.append(name)
             if name in self.graph.outputs:
                 places = (self.graph.inputs[name], self.graph.outputs[name])
                 self.graph.fixed[:0] = [(place, f"{name} stays: {WITHOUT_GRADIENT}") for place in places]
-            else:
-                self.graph.outside[name] = WITHOUT_GRADIENT
 
     def _set_links(self, node: Any) -> None:
         functions = [(f, i, nr) for i, (f, nr) in enumerate(node.grad_fn.next_functions) if f is not None]
