@@ -2,16 +2,12 @@
 
 import logging
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowrank_exp.modes import evaluating
-
-# The timer can build C++ snippets, which we have none of; on import it complains where a compiler looks half-installed.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
-from torch.utils.benchmark import Timer  # noqa: E402
 
 
 def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2) -> float:
@@ -32,6 +28,18 @@ def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2)
         raise ValueError("a network on the meta device takes no time: leave the latency out, measure(..., seconds=0)")
     x = example_input.detach() if parameter is None else example_input.detach().to(parameter.device)
     with evaluating(model):
-        timer = Timer("model(x)", globals={"model": model, "x": x}, num_threads=torch.get_num_threads())
+        timer = _timer()("model(x)", globals={"model": model, "x": x}, num_threads=torch.get_num_threads())
         timer.timeit(1)
         return timer.blocked_autorange(min_run_time=seconds).median * 1e3
+
+
+def _timer() -> Any:
+    """torch's timer. It can build C++ snippets, which we have none of, and complains of half-installed compilers."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer

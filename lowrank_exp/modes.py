@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from lowrank_exp.draws import kept_generators
+
 
 @contextmanager
 def kept_modes(network: nn.Module) -> Iterator[None]:
@@ -27,7 +29,7 @@ def kept_modes(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back afterwards."""
-    with kept_modes(network), torch.no_grad():
+    """Evaluation mode without gradients; every module's own mode and the global generators come back afterwards."""
+    with kept_modes(network), kept_generators(), torch.no_grad():
         network.eval()
         yield

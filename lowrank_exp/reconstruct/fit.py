@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.base import Decomposition, Rank
+from lowrank_exp.draws import kept_generators
 from lowrank_exp.modes import evaluating
 from lowrank_exp.reconstruct.available import FITS, check_fit
 from lowrank_exp.reconstruct.layer_fit import LayerFit, Options
@@ -74,10 +75,10 @@ def fit_to_data(
     )
     """
     options = Options(images, positions, seed, schedule, cutoff)
-    layers = _checked(model, wanted, batches, how, asymmetric, options, memory)
-    if not layers:
-        return {}
-    with torch.random.fork_rng(devices=[]):
+    with kept_generators():
+        layers = _checked(model, wanted, batches, how, asymmetric, options, memory)
+        if not layers:
+            return {}
         chains = _chains(model, layers, wanted, batches, how, asymmetric, options, memory)
     return {name: chains[name] for name in wanted}
 

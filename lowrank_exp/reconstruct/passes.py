@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.draws import drawn_apart
+
 See = Callable[[Tensor, Tensor], None]  # gets a layer's input and output, once for every call
 
 
@@ -26,10 +28,9 @@ def images_of(batch: Any) -> Tensor:
 def image_batches(batches: Iterable[Any], device: torch.device, seed: int) -> Iterator[Tensor]:
     """The images of every batch, on `device`.
 
-    torch's generator is seeded first, so a loader that draws its order from it gives the same order each time.
+    A loader that draws its order from torch's global generator gives the same order each time, see `drawn_apart`.
     """
-    torch.default_generator.manual_seed(seed)
-    for batch in batches:
+    for batch in drawn_apart(batches, seed):
         yield images_of(batch).to(device)
 
 

@@ -3,16 +3,17 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from lowrank_exp.draws import drawn_apart
 
 
 @dataclass(frozen=True)
 class FirstImages:
     """Batches of the first `images` images of a loader, the last batch cut to size; with labels where asked for.
 
-    Where the loader's sampler has `set_epoch`, it is set to `epoch`; a plain shuffling loader draws from the global
-    generator, which is seeded with that number first. So every pass gives the same images.
+    Where the loader's sampler has `set_epoch`, it is set to `epoch`; a plain shuffling loader draws as if the global
+    generator were seeded with that number, see `drawn_apart`. So every pass gives the same images.
 
     Raises:
         ValueError: the loader gives fewer images.
@@ -28,12 +29,11 @@ class FirstImages:
     epoch: int = 0
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        torch.default_generator.manual_seed(self.epoch)
         set_epoch = getattr(getattr(self.loader, "sampler", None), "set_epoch", None)
         if callable(set_epoch):
             set_epoch(self.epoch)
         left = self.images
-        for batch, labels in self.loader:
+        for batch, labels in drawn_apart(self.loader, self.epoch):
             batch, labels = batch[:left], labels[:left]
             left -= len(batch)
             yield (batch, labels) if self.labels else batch

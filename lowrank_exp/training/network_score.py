@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lowrank_exp.decomposition import Rank, SVDDecomposition, named
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.draws import kept_generators
 from lowrank_exp.files import written_whole
 from lowrank_exp.rank import Choice, LayerProfile
 from lowrank_exp.replacing import give_hooks_
@@ -61,7 +62,8 @@ class NetworkScore:
             raise ValueError(f"quality={quality!r} is not known: {' or '.join(QUALITIES)}")
         self.network = copy.deepcopy(network).to(device).eval()
         self.layers, self.quality, self.device, self.folder = layers, quality, device, folder
-        self.batches = [(images.to(device), labels.to(device)) for images, labels in batches]
+        with kept_generators():
+            self.batches = [(images.to(device), labels.to(device)) for images, labels in batches]
         self._svds = svds or SVDStore()
         self._dense = {name: module for name, module in self.network.named_modules() if name in layers}
         self._cut: dict[str, Choice] = {}

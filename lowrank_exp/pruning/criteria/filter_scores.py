@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lowrank_exp.cost import out_channels
+from lowrank_exp.draws import kept_generators
 from lowrank_exp.modes import evaluating
 from lowrank_exp.pruning.combine import normalised, weighted_sum
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
@@ -92,8 +93,9 @@ def _given(batches: Batches | None, criterion: object) -> Batches:
 
 
 def _norms(network: nn.Module, layers: Sequence[str], batches: Batches) -> dict[str, nn.Module]:
-    for images, _ in batches:
-        return norms_behind(network, layers, images[:1])
+    with kept_generators():
+        for images, _ in batches:
+            return norms_behind(network, layers, images[:1])
     raise ValueError("there are no images: the batches gave none")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lowrank_exp.cost import out_channels
+from lowrank_exp.draws import kept_generators
 from lowrank_exp.modes import evaluating
 from lowrank_exp.pruning.criteria.bn_scale import norms_watched
 from lowrank_exp.pruning.criteria.criterion import PLACES, chosen_from
@@ -67,7 +68,8 @@ class Oracle:
             ValueError: no images; and what `oracle` raises.
         """
         device = next(network.parameters()).device
-        held = [(images.to(device), labels.to(device)) for images, labels in batches]
+        with kept_generators():
+            held = [(images.to(device), labels.to(device)) for images, labels in batches]
         if not (N := sum(len(images) for images, _ in held)):
             raise ValueError("Oracle looks at images, and the batches gave none")
 
