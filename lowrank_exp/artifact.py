@@ -8,18 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from lowrank_exp.archive import archive_content
+from lowrank_exp.artifact_schema import FORMAT, VERSION, checked
 from lowrank_exp.edits import Edit, placed_records
 from lowrank_exp.files import written_whole
 from lowrank_exp.fits import difference, entries_after, unexplained
 from lowrank_exp.models import build
 from lowrank_exp.network_state import NetworkState, load_state_, network_state
+from lowrank_exp.shown import shown
 from lowrank_exp.surgery import from_records, replay_, to_records
 from lowrank_exp.wrappers import full_name, unwrapped
 
-FORMAT = "lowrank_exp"
-VERSION = 2  # 1 had neither wrappers nor metadata
+LARGE = 2**30  # bytes of a dense network that any file may be of
+MOST_SAVED = 100  # times smaller than its dense network, where that is larger
 CHANGED = "this network was changed by other means after it had been built or edited"
 
 
@@ -58,6 +62,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     }
     with written_whole(path) as temporary:
         torch.save(content, temporary)
+        _check_written(temporary, path, content)
 
 
 def load(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
@@ -77,7 +82,7 @@ def load(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
         network = content["network"]
         if network is None:
             raise ValueError(f"{path} is not a network of our zoo: pass the dense one, load(path, model=build_dense())")
-        _check_fits(_on_meta(network), content, path)
+        _check_fits(_shape_in(content, path), content, path)
         model = build(network["name"], network["arguments"])
     return load_into_(model, path, content).eval()
 
@@ -99,17 +104,87 @@ def load_into_(model: nn.Module, path: str | os.PathLike, content: dict[str, Any
     return model
 
 
+def is_artifact(path: str | os.PathLike) -> bool:
+    """Whether `path` is a file that `save` wrote, of whatever version."""
+    try:
+        content = archive_content(path, mmap=True)
+    except (ValueError, OSError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """The content of a file written by `save`, looked through.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, a damaged one, or one of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"the network file {path} does not exist (looked for {path.absolute()})")
+    return _read(path, path)
+
+
+def _read(path: Path, name: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
+    try:
+        content = archive_content(path, mmap)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as a network file: {error}") from None
+    return checked(content, name, path.stat().st_size)
+
+
+def _check_written(path: Path, name: str | os.PathLike, content: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a file that was just written gives back what was to be written."""
+    stored = _read(path, name, mmap=True)
+    found = difference(stored["state_dict"], content["state_dict"])
+    if found or from_records(stored["edits"]) != from_records(content["edits"]):
+        raise ValueError(f"what was written to {name} cannot be read again: {found or 'its edits are others'}")
+
+
 def _check_fits(dense: nn.Module, content: Mapping[str, Any], path: str | os.PathLike) -> list[Edit]:
     """The edits of a file, if the rest of it is what they leave of `dense`."""
     try:
         edits = from_records(content["edits"])
-        found = difference(content["state_dict"], entries_after(dense, edits))
+        wanted = entries_after(dense, edits)
+        found = difference(content["state_dict"], wanted)
     except ValueError as error:
         found = str(error)
     if found:
-        made_by = content["network"] or "a network that is not of our zoo"
+        made_by = shown(content["network"]) if content["network"] else "a network that is not of our zoo"
         raise ValueError(f"{path} does not fit this network; the file was made from {made_by}. {found}")
     return edits
+
+
+def _shape_in(content: Mapping[str, Any], path: str | os.PathLike) -> nn.Module:
+    """The dense network that a file names, without numbers.
+
+    Raises:
+        ValueError: there is no such network, or it is too large to be that of the file.
+    """
+    name, arguments = content["network"]["name"], content["network"]["arguments"]
+    stored = sum(one.numel() * one.element_size() for one in content["state_dict"].values() if isinstance(one, Tensor))
+    left = 10 * len(content["state_dict"]) + 1000
+
+    def count(module: nn.Module, key: str, parameter: Tensor) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it has many more layers than the file has tensors, {len(content['state_dict'])}")
+
+    try:
+        counting = register_module_parameter_registration_hook(count)
+        try:
+            dense = _on_meta(content["network"])
+        finally:
+            counting.remove()
+        size = sum(one.numel() * one.element_size() for one in (*dense.parameters(), *dense.buffers()))
+        if size > max(LARGE, MOST_SAVED * stored):
+            raise ValueError(f"it has {size:,} bytes of numbers, and the file {stored:,}")
+    except Exception as error:  # whatever a constructor and torch make of arguments of other types and sizes
+        told = f"{name}({', '.join(f'{key}={shown(value)}' for key, value in arguments.items())})"
+        raise ValueError(f"{path} is not of a network that can be built, {told:.300}: {error!s:.300}") from error
+    return dense
 
 
 def _on_meta(network: Mapping[str, Any]) -> nn.Module:
@@ -122,36 +197,9 @@ class _Undrawn(TorchFunctionMode):
     """Numbers of tensors on the meta device are not drawn: torch imports a thousand modules to find that it cannot."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.normal_ and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-def is_artifact(path: str | os.PathLike) -> bool:
-    """Whether `path` is a file that `save` wrote."""
-    try:
-        read(path)
-    except (ValueError, OSError):
-        return False
-    return True
-
-
-def read(path: str | os.PathLike) -> dict[str, Any]:
-    """The content of a file written by `save`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: another kind of file, or one of a newer version.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"the network file {path} does not exist (looked for {path.absolute()})")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are not its own
-        raise ValueError(f"{path} cannot be read as a network file: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} was not written by lowrank_exp.save")
-    if content["version"] > VERSION:
-        raise ValueError(f"{path} has version {content['version']}; this lowrank_exp reads up to {VERSION}: upgrade it")
-    return {"wrappers": {}, "metadata": {}, **content}
+        kwargs = kwargs or {}
+        if func is Tensor.normal_ or getattr(func, "__module__", None) == nn.init.__name__:
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)

@@ -142,9 +142,9 @@ def placed_records(model: nn.Module) -> list[Placed]:
 
 def remember(layer: nn.Module, edit: Edit, before: nn.Module) -> None:
     """Add an edit to those of a layer that stays in its place; `before` is what `shape_of` made of it before."""
-    kept = layer.__dict__.get(RECORDS, [])
+    kept = layer.__dict__.setdefault(RECORDS, [])
     first = next((record.before for record in kept if not record.below), before)
-    layer.__dict__[RECORDS] = [*kept, Record(edit, "", first)]
+    kept.append(Record(edit, "", first))
 
 
 def replace_(

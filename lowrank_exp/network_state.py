@@ -94,7 +94,7 @@ def load_state_(model: nn.Module, state: NetworkState) -> None:
 def own_entries(model: nn.Module) -> dict[str, Any]:
     """The entries of the network's own state by names without wrappers, as they are."""
     names, found = _Names.of(model), {}
-    for key, value in stored_state(model).items():
+    for key, value in model.state_dict(keep_vars=True).items():
         plain, of_wrapper = names.key(key)
         if not of_wrapper:
             found[plain] = value
@@ -128,7 +128,8 @@ def _portable_tensor(key: str, tensor: Tensor) -> Tensor:
     if type(plain) is not Tensor or plain.is_quantized or plain.layout != torch.strided:
         kind = plain.dtype if plain.is_quantized else plain.layout if type(plain) is Tensor else type(plain).__name__
         raise ValueError(f"{key} is a tensor of another kind ({kind}): a file of plain tensors cannot hold it")
-    return plain
+    stored = plain.untyped_storage().nbytes()
+    return plain.contiguous() if stored < plain.numel() * plain.element_size() else plain  # a view that repeats numbers
 
 
 def _plain(name: str, value: Any, depth: int = 0) -> Any:

@@ -5,7 +5,6 @@ and reporting.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any
 
@@ -21,8 +20,9 @@ from lowrank_exp.decomposition import (
     recompose,
 )
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.edit_records import from_records as from_records
+from lowrank_exp.edit_records import to_records as to_records
 from lowrank_exp.edits import (
-    EDITS,
     Bias,
     Edit,
     Factorize,
@@ -34,11 +34,12 @@ from lowrank_exp.edits import (
     shape_of,
 )
 from lowrank_exp.names import by_layer
-from lowrank_exp.pruning.cut import cut_
+from lowrank_exp.pruning.cut import composed, cut_
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
 from lowrank_exp.replacing import trial, unsafe, untried
 from lowrank_exp.shapes import meta_copy as meta_copy
+from lowrank_exp.shown import shown
 from lowrank_exp.svd_form.layers import SVDForm
 
 
@@ -152,31 +153,26 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
         ValueError: an edit names a layer that `model` does not have, that has another shape or cannot be replaced.
     """
     reasons = unsafe(model) if any(isinstance(edit, Factorize | ToSVD) for edit in edits) else {}
+    pending: dict[str, list[KeepChannels]] = {}  # not cut yet: a layer that lost channels many times is cut once
     for edit in edits:
         try:
             layer = model.get_submodule(edit.layer)
         except AttributeError:
-            raise ValueError(
-                f"the edit of {edit.layer!r} fits no layer of this network: it is another network"
-            ) from None
-        if isinstance(edit, Factorize | ToSVD):
-            kind = named(edit.decomposition, **edit.options)
-            if refusal := reasons.get(edit.layer) or kind.refusal(layer):
-                raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
-            rank = kind.check_rank(layer, edit.rank, edit.layer)
-            if isinstance(edit, ToSVD):
-                replace_(model, edit.layer, SVDForm.skeleton(layer, kind, rank), [edit])
-            else:
-                replace_(model, edit.layer, kind.skeleton(layer, rank).train(layer.training), [edit])
-            continue
-        before = shape_of(layer)
+            raise ValueError(f"the edit of {shown(edit.layer)} fits no layer of this network: it is another") from None
         if isinstance(edit, KeepChannels):
-            cut_(layer, edit)
-        elif not isinstance(layer, LAYERS):
-            raise ValueError(f"the edit of {edit.layer!r} gives a bias to a {type(layer).__name__}")
-        elif layer.bias is None:
-            layer.bias = nn.Parameter(layer.weight.new_zeros(out_channels(layer)))
-        remember(layer, edit, before)
+            if edit.layer not in pending:
+                pending[edit.layer], before = [], shape_of(layer)
+            pending[edit.layer].append(edit)
+            remember(layer, edit, before)
+            continue
+        if edit.layer in pending:
+            cut_(layer, composed(pending.pop(edit.layer)))
+        if isinstance(edit, Bias):
+            _give_bias_(layer, edit)
+        else:
+            _replace_by_skeleton_(model, layer, edit, reasons.get(edit.layer))
+    for name, kept in pending.items():
+        cut_(model.get_submodule(name), composed(kept))
     return model
 
 
@@ -201,27 +197,33 @@ def replay_to_plan_(
     return replay_(model, edits)
 
 
-def to_records(edits: Sequence[Edit]) -> list[dict[str, Any]]:
-    """Edits as plain dictionaries, for a file."""
-    return [{"edit": type(edit).__name__, **asdict(edit)} for edit in edits]
+def _give_bias_(layer: nn.Module, edit: Bias) -> None:
+    if not isinstance(layer, LAYERS):
+        raise ValueError(f"the edit of {edit.layer!r} gives a bias to a {type(layer).__name__}, which takes none")
+    before = shape_of(layer)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(out_channels(layer)))
+    remember(layer, edit, before)
 
 
-def from_records(records: Sequence[Mapping[str, Any]]) -> list[Edit]:
-    """Edits from plain dictionaries.
+def _replace_by_skeleton_(
+    model: nn.Module, layer: nn.Module, edit: Factorize | ToSVD, unsafe_because: str | None
+) -> None:
+    kind = _named(edit.decomposition, edit.options, edit.layer)
+    if refusal := unsafe_because or kind.refusal(layer):
+        raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
+    rank = kind.check_rank(layer, edit.rank, edit.layer)
+    if isinstance(edit, ToSVD):
+        replace_(model, edit.layer, SVDForm.skeleton(layer, kind, rank), [edit])
+    else:
+        replace_(model, edit.layer, kind.skeleton(layer, rank).train(layer.training), [edit])
 
-    Raises:
-        ValueError: an edit that this version does not know.
-    """
-    edits = []
-    for record in records:
-        content = dict(record)
-        if (name := content.pop("edit", None)) not in EDITS:
-            raise ValueError(f"unknown edit {name!r}; this version knows {', '.join(EDITS)}")
-        try:
-            edits.append(EDITS[name](**content))
-        except TypeError as error:
-            raise ValueError(f"the edit {content} is not one of this version: {error}") from error
-    return edits
+
+def _named(decomposition: str, options: Mapping[str, Any], layer: str) -> Decomposition:
+    try:
+        return named(decomposition, **options)
+    except TypeError as error:
+        raise ValueError(f"the edit of {layer!r} has the options {shown(options)}: {error}") from error
 
 
 def _fitted_to_weights(

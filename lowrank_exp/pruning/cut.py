@@ -93,6 +93,29 @@ def cut_(layer: nn.Module, edit: KeepChannels) -> dict[str, Slice]:
     return {name: slice_ for name, slice_ in slices.items() if getattr(layer, name, None) is not None}
 
 
+def composed(edits: Sequence[KeepChannels]) -> KeepChannels:
+    """The one edit that leaves what these, of one layer and one after the other, leave.
+
+    Raises:
+        ValueError: a later one keeps a channel that is gone.
+
+    >>> composed([KeepChannels("a", out=(1, 3, 4)), KeepChannels("a", out=(0, 2), inputs=(0,))])
+    KeepChannels(layer='a', out=(1, 4), inputs=(0,))
+    """
+    out, inputs = None, None
+    for edit in edits:
+        out, inputs = _left_of(out, edit.out, edit.layer), _left_of(inputs, edit.inputs, edit.layer)
+    return KeepChannels(edits[-1].layer, out, inputs)
+
+
+def _left_of(kept: tuple[int, ...] | None, further: tuple[int, ...] | None, layer: str) -> tuple[int, ...] | None:
+    if kept is None or further is None:
+        return kept if further is None else further
+    if any(not 0 <= channel < len(kept) for channel in further):
+        raise ValueError(f"{layer} has {len(kept)} channels left; it cannot keep {_shown(further)}")
+    return tuple(kept[channel] for channel in further)
+
+
 def _cut_convolution_(layer: nn.Module, edit: KeepChannels) -> dict[str, Slice]:
     O, I, G = layer.out_channels, layer.in_channels, layer.groups
     _check(edit, O, I)
