@@ -17,7 +17,9 @@ from lowrank_exp.edits import Edit, placed_records
 from lowrank_exp.files import written_whole
 from lowrank_exp.fits import difference, entries_after, unexplained
 from lowrank_exp.models import build
-from lowrank_exp.network_state import NetworkState, load_state_, network_state
+from lowrank_exp.models.numbers import check_numbers
+from lowrank_exp.models.parts import listed
+from lowrank_exp.network_state import NetworkState, load_state_, network_state, own_entries
 from lowrank_exp.shown import shown
 from lowrank_exp.surgery import from_records, replay_, to_records
 from lowrank_exp.wrappers import full_name, unwrapped
@@ -35,12 +37,19 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     constructor again at `load`. Nothing is written unless it can be read again.
 
     Raises:
-        ValueError: an entry of the state that is not a tensor of numbers, by its name; a network on the meta device;
-            layers that were changed by other means after they had been edited.
+        ValueError: an entry of the state that is not a tensor of numbers, or has some that are not finite, by its name;
+            a network on the meta device; layers that were changed by other means after they had been edited.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("TorchScript has no layers that a file could name: save the network that it was made from")
     state = network_state(model)
+    if diverged := [
+        name for name, entry in own_entries(model).items() if _is_learned(name, entry) and _diverged(entry)
+    ]:
+        raise ValueError(
+            f"this network has numbers that are NaN or infinite in {listed(diverged)}: its file would not be loaded. "
+            "Its training diverged: save an earlier state of it"
+        )
     edits = [one.edit for one in placed_records(model)]
     network = unwrapped(model).__dict__.get("zoo")
     if network is None:
@@ -82,7 +91,7 @@ def load(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
         network = content["network"]
         if network is None:
             raise ValueError(f"{path} is not a network of our zoo: pass the dense one, load(path, model=build_dense())")
-        _check_fits(_shape_in(content, path), content, path)
+        _check_fits(_shape_in(content, path), content, path)  # before there is memory taken for its numbers
         model = build(network["name"], network["arguments"])
     return load_into_(model, path, content).eval()
 
@@ -153,7 +162,39 @@ def _check_fits(dense: nn.Module, content: Mapping[str, Any], path: str | os.Pat
     if found:
         made_by = shown(content["network"]) if content["network"] else "a network that is not of our zoo"
         raise ValueError(f"{path} does not fit this network; the file was made from {made_by}. {found}")
+    masks = {name: entry for name, entry in own_entries(dense).items() if _is_mask(entry)}
+    # As parameters all others must be finite, the statistics of a norm that lost channels too.
+    numbers = {name: entry for name, entry in wanted.items() if isinstance(entry, Tensor)}
+    check_numbers(
+        content["state_dict"],
+        {
+            name: one if name in masks or not one.is_floating_point() else _parameter(one)
+            for name, one in numbers.items()
+        },
+        masks,
+        path,
+    )
     return edits
+
+
+def _is_learned(name: str, entry: Any) -> bool:
+    """Whether an entry of the state comes from training, and so must be finite whatever the network is."""
+    return isinstance(entry, nn.Parameter) or name.rpartition(".")[2] in ("running_mean", "running_var")
+
+
+def _is_mask(entry: Any) -> bool:
+    """Whether a network has infinities, or what is to be filled in later, by design."""
+    if isinstance(entry, nn.Parameter) or not isinstance(entry, Tensor) or not entry.is_floating_point():
+        return False
+    return entry.is_meta or _diverged(entry)
+
+
+def _diverged(entry: Tensor) -> bool:
+    return not bool(entry.isfinite().all())
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
 def _shape_in(content: Mapping[str, Any], path: str | os.PathLike) -> nn.Module:

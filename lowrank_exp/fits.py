@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.edits import Edit, placed_records, shape_of
-from lowrank_exp.models.weights import listed
+from lowrank_exp.models.parts import listed
 from lowrank_exp.network_state import own_entries
 from lowrank_exp.surgery import replay_
 from lowrank_exp.wrappers import full_name, joined, plain_names, set_layer_

@@ -50,6 +50,10 @@ def compiled(network):
 
 def with_compiled_part(network):
     network[2] = compiled(network[2])
+    return network
+
+
+def with_a_compiled_layer(network):
     network[0] = compiled(network[0])
     return network
 
@@ -121,18 +125,28 @@ def test_edited_inside_a_container(around, prefix, tmp_path):
         comes_back(inner, inner, around, tmp_path / "inner.pt")
 
 
-PARTS = {"compiled parts": with_compiled_part, "a parallel part": with_parallel_part, "whole": lambda network: network}
+PARTS = {
+    "whole": lambda network: network,
+    "compiled part": with_compiled_part,
+    "parallel part": with_parallel_part,
+    "compiled layer": with_a_compiled_layer,
+}
 
 
 @pytest.mark.parametrize("around", PARTS.values(), ids=PARTS)
-@pytest.mark.parametrize("after", [False, True], ids=["edited within", "wrapped after"])
-def test_wrappers_inside_a_network(around, after, tmp_path):
-    if after:
-        outside = around(compressed_(dense()))
-    else:
-        outside = around(dense())
-        factorize_(outside, {full_name(outside, "0"): 3, full_name(outside, "2.0"): 2})
-    outside.eval()
+def test_wrappers_around_parts_of_a_network(around, tmp_path):
+    outside = around(compressed_(dense())).eval()
+    for again in PARTS.values():
+        comes_back(outside, outside, again, tmp_path / "small.pt")
+
+
+@pytest.mark.parametrize("around", [with_compiled_part, with_parallel_part], ids=["compiled", "parallel"])
+def test_edited_inside_a_wrapper_around_a_part(around, tmp_path):
+    outside = around(dense()).eval()
+    name = full_name(outside, "2.0")
+    assert name in ("2._orig_mod.0", "2.module.0")
+    factorize_(outside, {name: 2, "4": 3})
+    assert edits_of(outside) == [Factorize(name, "spatial_svd", 2), Factorize("4", "linear_svd", 3)]
     for again in PARTS.values():
         comes_back(outside, outside, again, tmp_path / "small.pt")
 

@@ -10,6 +10,8 @@ import yaml
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.files import written_whole
+from lowrank_exp.shown import shown
+from lowrank_exp.yaml_file import yaml_content
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,9 @@ class Plan(Mapping[str, Rank | None]):
         if not path.is_file():
             raise FileNotFoundError(f"the plan file {path} does not exist (looked for {path.absolute()})")
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a YAML file: {error}") from error
+            content = yaml_content(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(f"{path} is not a YAML file that can be read: {error!s:.400}") from error
         if not isinstance(content, dict) or not isinstance(content.get("layers"), dict):
             raise ValueError(f"{path} is not a plan: it has no mapping `layers`")
         layers = {str(name): _planned(path, name, entry) for name, entry in content["layers"].items()}
@@ -108,16 +110,22 @@ def _planned(path: Path, name: Any, entry: Any) -> PlannedLayer:
     if not isinstance(entry, dict) or "rank" not in entry:
         raise ValueError(f"{path}: the layer {name} needs `rank` (an integer, or null) and `decomposition`")
     if unknown := set(entry) - set(known):
-        raise ValueError(f"{path}: the layer {name} has unknown keys {sorted(unknown)}; known: {', '.join(known)}")
+        raise ValueError(
+            f"{path}: the layer {name} has unknown keys {shown(sorted(map(str, unknown)))}; known: {', '.join(known)}"
+        )
     rank, decomposition, options = entry["rank"], entry.get("decomposition"), entry.get("options") or {}
     numbers = rank if isinstance(rank, list) and rank else [rank]
     if rank is not None and not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
         raise ValueError(
-            f"{path}: the layer {name} has rank {rank!r}; it takes an integer (a list of them where the decomposition "
-            "has several), or null to stay dense"
+            f"{path}: the layer {name} has rank {shown(rank)}; it takes an integer (a list of them where the "
+            "decomposition has several), or null to stay dense"
         )
     if rank is not None and not isinstance(decomposition, str):
-        raise ValueError(f"{path}: the layer {name} has rank {rank} but no decomposition (got {decomposition!r})")
+        raise ValueError(f"{path}: the layer {name} has rank {rank} but no decomposition (got {shown(decomposition)})")
     if not isinstance(options, dict):
-        raise ValueError(f"{path}: the options of the layer {name} are a mapping, got {options!r}")
+        raise ValueError(f"{path}: the options of the layer {name} are a mapping, got {shown(options)}")
+    for key in entry.keys() - {"rank", "decomposition", "options"}:
+        kind, words = (str, "a string") if key == "reason" else (int, "a whole number")
+        if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
+            raise ValueError(f"{path}: the layer {name}: {key} must be {words}, got {shown(entry[key])}")
     return PlannedLayer(**{"decomposition": None, "reason": "from a plan file", **entry, "options": options})
