@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from lowrank_exp.archive import archive_content
 from lowrank_exp.artifact_schema import FORMAT, VERSION, checked
-from lowrank_exp.edits import Edit, placed_records
+from lowrank_exp.edits import placed_records
 from lowrank_exp.files import written_whole
 from lowrank_exp.fits import difference, entries_after, unexplained
 from lowrank_exp.models import build
@@ -91,8 +91,8 @@ def load(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
         network = content["network"]
         if network is None:
             raise ValueError(f"{path} is not a network of our zoo: pass the dense one, load(path, model=build_dense())")
-        _check_fits(_shape_in(content, path), content, path)  # before there is memory taken for its numbers
-        model = build(network["name"], network["arguments"])
+        wanted = _check_fits(_shape_in(content, path), content, path)  # before there is memory taken for its numbers
+        return _fill_(build(network["name"], network["arguments"]), wanted, content, path).eval()
     return load_into_(model, path, content).eval()
 
 
@@ -107,10 +107,27 @@ def load_into_(model: nn.Module, path: str | os.PathLike, content: dict[str, Any
     content = content or read(path)
     if placed_records(model):
         raise ValueError(f"{path} must be loaded into the dense network, but this one has been edited already")
-    edits = _check_fits(model, content, path)
-    replay_(model, [replace(edit, layer=full_name(model, edit.layer)) for edit in edits])
-    load_state_(model, NetworkState(content["state_dict"], content["wrappers"], content["metadata"]))
-    return model
+    if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise ValueError(f"{path} cannot be loaded into a network on the meta device ({meta[0]}): it has no numbers")
+    return _fill_(model, _check_fits(model, content, path), content, path)
+
+
+def _fill_(
+    dense: nn.Module, wanted: Mapping[str, Any], content: Mapping[str, Any], path: str | os.PathLike
+) -> nn.Module:
+    """Replay edits and load weights that fit, in place, if their numbers are such as the network can compute with."""
+    masks = {name: entry for name, entry in own_entries(dense).items() if _is_mask(entry)}
+    # As parameters all others must be finite, the statistics of a norm that lost channels too.
+    tensors = {name: entry for name, entry in wanted.items() if isinstance(entry, Tensor)}
+    learned = {name: one for name, one in tensors.items() if name not in masks and one.is_floating_point()}
+    learned = {name: nn.Parameter(one.detach(), requires_grad=False) for name, one in learned.items()}
+    check_numbers(content["state_dict"], tensors | learned, masks, path)
+    replay_(dense, [replace(edit, layer=full_name(dense, edit.layer)) for edit in content["edits"]])
+    try:
+        load_state_(dense, NetworkState(content["state_dict"], content["wrappers"], content["metadata"]))
+    except Exception as error:  # whatever a network's own code makes of extra state and versions
+        raise ValueError(f"{path} does not fit this network: {type(error).__name__}: {error!s:.300}") from error
+    return dense
 
 
 def is_artifact(path: str | os.PathLike) -> bool:
@@ -147,34 +164,21 @@ def _check_written(path: Path, name: str | os.PathLike, content: Mapping[str, An
     """Raise ValueError unless a file that was just written gives back what was to be written."""
     stored = _read(path, name, mmap=True)
     found = difference(stored["state_dict"], content["state_dict"])
-    if found or from_records(stored["edits"]) != from_records(content["edits"]):
+    if found or stored["edits"] != from_records(content["edits"]):
         raise ValueError(f"what was written to {name} cannot be read again: {found or 'its edits are others'}")
 
 
-def _check_fits(dense: nn.Module, content: Mapping[str, Any], path: str | os.PathLike) -> list[Edit]:
-    """The edits of a file, if the rest of it is what they leave of `dense`."""
+def _check_fits(dense: nn.Module, content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """The entries of the network's state after the edits of a file, if they are those of the file."""
     try:
-        edits = from_records(content["edits"])
-        wanted = entries_after(dense, edits)
+        wanted = entries_after(dense, content["edits"])
         found = difference(content["state_dict"], wanted)
     except ValueError as error:
         found = str(error)
     if found:
         made_by = shown(content["network"]) if content["network"] else "a network that is not of our zoo"
         raise ValueError(f"{path} does not fit this network; the file was made from {made_by}. {found}")
-    masks = {name: entry for name, entry in own_entries(dense).items() if _is_mask(entry)}
-    # As parameters all others must be finite, the statistics of a norm that lost channels too.
-    numbers = {name: entry for name, entry in wanted.items() if isinstance(entry, Tensor)}
-    check_numbers(
-        content["state_dict"],
-        {
-            name: one if name in masks or not one.is_floating_point() else _parameter(one)
-            for name, one in numbers.items()
-        },
-        masks,
-        path,
-    )
-    return edits
+    return wanted
 
 
 def _is_learned(name: str, entry: Any) -> bool:
@@ -186,15 +190,11 @@ def _is_mask(entry: Any) -> bool:
     """Whether a network has infinities, or what is to be filled in later, by design."""
     if isinstance(entry, nn.Parameter) or not isinstance(entry, Tensor) or not entry.is_floating_point():
         return False
-    return entry.is_meta or _diverged(entry)
+    return _diverged(entry)
 
 
 def _diverged(entry: Tensor) -> bool:
     return not bool(entry.isfinite().all())
-
-
-def _parameter(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
 def _shape_in(content: Mapping[str, Any], path: str | os.PathLike) -> nn.Module:

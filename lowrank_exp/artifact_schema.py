@@ -18,12 +18,13 @@ FIELDS = {
     1: ("format", "version", "network", "edits", "state_dict"),
     2: ("format", "version", "network", "edits", "state_dict", "wrappers", "metadata"),
 }
+_PLAIN = (type(None), bool, int, float, str, bytes)
 DEEPEST = 60  # lists within lists
 SMALL = 2**20  # bytes of a tensor that may be a view which repeats its numbers
 
 
 def checked(content: Any, path: str | os.PathLike, size: int) -> dict[str, Any]:
-    """The content of a network file, with empty fields where its version had none.
+    """The content of a network file, edits as such, with empty fields where its version had none.
 
     Args:
         content: what `archive_content` gives.
@@ -43,17 +44,20 @@ def checked(content: Any, path: str | os.PathLike, size: int) -> dict[str, Any]:
         raise ValueError(f"{path} has version {shown(version)}; this lowrank_exp reads up to {VERSION}: upgrade it")
     try:
         _check_fields(content, FIELDS[version])
-        _Walk(size).over(content, "the file")
+        walk = _Walk(size)
+        for field, value in content.items():
+            walk.over(value, field)
         _check_network(content["network"])
         _check_state(content["state_dict"], "state_dict")
         _check_state(content.get("wrappers", {}), "wrappers")
         _check_metadata(content.get("metadata", {}))
-        changed = [edit for edit in from_records(content["edits"]) if not isinstance(edit, KeepChannels)]
+        edits = from_records(content["edits"])
+        changed = [edit for edit in edits if not isinstance(edit, KeepChannels)]
         if len(changed) > len(content["state_dict"]):
             raise ValueError(f"it has {len(changed)} edits of layers for {len(content['state_dict'])} tensors")
     except ValueError as error:
         raise ValueError(f"{path} is not as lowrank_exp.save writes it: {error}") from None
-    return {"wrappers": {}, "metadata": {}, **content}
+    return {"wrappers": {}, "metadata": {}, **content, "edits": edits}
 
 
 class _Walk:
@@ -67,18 +71,17 @@ class _Walk:
 
     def over(self, value: Any, place: str, depth: int = 0) -> None:
         """Raise ValueError where there is something else than plain values and tensors, too much or too deep."""
-        self.left -= 1
+        if type(value) in _PLAIN or isinstance(value, Tensor):
+            return
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        if not isinstance(inner, list | tuple):
+            raise ValueError(f"{place} holds {shown(value)}, which is neither a plain value nor a tensor")
+        self.left -= len(inner)
         if self.left < 0 or depth > DEEPEST:
             raise ValueError("it holds more values than it has bytes, or lists within lists without end")
-        if isinstance(value, Mapping):
-            for key, one in value.items():
-                self.over(key, f"a key of {place}", depth + 1)
-                self.over(one, place if depth or not isinstance(key, str) else key, depth + 1)
-        elif isinstance(value, list | tuple):
-            for one in value:
+        for one in inner:
+            if type(one) not in _PLAIN:
                 self.over(one, place, depth + 1)
-        elif not (value is None or isinstance(value, bool | int | float | str | bytes | Tensor)):
-            raise ValueError(f"{place} holds {shown(value)}, which is neither a plain value nor a tensor")
 
 
 def _check_fields(content: Mapping[str, Any], fields: tuple[str, ...]) -> None:

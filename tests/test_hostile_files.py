@@ -70,8 +70,8 @@ HOSTILE = {
         "20000 edits of layers for",
     ),
     "20,000 factorizations": ({"edits": [factorize()] * 20_000}, "20000 edits of layers for 10 tensors"),
-    "20,000 times all channels": (
-        {"edits": [keep(out=tuple(range(16))) for _ in range(20_000)] + [keep(out=(0,))]},
+    "all channels many times": (
+        {"edits": [keep(out=tuple(range(16))) for _ in range(3_000)] + [keep(out=(0,))]},
         "of another shape: conv2.weight",
     ),
     "version a word": ({"version": "9"}, "has version '9', but it must be a whole number, 1 to 2"),
@@ -159,7 +159,8 @@ def test_a_record_that_save_does_not_write(path, monkeypatch, changes, message):
     assert len(said) < 1000
     assert "weights_only" not in said
     assert is_artifact(path)
-    assert all(parameter.is_meta for one in built for parameter in one.parameters())
+    assert all(parameter.is_meta for one in built[:-1] for parameter in one.parameters())
+    assert built[-1:] == [] or next(built[-1].parameters()).is_meta == ("entries NaN" not in said)
     if "network" not in changes:
         dense = lenet5()
         with pytest.raises(ValueError, match=re.escape(str(path))):
