@@ -6,6 +6,7 @@ takes those over as they are.
 """
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -72,7 +73,7 @@ class KeepChannels:
 Edit = Factorize | Bias | ToSVD | KeepChannels
 EDITS = {kind.__name__: kind for kind in (Factorize, Bias, ToSVD, KeepChannels)}  # a file names an edit by these names
 
-_CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _numbers = itertools.count(1)
 
@@ -90,6 +91,7 @@ class Record:
     def __init__(self, edit: Edit, below: str, before: nn.Module, number: int | None = None) -> None:
         global _numbers
         self.edit, self.below, self.before = replace(edit, layer=""), below, before
+        before.__dict__.update({hooks: OrderedDict() for hooks in _HOOKS})  # a pickle could not hold all of them
         self.number = next(_numbers) if number is None else number
         if number is not None:
             _numbers = itertools.count(max(number + 1, next(_numbers)))
@@ -177,34 +179,38 @@ def replace_(
     keeper.__dict__[RECORDS] = kept
 
 
-def shape_of(layer: nn.Module, known: dict[int, nn.Module] | None = None) -> nn.Module:
-    """A module like this one on the meta device, without hooks of its calls and records.
+def shape_of(module: nn.Module) -> nn.Module:
+    """A module like this one on the meta device, without records.
 
-    Nothing is copied but modules: it is quick, and what it shares with `layer` must not be changed in place.
+    Modules are new, and so are floating-point tensors, tied as they were; all else is that of `module` itself: it is
+    quick, and nothing but modules and tensors may be changed.
 
     >>> shape_of(nn.Linear(6, 4)).weight.device
     device(type='meta')
     """
-    known = {} if known is None else known
-    if id(layer) in known:
-        return known[id(layer)]
-    like = known[id(layer)] = object.__new__(type(layer))
-    for name, value in layer.__dict__.items():
-        if name != RECORDS:
-            like.__dict__[name] = type(value)() if name in _CALLS else value
-    like.__dict__["_parameters"] = {name: _on_meta(one) for name, one in layer._parameters.items()}
-    like.__dict__["_buffers"] = {name: _on_meta(one) for name, one in layer._buffers.items()}
-    modules = layer._modules.items()
-    like.__dict__["_modules"] = {name: None if one is None else shape_of(one, known) for name, one in modules}
+    return _like(module, {})
+
+
+def _like(module: nn.Module, known: dict[int, Any]) -> nn.Module:
+    if id(module) in known:
+        return known[id(module)]
+    like = known[id(module)] = object.__new__(type(module))
+    like.__dict__.update({name: value for name, value in module.__dict__.items() if name != RECORDS})
+    like.__dict__["_parameters"] = {name: _on_meta(one, known) for name, one in module._parameters.items()}
+    like.__dict__["_buffers"] = {name: _on_meta(one, known) for name, one in module._buffers.items()}
+    modules = module._modules.items()
+    like.__dict__["_modules"] = {name: None if one is None else _like(one, known) for name, one in modules}
     return like
 
 
-def _on_meta(tensor: Tensor | None) -> Tensor | None:
+def _on_meta(tensor: Tensor | None, known: dict[int, Any]) -> Tensor | None:
     """Without its numbers, unless they are integers, which are structure."""
     if tensor is None or not tensor.is_floating_point():
         return tensor
-    empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    if id(tensor) not in known:
+        empty = torch.empty_like(tensor, device="meta")
+        known[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return known[id(tensor)]
 
 
 def _without(name: str, end: str) -> str | None:

@@ -158,7 +158,9 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
         try:
             layer = model.get_submodule(edit.layer)
         except AttributeError:
-            raise ValueError(f"the edit of {shown(edit.layer)} fits no layer of this network: it is another") from None
+            raise ValueError(
+                f"the edit of {shown(edit.layer)} fits no layer of this network: it is another network"
+            ) from None
         if isinstance(edit, KeepChannels):
             if edit.layer not in pending:
                 pending[edit.layer], before = [], shape_of(layer)
@@ -209,7 +211,7 @@ def _give_bias_(layer: nn.Module, edit: Bias) -> None:
 def _replace_by_skeleton_(
     model: nn.Module, layer: nn.Module, edit: Factorize | ToSVD, unsafe_because: str | None
 ) -> None:
-    kind = _named(edit.decomposition, edit.options, edit.layer)
+    kind = named(edit.decomposition, **edit.options)
     if refusal := unsafe_because or kind.refusal(layer):
         raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
     rank = kind.check_rank(layer, edit.rank, edit.layer)
@@ -217,13 +219,6 @@ def _replace_by_skeleton_(
         replace_(model, edit.layer, SVDForm.skeleton(layer, kind, rank), [edit])
     else:
         replace_(model, edit.layer, kind.skeleton(layer, rank).train(layer.training), [edit])
-
-
-def _named(decomposition: str, options: Mapping[str, Any], layer: str) -> Decomposition:
-    try:
-        return named(decomposition, **options)
-    except TypeError as error:
-        raise ValueError(f"the edit of {layer!r} has the options {shown(options)}: {error}") from error
 
 
 def _fitted_to_weights(

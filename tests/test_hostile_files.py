@@ -50,7 +50,7 @@ HOSTILE = {
     "rank too high": ({"edits": [factorize(rank=10**9)]}, "rank 1000000000 is above the full rank"),
     "options of another": (
         {"edits": [factorize(options={"foo": 1})]},
-        "the edit of 'conv2' has the options {'foo': 1}",
+        "with the options {'foo': 1}",
     ),
     "options null": ({"edits": [factorize(options=None)]}, "has options None, but it must be a mapping of names"),
     "options deep": ({"edits": [factorize(options={"order": [[1]]})]}, "has options .*plain values"),
