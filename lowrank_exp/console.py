@@ -10,6 +10,7 @@ from rich.table import Table
 from lowrank_exp.estimate import Estimate, in_words
 from lowrank_exp.plain_text import plain, plain_lines
 from lowrank_exp.rank import Plan
+from lowrank_exp.rank.plan import DENSE
 from lowrank_exp.rank.reachable import Reach
 from lowrank_exp.results import PhaseResult, Result
 
@@ -100,6 +101,13 @@ class Console:
         for counted, of in remains.items():
             shares = ", ".join(f"{of.remaining(what):.2%} of the {told}" for what, told in UNITS.items())
             self.say(f"{counted}: {shares} remain")
+        self.base(phase, plan)
+
+    def base(self, phase: str, plan: Plan) -> None:
+        """What the budget of a plan is a fraction of, where that is not the dense network."""
+        if plan.of != DENSE:
+            before = sum(layer.macs_before for layer in plan.layers.values())
+            self.say(f"{phase}: budgets are fractions of {plan.of}: {before:,} MACs")
 
     def reachable(self, phase: str, budgets: Mapping[str, Reach], over: str) -> None:
         """The smallest and the largest budgets that can be met, as fractions of dense."""

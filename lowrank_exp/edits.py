@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition import Rank
+from lowrank_exp.records import RECORDS
 from lowrank_exp.replacing import give_hooks_
 from lowrank_exp.wrappers import full_name, joined, plain_names, set_layer_
-
-RECORDS = "lowrank_edits"  # the attribute of a module that keeps some
 
 
 @dataclass(frozen=True)

@@ -353,6 +353,7 @@ class _Job:
             seconds = seconds()
             artifact.save(network, self.store.network(step.name, step.key))
             if done.plan is not None:
+                self.console.base(step.name, done.plan)
                 done.plan.write(folder / "plan.yaml")
             outcome = self.measured(step, done, seconds)
             self.store.write(outcome)

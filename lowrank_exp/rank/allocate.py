@@ -21,7 +21,7 @@ from lowrank_exp.rank.fixed import fixed as given_ranks
 from lowrank_exp.rank.greedy_eval import greedy_eval
 from lowrank_exp.rank.knapsack import knapsack
 from lowrank_exp.rank.operator_norm import operator_norm
-from lowrank_exp.rank.plan import Plan, PlannedLayer
+from lowrank_exp.rank.plan import COMPRESSED, DENSE, Plan, PlannedLayer
 from lowrank_exp.rank.problem import plain_rank, planned_layer, problem_of
 from lowrank_exp.rank.profile import LayerProfile
 from lowrank_exp.rank.stable_rank import stable_rank
@@ -73,7 +73,8 @@ def allocate(
             `knapsack`, `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that returns ranks by
             name, itself or as its import path (`my_package.my_policy`); what it looks at beside costs and weights it
             says as `lowrank_exp.rank.needs` has it.
-        macs: fraction of the dense MACs that may remain, in (0, 1].
+        macs: fraction of the MACs of the profiled network that may remain, in (0, 1]. Of a network that was compressed
+            before, that is a fraction of what it costs now; `Plan.of` says so.
         weights: fraction of the dense weights that may remain, in (0, 1].
         bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
         ranks: ranks set by hand, by name or `re:` pattern (None: leave alone), or the path of a plan file. They are
@@ -114,7 +115,8 @@ def allocate(
         else:
             planned[layer_name] = planned_layer(choice.profile, choice.rank, f"chosen by {name}")
     tried = all(layer.tried for layer in layers.values())
-    return Plan({layer: planned[layer] for layer in layers}, name, over, tried)
+    of = COMPRESSED if any(layer.compressed for layer in layers.values()) else DENSE
+    return Plan({layer: planned[layer] for layer in layers}, name, over, tried, of)
 
 
 def _check_single(candidates: Sequence[Candidate], policy: str) -> None:

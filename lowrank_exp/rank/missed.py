@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lowrank_exp.cost import CONVOLUTIONS
+from lowrank_exp.cost import CONVOLUTIONS, OUTSIDE
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.budget import TOLERANCE
 from lowrank_exp.rank.plan import Plan
@@ -24,7 +24,7 @@ def missed_budget(plan: Plan, rank: Callable, network: nn.Module) -> str:
     bounds = {what: options[what] for what in WHAT if options.get(what) is not None}
     counted = plan.layers
     if plan.over == "conv":
-        counted = {n: layer for n, layer in counted.items() if isinstance(network.get_submodule(n), CONVOLUTIONS)}
+        counted = {n: layer for n, layer in counted.items() if _counts(network, n)}
     left = {what: Plan(dict(counted)).remaining(what) for what in bounds}
     if (
         not bounds
@@ -34,6 +34,11 @@ def missed_budget(plan: Plan, rank: Callable, network: nn.Module) -> str:
         return ""
     told = ", ".join(f"{left[what]:.4f} of the {what} remain, {bound} was asked for" for what, bound in bounds.items())
     return f"{told}: the policy {plan.policy} has missed its budget; name another, or set the budget to null"
+
+
+def _counts(network: nn.Module, name: str) -> bool:
+    """Whether a budget of convolutions counts what goes by this name."""
+    return name == OUTSIDE["conv"] or isinstance(dict(network.named_modules()).get(name), CONVOLUTIONS)
 
 
 def without_effect(plan: Plan) -> list[str]:

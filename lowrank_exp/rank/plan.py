@@ -13,6 +13,10 @@ from lowrank_exp.files import written_whole
 from lowrank_exp.shown import shown
 from lowrank_exp.yaml_file import yaml_content
 
+DENSE = "the dense network"
+COMPRESSED = "the network as it was given, which had been compressed before, not of the dense one"
+USUAL = {"policy": "fixed", "over": "all", "of": DENSE}
+
 
 @dataclass(frozen=True)
 class PlannedLayer:
@@ -40,7 +44,8 @@ class PlannedLayer:
 class Plan(Mapping[str, Rank | None]):
     """Maps layer names, in network order, to ranks; `layers` has the whole story of each.
 
-    `over` names the layers that the budget counts (all, or the convolutions); `tried`: it comes from profiles, so
+    `over` names the layers that the budget counts (all, or the convolutions), `of` the network whose costs it is a
+    fraction of: the dense one, or a compressed one as it was given (`COMPRESSED`). `tried`: it comes from profiles, so
     from a trial of the network, and `factorize_` need not try it again.
     """
 
@@ -48,6 +53,7 @@ class Plan(Mapping[str, Rank | None]):
     policy: str = "fixed"
     over: str = "all"
     tried: bool = field(default=False, repr=False, compare=False)
+    of: str = DENSE
 
     def __getitem__(self, name: str) -> Rank | None:
         return self.layers[name].rank
@@ -64,7 +70,7 @@ class Plan(Mapping[str, Rank | None]):
         return {name: layer.rank for name, layer in self.layers.items()}
 
     def remaining(self, what: str) -> float:
-        """Fraction of the dense MACs, weights or bytes (`what`) of all layers that remains."""
+        """Fraction of the MACs, weights or bytes (`what`) of all layers of the network `of` that remains."""
         before = sum(getattr(layer, f"{what}_before") for layer in self.layers.values())
         after = sum(getattr(layer, f"{what}_after") for layer in self.layers.values())
         return after / before if before else 1.0
@@ -74,6 +80,7 @@ class Plan(Mapping[str, Rank | None]):
         content = {
             "policy": self.policy,
             "over": self.over,
+            **({"of": self.of} if self.of != DENSE else {}),
             "layers": {n: _record(l) for n, l in self.layers.items()},
         }
         with written_whole(path) as temporary:
@@ -97,7 +104,8 @@ class Plan(Mapping[str, Rank | None]):
         if not isinstance(content, dict) or not isinstance(content.get("layers"), dict):
             raise ValueError(f"{path} is not a plan: it has no mapping `layers`")
         layers = {str(name): _planned(path, name, entry) for name, entry in content["layers"].items()}
-        return cls(layers, str(content.get("policy", "fixed")), str(content.get("over", "all")))
+        policy, over, of = (str(content.get(key, usual)) for key, usual in USUAL.items())
+        return cls(layers, policy, over, of=of)
 
 
 def _record(layer: PlannedLayer) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.decomposition.svd import energy_of
 from lowrank_exp.names import by_layer
 from lowrank_exp.rank.at_rank import Cost, CostAt, EnergyAt, EnergyOnLadder, costs_of
+from lowrank_exp.records import edited
 from lowrank_exp.replacing import trial, unsafe
 
 
@@ -50,6 +51,7 @@ class LayerProfile:
     energy_at: Callable[[Sequence[Rank]], np.ndarray] | None = field(default=None, repr=False, compare=False)
     others: tuple["LayerProfile", ...] = field(default=(), repr=False)
     ladder_follows_weights: bool = False  # see Decomposition.ladder_follows_weights
+    compressed: bool = False  # the network had been compressed before
     tried: bool = field(default=False, repr=False, compare=False)  # in the network, by `lowrank_exp.replacing.trial`
 
     @property
@@ -163,6 +165,8 @@ def profile(
     exceptions = by_layer(chosen.layers, modules, "decomposition.layers")
     reasons = {n: "left alone by decomposition.layers" for n, kinds in exceptions.items() if not kinds} | reasons
     found = {name: _joined(modules[name], cost, kinds[name], reasons.get(name), store) for name, cost in costs.items()}
+    if edited(model):
+        found = {name: replace(layer, compressed=True) for name, layer in found.items()}
     return found | {name: _outside(kind, cost.outside[name]) for kind, name in OUTSIDE.items() if name in cost.outside}
 
 

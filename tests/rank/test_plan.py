@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from profiles import layer, network
+from torch import nn
 
+from lowrank_exp import factorize_, measure, profile
 from lowrank_exp.rank import LayerProfile, Plan, PlannedLayer, allocate
 
 
@@ -125,3 +128,23 @@ def test_a_plan_that_does_not_fit_the_network(tmp_path, text, message):
 def test_a_planned_rank_without_a_decomposition_does_not_exist():
     with pytest.raises(ValueError, match="a planned layer with rank 4 needs the name of its decomposition"):
         PlannedLayer(4, None, "by hand")
+
+
+def test_a_budget_of_a_compressed_network_is_of_that_network_and_the_plan_says_so(tmp_path):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)), torch.zeros(1, 8, 8, 8)
+    first = allocate(profile(net, x, "channel_svd"), "uniform", macs=0.6)
+    assert first.of == "the dense network"
+    first.write(tmp_path / "dense.yaml")
+    assert "of:" not in (tmp_path / "dense.yaml").read_text()
+    assert Plan.read(tmp_path / "dense.yaml").of == "the dense network"
+    factorize_(net, {"0": first["0"]}, "channel_svd")
+    left = measure(net, x, seconds=0).macs
+    plan = allocate(profile(net, x, "spatial_svd"), "uniform", macs=0.6)
+    assert plan.of == "the network as it was given, which had been compressed before, not of the dense one"
+    assert sum(layer.macs_before for layer in plan.layers.values()) == left
+    plan.write(tmp_path / "again.yaml")
+    assert Plan.read(tmp_path / "again.yaml").of == plan.of
+    factorize_(net, plan)
+    assert measure(net, x, seconds=0).macs / left == pytest.approx(plan.remaining("macs"))
+    assert 0.594 <= plan.remaining("macs") <= 0.606
