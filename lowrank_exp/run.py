@@ -104,7 +104,12 @@ class _Job:
         self.store = OutcomeStore(Path(cfg.paths.store))
         # Weights files and plans name a decomposition of the user's own, which is known once its module is imported.
         instantiate(cfg.decomposition)
-        self.data: ImageData = instantiate(cfg.data)
+        self.data = instantiate(cfg.data)
+        if not isinstance(self.data, ImageData):
+            raise ValueError(
+                f"data._target_={cfg.data.get('_target_')} makes a {type(self.data).__name__}, which is not a "
+                "lowrank_exp.data.ImageData: name a class that is, which gives LabelledImages by _load"
+            )
         self.initial = self.initial_network(console.say)
         self.given = edits_of(self.initial)
         self.data.adapt(self.initial.__dict__.get("input_shape"))

@@ -64,7 +64,9 @@ def _check(key: str, node: Mapping[str, Any]) -> None:
     if node.get("_partial_"):  # the first one is given when it is called
         needed = [name for name in needed[1:] if name not in LATER]
     if missing := [name for name in needed if name not in given]:
-        raise ValueError(f"{inside(key, missing[0])} is missing: {target} needs {', '.join(needed)}. Give it a value")
+        later = "" if node.get("_partial_") else f", or set {inside(key, '_partial_')}=true if its caller gives it"
+        told = ", ".join(needed)
+        raise ValueError(f"{inside(key, missing[0])} is missing: {target} needs {told}. Give it a value{later}")
 
 
 def _reason(error: BaseException) -> str:
