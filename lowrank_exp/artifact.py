@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from lowrank_exp.archive import archive_content
 from lowrank_exp.artifact_schema import FORMAT, VERSION, checked
+from lowrank_exp.cost import check_network
 from lowrank_exp.edits import placed_records
 from lowrank_exp.files import written_whole
 from lowrank_exp.fits import difference, entries_after, unexplained
@@ -86,6 +87,8 @@ def load(path: str | os.PathLike, model: nn.Module | None = None) -> nn.Module:
         FileNotFoundError: no such file.
         ValueError: not such a file, a network that is not ours and no `model`, or a `model` that does not fit.
     """
+    if model is not None:
+        check_network(model)
     content = read(path)
     if model is None:
         network = content["network"]
@@ -104,6 +107,7 @@ def load_into_(model: nn.Module, path: str | os.PathLike, content: dict[str, Any
     Raises:
         ValueError: a file that does not fit it; the model is then as it was before.
     """
+    check_network(model)
     content = content or read(path)
     if placed_records(model):
         raise ValueError(f"{path} must be loaded into the dense network, but this one has been edited already")

@@ -60,11 +60,13 @@ class NetworkCost:
         outside: what no layer of them computes, under the names of `OUTSIDE`: convolutions called as functions, and
             convolutions and linear layers that lie in plain lists or in TorchScript. Empty where there are none.
         uncounted: MACs that torch counts beyond these: products inside attention, linear maps called as functions.
+        unregistered: convolutions and linear layers that are called but are no part of the network (in a plain list).
     """
 
     layers: dict[str, LayerCost]
     outside: dict[str, LayerCost]
     uncounted: int
+    unregistered: int = 0
 
     @property
     def every(self) -> dict[str, LayerCost]:
@@ -79,14 +81,30 @@ class NetworkCost:
     def weights(self) -> int:
         return sum(cost.weights for cost in self.every.values())
 
-    def warn_of_uncounted(self) -> None:
-        """Say what torch counts beyond the MACs of this project, if anything."""
+    def warn(self) -> None:
+        """Say what torch counts beyond the MACs of this project, and that layers are not registered; if so."""
+        if self.unregistered:
+            warnings.warn(
+                f"{self.unregistered} convolutions or linear layers that the network calls are not registered in it: "
+                "they are neither trained, moved nor saved. Hold them in an nn.ModuleList",
+                stacklevel=3,
+            )
         if self.uncounted:
             warnings.warn(
                 f"torch counts {self.uncounted:,} more MACs in products outside convolutions and linear layers "
                 "(attention, linear maps called as functions); MACs and budgets leave them out",
                 stacklevel=3,
             )
+
+
+def check_network(model: object) -> None:
+    """Nothing, if it is a network.
+
+    Raises:
+        ValueError: it is something else, such as the class of one.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a network, got {model!r:.80}: pass what its constructor gives")
 
 
 def one_image(model: nn.Module, example_input: Tensor) -> Tensor:
@@ -126,6 +144,7 @@ def network_cost(model: nn.Module, example_input: Tensor) -> NetworkCost:
     Raises:
         ValueError: an example input without a batch axis, or of another type than the weights.
     """
+    check_network(model)
     plain = {module: getattr(module, "like", module) for module in model.modules()}
     names = {module: name for name, module in model.named_modules() if isinstance(plain[module], LAYERS)}
     shapes: dict[nn.Module, list[tuple[int, ...]]] = {module: [] for module in names}
@@ -164,7 +183,7 @@ def network_cost(model: nn.Module, example_input: Tensor) -> NetworkCost:
         for kind, spent in operations.outside.items()
         if spent
     }
-    return NetworkCost(layers, outside, operations.uncounted)
+    return NetworkCost(layers, outside, operations.uncounted, len(operations.unregistered))
 
 
 def _unsuitable(name: str, layer: nn.Module, x: Tensor, example_input: Tensor) -> str | None:
@@ -209,7 +228,8 @@ def measure(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2) ->
         example_input: `(N, ...)`; MACs are those of one image, the latency that of all N.
         seconds: how long to repeat the forward pass; 0 leaves the latency out (None).
 
-    Warns where torch counts more MACs than these: inside attention, in linear maps called as functions.
+    Warns where torch counts more MACs than these (inside attention, in linear maps called as functions), and of layers
+    that the network calls but does not hold.
 
     Raises:
         ValueError: an example input that does not suit the network, see `network_cost`.
@@ -220,7 +240,7 @@ def measure(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2) ->
     from lowrank_exp.latency import latency_ms
 
     cost = network_cost(model, example_input)
-    cost.warn_of_uncounted()
+    cost.warn()
     return Measurement(
         macs=cost.macs,
         weights=cost.weights,

@@ -41,6 +41,7 @@ class Operations(TorchDispatchMode):
             lie in plain lists, and of both inside TorchScript.
         weights: by kind, entries of what those read as weights, each once; parameters of `layers` left out.
         uncounted: MACs of other operations outside layers: the products inside attention, functional linear maps.
+        unregistered: the layers called that are not among `layers` and not TorchScript.
         open: the calls under way, the innermost last: module, and what it is given.
     """
 
@@ -52,8 +53,9 @@ class Operations(TorchDispatchMode):
         self.macs = dict.fromkeys(layers, 0)
         self.outside, self._read = {"conv": 0, "linear": 0}, {"conv": set(), "linear": set()}
         self.uncounted = 0
+        self.unregistered: set[nn.Module] = set()
         self.open: list[tuple[nn.Module, Any]] = []
-        self._kinds = (*kinds, torch.jit.ScriptModule)
+        self._kinds = kinds
         self._owned = {_key(p) for layer in layers for p in layer.parameters()}
         self._sizes = {_key(p): p.numel() for p in network.parameters() if p.dim() > 1}
         self._made_of = {key: frozenset({key}) for key in self._sizes}  # by storage, the parameters that flowed into it
@@ -68,7 +70,10 @@ class Operations(TorchDispatchMode):
         """The stretch of code whose operations count; every call of a layer in it is noted, registered or not."""
 
         def before(module: nn.Module, inputs: tuple) -> None:
-            if isinstance(module, self._kinds) or module in self.macs:
+            a_layer = isinstance(module, self._kinds)
+            if a_layer and module not in self.macs:
+                self.unregistered.add(module)
+            if a_layer or module in self.macs or isinstance(module, torch.jit.ScriptModule):
                 self.open.append((module, inputs))
 
         def after(module: nn.Module, inputs: tuple, output: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS, OUTSIDE, out_channels
+from lowrank_exp.cost import LAYERS, OUTSIDE, check_network, out_channels
 from lowrank_exp.decomposition import (
     Decomposition,
     Decompositions,
@@ -86,6 +86,7 @@ def factorize_(
       (1): Linear(in_features=2, out_features=4, bias=True)
     )
     """
+    check_network(model)
     modules = dict(model.named_modules())
     wanted = _wanted(model, plan, Decompositions.of(decomposition))
     reasons = _reasons(model, wanted, getattr(plan, "tried", False), example_input)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
-from lowrank_exp import allocate, factorize_, measure, profile
+from lowrank_exp import allocate, factorize_, load, measure, profile
 from lowrank_exp.cost import OUTSIDE, layer_costs, macs_of_factors, network_cost
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.modes import evaluating
@@ -247,6 +247,19 @@ def test_convolutions_outside_layers_count_under_a_name_of_their_own(free, parts
     assert cost.macs + cost.uncounted == counter.get_total_flops() // 2
     assert cost.macs == 26_400 + times * KERNEL * 100
     assert cost.uncounted == (3 * KERNEL if free is mixed else 0)
+    assert cost.unregistered == (2 if free is in_list else 0)
+
+
+def test_layers_that_a_network_calls_and_does_not_hold_are_told():
+    net = Free(in_list, convs=[nn.Conv2d(8, 8, 3) for _ in range(2)])
+    with pytest.warns(UserWarning, match=r"2 convolutions or linear layers .* not registered in it: .* nn.ModuleList"):
+        measure(net, torch.zeros(1, 3, 10, 10), seconds=0)
+
+
+@pytest.mark.parametrize("ask", [measure, profile, factorize_, lambda model, x: load("no.pt", model=model)])
+def test_a_class_in_the_place_of_a_network_is_told(ask):
+    with pytest.raises(ValueError, match=r"model must be a network, got <class '\S*Branching'>: pass what its constr"):
+        ask(Branching, torch.zeros(1, 3, 8, 8))
 
 
 def test_a_budget_counts_what_lies_outside_layers():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import OUTSIDE, LayerCost, network_cost
+from lowrank_exp.cost import OUTSIDE, LayerCost, check_network, network_cost
 from lowrank_exp.decomposition import Decomposition, Decompositions, Rank, SVDDecomposition
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.decomposition.store import SVDStore
@@ -156,9 +156,10 @@ def profile(
     (8, 6, [35, 70])
     """
     chosen = Decompositions.of(decomposition)
+    check_network(model)
     unsafe(model)  # a bare layer ends here
     cost = network_cost(model, example_input)
-    cost.warn_of_uncounted()
+    cost.warn()
     costs, reasons = cost.layers, trial(model, example_input)
     modules = {name: module for name, module in model.named_modules() if name in costs}
     kinds = chosen.choices(modules)
