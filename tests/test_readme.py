@@ -1,14 +1,20 @@
-"""The README's commands and its library example run as they are written."""
+"""The README's commands and its library example end as they say: ranks, budgets, phases, accuracies."""
 
+import json
 import re
 import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from smoke import SMOKE
 
+from lowrank_exp import load, profile
 from lowrank_exp.config_path import CONF
+from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
 from lowrank_exp.results import Result
 
@@ -18,33 +24,356 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 JOBS = [line for line in BASH if line.startswith("lowrank-exp") and "<" not in line]
 ABSENT = [line for line in BASH if line.startswith("lowrank-exp") and "<" in line]  # needs files of the reader's
 QUICK = "hydra.sweeper.params.seed='0'"
+DENSE = 416520  # MACs of LeNet-5 on the digits
+LAYERS = ["conv1", "conv2", "fc1", "fc2", "fc3"]
 
 
-def test_every_command_of_the_readme_is_looked_at():
+@dataclass(frozen=True)
+class Ended:
+    """A job that a command has left behind."""
+
+    result: Result
+    outputs: Path
+
+    @property
+    def phases(self) -> list[str]:
+        return [phase.name for phase in self.result.phases]
+
+    @property
+    def ranks(self) -> dict:
+        return {layer.name: layer.rank for layer in self.result.layers}
+
+    @property
+    def used(self) -> set:
+        """The decompositions of the layers that have one."""
+        return {layer.decomposition for layer in self.result.layers if layer.rank is not None}
+
+    @property
+    def plan(self) -> Plan:
+        return Plan.read(self.result.folder / "plan.yaml")
+
+    def macs(self, phase: str) -> int:
+        (found,) = [one.macs for one in self.result.phases if one.name == phase]
+        return found
+
+    def history(self, phase: str) -> list[dict]:
+        (key,) = [one.key for one in self.result.phases if one.name == phase]
+        return json.loads((self.outputs / "store" / f"{phase}-{key[:16]}" / "outcome.json").read_text())["history"]
+
+    def network(self) -> torch.nn.Module:
+        return load(self.result.folder / "model.pt")
+
+
+def near(share: float, asked: float) -> bool:
+    """The rule of budgets: within 1 % on either side."""
+    return abs(share / asked - 1) <= 0.01 + 1e-9
+
+
+def halved(job: Ended, share: float = 0.5, phases: tuple = ("train", "factorize", "finetune")) -> None:
+    """A decomposition under a budget of MACs, which fine-tuning keeps."""
+    assert job.phases == list(phases)
+    assert job.macs("train") == DENSE
+    assert near(job.macs("factorize") / DENSE, share)
+    assert job.macs("finetune") == job.macs("factorize")
+    assert job.plan.ranks == job.ranks
+
+
+def energy_under_a_budget(job: Ended) -> None:
+    halved(job, 0.4)
+    assert (job.result.seed, job.plan.policy, job.used) == (3, "energy", {"channel_svd", "linear_svd"})
+
+
+def the_share_of_energy(job: Ended) -> None:
+    """The smallest rank that keeps 0.95 of the squared singular values of the trained layer, where it is cheaper."""
+    (path,) = (job.outputs / "store").glob("train-*/network.pt")
+    dense = profile(
+        load(path), torch.zeros(1, 1, 32, 32), decomposition={"conv": "spatial_svd", "linear": "linear_svd"}
+    )
+    for name, rank in job.ranks.items():
+        squares = torch.as_tensor(dense[name].singular_values).double().square().sum(0)
+        kept = squares.cumsum(0) / squares.sum()
+        fewest = int((kept < 0.95).sum()) + 1
+        assert rank in (fewest, None)
+    nothing = "no layer is decomposed, the network is what it was"
+    assert any(nothing in told for told in job.result.told()) == (set(job.ranks.values()) == {None})
+
+
+def ranks_by_hand(job: Ended) -> None:
+    assert job.ranks == {"conv1": None, "conv2": 4, "fc1": 8, "fc2": 8, "fc3": 8}
+    network = job.network()
+    assert [network.conv2[0].out_channels, network.fc1[0].out_features] == [4, 8]
+
+
+def rules(job: Ended) -> None:
+    halved(job)
+    assert job.ranks["fc3"] is None
+    assert all(job.ranks[name] is None or job.ranks[name] >= 2 for name in ("conv1", "conv2"))
+    assert job.ranks["conv2"] is not None
+
+
+def epochs_and_rate(job: Ended) -> None:
+    halved(job)
+    history = job.history("finetune")
+    assert (len(history), history[0]["learning_rate"]) == (3, pytest.approx(0.02))
+
+
+def cut_images(job: Ended) -> None:
+    assert job.phases == ["train", "factorize", "recalibrate", "finetune"]
+    assert near(job.macs("finetune") / job.macs("train"), 0.5)
+    assert (job.result.config["data"]["cutout"], job.result.config["data"]["crop_padding"]) == (4, 1)
+
+
+def tucker(job: Ended) -> None:
+    assert job.ranks == {"conv1": None, "conv2": [3, 8], "fc1": None, "fc2": None, "fc3": None}
+    assert job.used == {"tucker2"}
+    assert [layer.out_channels for layer in job.network().conv2] == [3, 8, 16]
+
+
+def fitted_to_responses(job: Ended) -> None:
+    halved(job)
+    assert "channel_svd" in job.used
+    assert job.result.config["reconstruct"]["fit"] == "relu"
+    (train,) = (job.outputs / "store").glob("train-*/network.pt")
+    (fitted,) = (job.outputs / "store").glob("factorize-*/network.pt")
+    before, after = load(train), load(fitted)
+    (name,) = [name for name in ("conv2",) if job.ranks[name] is not None]
+    assert not torch.equal(after.get_submodule(name)[-1].bias, before.get_submodule(name).bias)
+
+
+def a_tenth_of_the_bytes(job: Ended) -> None:
+    assert near(job.plan.remaining("bytes"), 0.1)
+    assert job.used == {"product_quantization"}
+    assert job.macs("finetune") == DENSE
+    assert job.result.phases[-1].bytes < 0.15 * job.result.phases[0].bytes
+
+
+def joined(job: Ended) -> None:
+    halved(job)
+    assert job.used <= {"spatial_svd", "channel_svd", "tucker2", "linear_svd"}
+    assert job.plan.policy == "knapsack"
+
+
+def even_ranks(job: Ended) -> None:
+    halved(job)
+    assert job.plan.policy == "enc_inf"
+    assert all(rank is None or rank % 2 == 0 for rank in job.ranks.values())
+
+
+SVD_TRAINING = ["to_svd", "train", "sparse", "truncate", "finetune"]
+
+
+def sparse_training(job: Ended) -> None:
+    assert job.phases == SVD_TRAINING
+    assert [job.macs(name) for name in SVD_TRAINING[:3]] == [DENSE] * 3
+    assert job.macs("truncate") <= DENSE
+    assert {"penalty_l1", "penalty_orthogonality"} <= job.history("sparse")[-1].keys()
+    assert not any("outweigh" in told for told in job.result.told())
+
+
+def truncated_to_a_budget(job: Ended) -> None:
+    assert job.phases == SVD_TRAINING
+    assert near(job.macs("truncate") / DENSE, 0.4)
+    assert "penalty_hoyer" in job.history("sparse")[-1]
+
+
+def orthogonal_filters(job: Ended) -> None:
+    halved(job)
+    penalties = [line["penalty_soft_orthogonality"] for line in job.history("train")]
+    assert penalties[-1] > 0
+    assert "penalty_soft_orthogonality" not in job.history("finetune")[-1]
+
+
+def two_processes(job: Ended) -> None:
+    halved(job)
+    recipe = job.result.config["training"]
+    assert (recipe["precision"], recipe["accumulate"], job.result.config["devices"]) == ("bf16", 2, 2)
+
+
+def depth_and_noise(job: Ended) -> None:
+    assert job.phases == ["train", "factorize", "recalibrate", "finetune"]
+    assert near(job.macs("finetune") / job.macs("train"), 0.5)
+    assert job.result.config["training"]["stochastic_depth"] == {"survival": "linear", "last": 0.8}
+
+
+def filters_removed(job: Ended) -> None:
+    assert job.phases == ["train", "prune", "finetune"]
+    assert 0.3 < job.macs("prune") / DENSE <= 0.404  # a channel is worth up to a seventh of all
+    assert job.macs("finetune") == job.macs("prune")
+    assert job.network().conv2.out_channels < 16
+    assert job.used == set()
+
+
+def filters_reborn(job: Ended) -> None:
+    assert (job.phases, job.macs("prune")) == (["prune"], DENSE)
+    assert job.result.phases[0].values["gradient_revived"] > 0
+    assert job.result.config["pruning"]["scope"] == "layer"
+
+
+def half_of_the_channels(job: Ended) -> None:
+    assert job.phases == ["train", "prune", "remove", "finetune"]
+    left = {layer.name: layer.channels_after for layer in job.result.layers}
+    assert (left["conv1"], left["conv2"]) == (3, 8)
+    assert job.result.config["finetune"]["distill"]["teacher"] == "train"
+
+
+def ranks_pruned(job: Ended) -> None:
+    assert job.phases[:3] == ["train", "factorize", "prune"]
+    assert near(job.macs("factorize") / DENSE, 0.7)
+    assert 0.6 < job.macs("prune") / job.macs("factorize") <= 0.707
+    assert job.macs("finetune") == job.macs("prune")
+
+
+def of_budgets(jobs: list[Ended]) -> None:
+    assert [job.result.config["rank"]["macs"] for job in jobs] == [0.3, 0.5, 0.75]
+    for job in jobs:
+        halved(job, job.result.config["rank"]["macs"])
+    assert len(list((jobs[0].outputs / "store").glob("train-*/network.pt"))) == 1
+
+
+def of_policies(jobs: list[Ended]) -> None:
+    assert sorted(job.plan.policy for job in jobs) == ["energy", "uniform"]
+    for job in jobs:
+        halved(job)
+
+
+def of_the_experiment(jobs: list[Ended]) -> None:
+    found = {(job.plan.policy, job.result.config["rank"]["macs"]) for job in jobs}
+    assert found == {(policy, macs) for policy in ("uniform", "energy") for macs in (0.3, 0.5, 0.75)}
+    for job in jobs:
+        halved(job, job.result.config["rank"]["macs"])
+    (experiment,) = {job.result.experiment for job in jobs}
+    assert f"lowrank-report outputs/{experiment}" in BASH
+    assert report([f"outputs/{experiment}"]) == 1  # two of the three seeds are missing here
+    assert Path(f"outputs/{experiment}/report/results.csv").is_file()
+
+
+# What a command comes to, by a part of it that no other has; sweeps get all jobs, sorted by budget.
+OUTCOMES: Mapping[str, Callable[[Ended], None]] = {
+    "decomposition=channel_svd rank=energy rank.macs=0.4": energy_under_a_budget,
+    "rank.share=0.95": the_share_of_energy,
+    "rank.ranks={conv2: 4,": ranks_by_hand,
+    "rank.rules={fc3: null": rules,
+    "method.phases.finetune.epochs=3": epochs_and_rate,
+    "data.cutout=4": cut_images,
+    "rank.ranks={conv2: [3, 8]}": tucker,
+    "reconstruct=relu": fitted_to_responses,
+    "rank.bytes=0.1": a_tenth_of_the_bytes,
+    "rank.metric=sensitivity": joined,
+    "rank=enc_inf": even_ranks,
+    "truncate.energy=0.05": sparse_training,
+    "truncate.rank=${rank}": truncated_to_a_budget,
+    "regularizer=soft_orthogonality": orthogonal_filters,
+    "training.precision=bf16": two_processes,
+    "training.stochastic_depth": depth_and_noise,
+    "method=taylor": filters_removed,
+    "method=repr": filters_reborn,
+    "method=prune pruning=agp": half_of_the_channels,
+    "method=decompose_prune": ranks_pruned,
+    "paths.outputs=outputs/tour": halved,
+}
+SWEEPS: Mapping[str, Callable[[list[Ended]], None]] = {
+    "-m rank.macs=0.3,0.5,0.75": of_budgets,
+    "-m rank=uniform,energy": of_policies,
+    "experiment=digits_budgets": of_the_experiment,
+}
+# Where an epoch of training is not enough to say how well a network is: at their full length.
+AT_LENGTH = (
+    "truncate.energy=0.05",
+    "truncate.rank=${rank}",
+    "regularizer=soft_orthogonality",
+    "method=decompose_prune",
+)
+
+
+def outcome(line: str) -> Callable:
+    """The one outcome of a command."""
+    (found,) = [check for part, check in {**OUTCOMES, **SWEEPS}.items() if part in line.replace("'", "")]
+    return found
+
+
+def ended(outputs: Path) -> list[Ended]:
+    """Every job below the folder; each has ended with its targets met."""
+    found = [Ended(Result.read(path), outputs) for path in outputs.glob("*/*/result.json")]
+    assert all(job.result.status == "ok" for job in found)
+    assert not any(phase.missed for job in found for phase in job.result.phases)
+    return sorted(found, key=lambda job: job.result.config["rank"]["macs"] or 0)
+
+
+def test_every_command_of_the_readme_has_an_outcome():
     reports = [line for line in BASH if line.startswith("lowrank-report")]
     assert sorted(JOBS + ABSENT + reports) == sorted(BASH)
-    assert len(JOBS) >= 8
+    dry = [line for line in JOBS if "dry_run=true" in line]
+    checks = [outcome(line) for line in JOBS if line not in dry]
+    assert len(dry) == 1
+    assert sorted(check.__name__ for check in checks) == sorted(
+        check.__name__ for check in (*OUTCOMES.values(), *SWEEPS.values())
+    )
+
+
+def arguments(line: str) -> list[str]:
+    return [argument for argument in shlex.split(line)[1:] if not argument.startswith(("paths.", "seed=0,"))]
 
 
 @pytest.mark.parametrize("line", JOBS)
 def test_command(command, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
-    arguments = [argument for argument in shlex.split(line)[1:] if not argument.startswith(("paths.", "seed=0,"))]
-    assert command(*arguments, *SMOKE, *([QUICK] if "experiment=" in line else [])) == 0
-    found = [Result.read(path) for path in (tmp_path / "outputs").glob("*/*/result.json")]
-    assert bool(found) != ("dry_run=true" in line)
-    assert {result.status for result in found} <= {"ok"}
-    if "experiment=" in line:
-        assert f"lowrank-report outputs/{found[0].experiment}" in BASH
-        assert report([f"outputs/{found[0].experiment}"]) == 1  # two of the three seeds are missing here
-        assert (tmp_path / f"outputs/{found[0].experiment}/report/results.csv").is_file()
+    assert command(*arguments(line), *SMOKE, *([QUICK] if "experiment=" in line else [])) == 0
+    jobs = ended(tmp_path / "outputs")
+    if "dry_run=true" in line:
+        assert jobs == []
+    elif outcome(line) in SWEEPS.values():
+        outcome(line)(jobs)
+    else:
+        outcome(line)(*jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", AT_LENGTH)
+def test_command_at_its_full_length(command, tmp_path, part):
+    """What comes out knows the digits, nearly as well as the network before it was made small."""
+    (line,) = [line for line in JOBS if part in line.replace("'", "")]
+    assert command(*arguments(line), "logger=none", "progress=false", "latency.seconds=0") == 0
+    (job,) = ended(tmp_path / "outputs")
+    outcome(line)(job)
+    assert job.result.told() == []
+    accuracies = {phase.name: phase.accuracy for phase in job.result.phases}
+    assert accuracies["train"] > 0.95
+    assert accuracies[job.phases[-1]] > accuracies["train"] - 0.03
+    assert job.result.phases[-1].macs < 0.8 * DENSE
 
 
 @pytest.mark.parametrize("line", ABSENT)
 def test_command_that_needs_files_composes(line):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=[re.sub(r"<.*?>", "x", argument) for argument in shlex.split(line)[1:]])
-    assert cfg.model.weights.startswith(("x", "outputs/", "IMAGENET1K"))
+    assert cfg.model.weights is None or cfg.model.weights.startswith(("x", "outputs/", "IMAGENET1K"))
+
+
+def test_commands_on_a_small_network_of_ones_own(command, tmp_path, monkeypatch):
+    """Those that take a file which an earlier job has left."""
+    monkeypatch.chdir(tmp_path)
+    assert command(*SMOKE, "rank.macs=0.6") == 0
+    (small,) = ended(tmp_path / "outputs")
+    trained = next((tmp_path / "outputs/store").glob("train-*/network.pt"))
+    files = {
+        "method=evaluate": (small.result.folder / "model.pt", ["evaluate"]),
+        "method=oneshot model.weights": (trained, ["evaluate", "factorize"]),
+        "method=refactorize": (small.result.folder / "model.pt", ["evaluate", "recompose", "factorize", "finetune"]),
+    }
+    for number, (part, (file, phases)) in enumerate(files.items()):
+        (line,) = [line for line in ABSENT if part in line]
+        given = [re.sub(r"model\.weights=.*", f"model.weights={file}", argument) for argument in arguments(line)]
+        assert command(*given, *SMOKE, outputs=tmp_path / f"{number}") == 0
+        (job,) = ended(tmp_path / f"{number}")
+        assert job.phases == phases
+        if part == "method=evaluate":
+            assert job.result.phases[0].accuracy == small.result.phases[-1].accuracy
+            assert job.result.phases[0].macs == small.macs("finetune")
+        elif part == "method=refactorize":
+            assert near(job.macs("factorize") / job.macs("recompose"), 0.3)
+            assert "cp" in job.used
+        else:
+            assert near(job.macs("factorize") / DENSE, 0.6)
 
 
 def test_library_example(tmp_path, monkeypatch):
