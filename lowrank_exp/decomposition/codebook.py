@@ -174,6 +174,8 @@ def as_stored(centroids_KD: Tensor, stored: torch.dtype) -> Tensor:
             1 % of their norm.
     """
     rounded_KD = centroids_KD.to(stored)
+    if rounded_KD.is_meta:
+        return rounded_KD
     name, limits = str(stored).removeprefix("torch."), torch.finfo(stored)
     reached = f"centroids reach {centroids_KD.abs().max():.4g}" if centroids_KD.numel() else ""
     if not rounded_KD.isfinite().all():
