@@ -49,15 +49,21 @@ def check_row(row: str | None, experiment: str | None, conf: Path) -> None:
 
 
 def check_effect(overrides: Sequence[str], config: Mapping[str, Any]) -> None:
-    """Raise ValueError for an override by an empty mapping: Hydra merges it into the one there, which stays as it was.
+    """Raise ValueError for an override of a phase that the method does not have, or by an empty mapping, which Hydra
+    merges into the one there, so that nothing changes.
 
     >>> check_effect(["weights={}"], {"weights": {}})
     >>> check_effect(["weights={}"], {"weights": {"l2": 1.0}})
     Traceback (most recent call last):
     ValueError: weights={} changes nothing: mappings are merged, and weights keeps l2. Take a name away by ~weights.l2
     """
+    phases = config.get("method", {}).get("phases") or {}
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
+        name = key.split(".")[2] if key.startswith("method.phases.") else None
+        if name in phases and "_target_" not in (phases[name] or {}):
+            there = ", ".join(one for one, phase in phases.items() if phase and "_target_" in phase)
+            raise ValueError(f"{override}: this method has no phase {name}. Its phases are: {there}")
         if value.replace(" ", "") != "{}" or "@" in key:
             continue
         kept = OmegaConf.select(OmegaConf.create(dict(config)), key)

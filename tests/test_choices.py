@@ -26,9 +26,13 @@ def test_rows_with_their_experiment_and_rows_of_ones_own_are_let_through():
     check_row(None, None, CONF)
 
 
-def test_an_empty_mapping_takes_nothing_away():
+def test_overrides_without_effect_are_refused():
     with pytest.raises(ValueError, match=r"weights=\{\} changes nothing: .* ~pruning.criterion.weights.l2"):
         check_effect(["pruning.criterion.weights={}"], {"pruning": {"criterion": {"weights": {"l2": 1.0}}}})
+    phases = {"method": {"phases": {"evaluate": {"_target_": "a.b"}, "recalibrate": {"max_images": 3}}}}
+    with pytest.raises(ValueError, match=r"no phase recalibrate\. Its phases are: evaluate"):
+        check_effect(["+method.phases.recalibrate.max_images=3"], phases)
+    check_effect(["method.phases.evaluate=null", "scale=smoke"], phases)
     check_effect(["rank.rules={}", "seed=1", "tags=[]"], {"rank": {"rules": {}}, "seed": 1, "tags": ["a"]})
 
 

@@ -18,25 +18,14 @@ from lowrank_exp.phases import Phase
 NEEDS = {
     **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
     **{f"scale/{model}/smoke": [f"model={model}"] for model in ("alexnet", "spp10", "vgg16_imagenet")},
-    **{
-        "scale/pufferfish/smoke": ["model=resnet18", "method=pufferfish"],
-        "scale/resnet_imagenet/smoke": ["model=resnet18_imagenet"],
-    },
+    **{"scale/pufferfish/smoke": ["model=resnet18"], "scale/resnet_imagenet/smoke": ["model=resnet18_imagenet"]},
 }
 OPTIONS = sorted(
     str(path.relative_to(CONF).with_suffix(""))
     for path in Path(CONF).rglob("*.yaml")
     if path.parent != CONF and path.parent.name != "paper"
 )
-# These change phases of a method.
-NEEDS |= {
-    "scale/resnet20_pruning/smoke": ["method=taylor"],
-    "scale/svd_training_cifar10/smoke": ["method=svd_training"],
-    "scale/svd_training_resnet20/smoke": ["method=svd_training"],
-    "scale/taylor_macs/smoke": ["method=taylor"],
-    "scale/taylor_spearman/smoke": ["method=agree"],
-    "scale/trp/smoke": ["method=svd_training"],
-}
+NEEDS |= {f"scale/{name}/smoke": ["method=taylor"] for name in ("resnet20_pruning", "taylor_macs")}
 # Rows change options of what their experiment names, such as the depth of its network.
 NEEDS |= {option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS if option.startswith("row/")}
 

@@ -10,9 +10,11 @@ from omegaconf import OmegaConf
 from smoke import SMOKE
 from test_conf import composed
 
+from lowrank_exp.config_path import CONF
 from lowrank_exp.keys.check import check_values
 from lowrank_exp.keys.kinds import SHOWN, Many, Named, Part, Record, Single, anything, either, null, text
 from lowrank_exp.keys.low_rank import ALLOCATE, POLICIES, of_allocate
+from lowrank_exp.keys.phases import OURS
 from lowrank_exp.keys.root import ROOT, TARGETS
 from lowrank_exp.keys.targets import check_targets
 from lowrank_exp.rank.allocate import policy_named
@@ -225,6 +227,7 @@ def test_a_message_shows_the_beginning_of_a_long_value():
         ["training.optimizer._target_=torch.optim.Adagrad", "+training.optimizer.initial_accumulator_value=0.1"],
         ["rank.ranks={conv1: 4, re\\:fc.*: null}", "rank.rules={conv2: {max: 5}}"],
         ["rank=fixed", "rank.ranks=plan.yaml"],
+        ["scale=smoke", "method=evaluate"],
         ["rank.policy=my_package.my_policy", "+rank.option=1"],
         ["+method.phases.again={_target_: lowrank_exp.phases.Evaluate}", "method.order=[train,again]"],
         ["+method.phases.mine={_target_: package.Phase, options: {anything: [1, x]}}"],
@@ -258,6 +261,11 @@ class Open:
 
     def __init__(self, **anything):
         self.anything = anything
+
+
+def test_phases_of_ours_are_those_of_the_methods():
+    methods = [OmegaConf.load(path).get("phases", {}) for path in (CONF / "method").glob("*.yaml")]
+    assert set(OURS) == {name for phases in methods for name in phases}
 
 
 HERE = f"{__name__}."

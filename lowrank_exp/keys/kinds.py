@@ -134,6 +134,7 @@ class Named(Kind):
 
     of: Kind
     what: str = "name"
+    passed_over: frozenset[str] = frozenset()  # names whose mapping may lack its `_target_`: it is not used here
 
     @property
     def allowed(self) -> str:
@@ -150,8 +151,10 @@ class Named(Kind):
         super().check(value, key, context)
         for name, one in value.items():
             others = [str(other) for other in value if other != name]
-            if isinstance(self.of, Part) and not self.of.fits(one) and difflib.get_close_matches(str(name), others):
-                raise ValueError(unknown(key, str(name), others))
+            if isinstance(self.of, Part) and isinstance(one, Mapping) and "_target_" not in one:
+                if name in self.passed_over:
+                    continue
+                raise ValueError(f"{unknown(key, str(name), others)}. One of your own has a _target_")
             self.of.check(one, inside(key, name), context)
 
 
@@ -254,9 +257,9 @@ def many(of: Kind, *lengths: int) -> Many:
     return Many(of, lengths)
 
 
-def named(of: Kind, what: str = "name") -> Named:
+def named(of: Kind, what: str = "name", passed_over: Iterable[str] = ()) -> Named:
     """A mapping whose names, of the things that `what` says, are the user's own."""
-    return Named(of, what)
+    return Named(of, what, frozenset(passed_over))
 
 
 def either(*kinds: Kind) -> Either:

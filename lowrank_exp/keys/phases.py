@@ -5,6 +5,23 @@ from lowrank_exp.keys.low_rank import DECOMPOSITION, MEASURE, RECONSTRUCT
 from lowrank_exp.keys.networks import SEEDS
 from lowrank_exp.keys.training import NAMES, RECIPE
 
+# Phases of our methods. What a scale or an experiment sets of one that the method at hand does not have is not used.
+OURS = (
+    *(
+        "train",
+        "factorize",
+        "recalibrate",
+        "finetune",
+        "evaluate",
+        "recompose",
+        "warmup",
+        "to_svd",
+        "sparse",
+        "truncate",
+    ),
+    *("until_settled", "train_on", "lc", "prune", "remove", "rewind", "agree"),
+)
+
 _IMAGES = whole(1, 10**8)
 _WANTED = either(whole(1), number(0, 1, above=True))
 

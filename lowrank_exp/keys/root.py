@@ -76,7 +76,7 @@ ROOT = Record(
         "finetune": _RECIPE,
         "logger": Part(or_none=True),
         "method": Record(  # last: what phases take from the keys above is told there
-            {"order": many(text), "phases": named(Part(), "phase"), "dense": text, "full_rank": Part()},
+            {"order": many(text), "phases": named(Part(), "phase", phases.OURS), "dense": text, "full_rank": Part()},
             optional=("dense", "full_rank"),
         ),
     },
