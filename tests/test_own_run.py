@@ -224,6 +224,19 @@ def test_a_job_with_parts_of_ones_own_goes_on_after_a_kill_and_is_replayed(comma
     assert "share_of_rungs" in capsys.readouterr().out
 
 
+def test_a_decomposition_and_a_policy_by_a_single_line_each(command, own, tmp_path):
+    (tmp_path / "own_conf/decomposition/alone.yaml").write_text("_target_: own_parts.SwappedSVD\n")
+    (tmp_path / "own_conf/rank/alone.yaml").write_text(
+        "_target_: lowrank_exp.rank.allocate\n_partial_: true\npolicy: own_parts.share_of_rungs\nshare: 0.5\n"
+    )
+    assert command(*own, "decomposition=alone", "rank=alone", "method.order=[factorize]") == 0
+    result, _ = only_job(tmp_path / "outputs")
+    assert {layer.name: layer.decomposition for layer in result.layers} == {
+        **{"0": "swapped_svd", "2": "swapped_svd", "5": "linear_svd", "7": "linear_svd"},
+    }
+    assert {layer.reason for layer in result.layers} == {"chosen by share_of_rungs"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

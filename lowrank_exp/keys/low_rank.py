@@ -32,8 +32,11 @@ _ALS: dict[str, Kind] = {
 }
 
 _KINDS = either(null, text, Part(), many(either(text, Part())))  # null: left alone
-DECOMPOSITION = Record(
-    {"conv": _KINDS, "linear": _KINDS, "layers": or_null(named(_KINDS, "layer"))}, optional=("linear", "layers")
+DECOMPOSITION = either(
+    Record(
+        {"conv": _KINDS, "linear": _KINDS, "layers": or_null(named(_KINDS, "layer"))}, optional=("linear", "layers")
+    ),
+    Part(),  # one that goes to the layers that it takes
 )
 
 DECOMPOSITIONS = {

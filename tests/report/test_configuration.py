@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
+
+from lowrank_exp.report import configuration
 from lowrank_exp.report.configuration import configurations, differences
 from lowrank_exp.results import deciding, digest
 
@@ -79,3 +82,17 @@ def test_the_status_of_a_row_is_the_worst_of_its_seeds(job: Callable) -> None:
     assert replace(row, missing=(7,)).status == "missing"
     (again,) = configurations([job(status="interrupted"), job(status="missed"), job(status="failed")])
     assert (again.status, len(again.finished), len(again.failed)) == ("missed", 1, 0)
+
+
+def test_labels_look_at_every_configuration_a_fixed_number_of_times(job: Callable, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    walked = configuration.leaves
+    monkeypatch.setattr(configuration, "leaves", lambda *arguments: calls.append(0) or walked(*arguments))
+
+    def looked_at(jobs: int) -> int:
+        calls.clear()
+        rows = configurations([job(ratio=0.2 + number / 1000) for number in range(jobs)])
+        assert len({row.label for row in rows}) == jobs
+        return len(calls)
+
+    assert looked_at(40) == 2 * looked_at(20)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from lowrank_exp.report import expected
 from lowrank_exp.report.configuration import configurations
-from lowrank_exp.report.expected import grid, unclear, with_missing
+from lowrank_exp.report.expected import Grid, grid, unclear, with_missing
 
 
 def write(conf: Path, params: str, name: str = "table1") -> None:
@@ -102,3 +103,16 @@ def test_a_group_that_cannot_be_told_is_said(conf: Path, job: Callable) -> None:
     assert unclear(rows, grid("table1", conf), conf) == [
         "table1: cannot tell which model (small, large) decompose is, it counts for all"
     ]
+
+
+def test_a_file_of_options_is_read_once_for_all_rows(job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "rank").mkdir()
+    for name in ("alike", "other"):
+        target = "_target_: lowrank_exp.rank.uniform.uniform\n"
+        (tmp_path / "rank" / f"{name}.yaml").write_text(f"{target}macs: {0.5 if name == 'alike' else 0.9}\n")
+    read, asked = [], expected.yaml.safe_load
+    monkeypatch.setattr(expected.yaml, "safe_load", lambda text: read.append(text) or asked(text))
+    rows = configurations([job(experiment="e", epochs=number) for number in range(30)])
+    found = with_missing(rows, Grid("e", {"rank": ("alike", "other")}), tmp_path)
+    assert [row.missing for row in found] == [()] * 30 + [("any",)]
+    assert len([text for text in read if "_target_" in text]) == 2
