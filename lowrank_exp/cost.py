@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.inputs import like_network
 from lowrank_exp.modes import evaluating
 from lowrank_exp.operations import Counter, Operations
 
@@ -108,7 +109,7 @@ def check_network(model: object) -> None:
 
 
 def one_image(model: nn.Module, example_input: Tensor) -> Tensor:
-    """The first image of `example_input`, shape `(1, ...)`, detached, where the model's parameters lie.
+    """The first image of `example_input`, `(1, ...)`, detached, where the model's parameters lie and in their type.
 
     Raises:
         ValueError: it is not a tensor, has no image, or has no numbers (meta device) where the model has.
@@ -121,7 +122,7 @@ def one_image(model: nn.Module, example_input: Tensor) -> Tensor:
         raise ValueError(
             f"example_input lies on the meta device, the network on {parameter.device}: give a tensor with numbers"
         )
-    return image if parameter is None else image.to(parameter.device)
+    return like_network(image, model)
 
 
 def layer_costs(model: nn.Module, example_input: Tensor) -> dict[str, LayerCost]:

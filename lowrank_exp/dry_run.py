@@ -4,7 +4,6 @@ As far as phases have finished, networks come from the store. After them shapes 
 """
 
 import contextlib
-import copy
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowrank_exp.console import Console
+from lowrank_exp.copying import copied
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.store import SVDStore
@@ -26,7 +26,8 @@ from lowrank_exp.phases import Evaluate, Factorize, Phase, Recalibrate, Recompos
 from lowrank_exp.pruning_phases import Prune
 from lowrank_exp.rank import Choice, LayerProfile, Plan, allocate
 from lowrank_exp.rank.reachable import reachable
-from lowrank_exp.surgery import edits_of, factorize_, meta_copy, replay_, replay_to_plan_
+from lowrank_exp.shapes import copy_that_runs, finite
+from lowrank_exp.surgery import edits_of, factorize_, replay_, replay_to_plan_
 from lowrank_exp.svd_phases import ToSVD, Truncate
 from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.pace import SECONDS, fit_seconds, forward_seconds
@@ -67,14 +68,14 @@ class DryRun:
 
     def phase(self, phase: Phase, setting: Setting) -> None:
         """A phase that is still to be run."""
-        self.network = copy.deepcopy(self.network).to(setting.device)
+        self.network = copied(self.network).to(setting.device)
         unknown = ""
         match phase:
             case Train():
                 parts = self._train(phase, setting)
             case Prune():
                 parts = self._train(phase.train, setting)
-                self._walk(phase)
+                self._walk(phase, setting)
             case Factorize():
                 parts = self._factorize(phase, setting)
                 unknown = f"the fit {fit} itself" if (fit := phase.reconstruct.get("fit")) else ""
@@ -85,7 +86,7 @@ class DryRun:
             case _:
                 parts, unknown = [], f"{type(phase).__name__} itself"
                 self.not_run = self.not_run or setting.name
-                self._walk(phase)
+                self._walk(phase, setting)
         images = self.data.sizes["test"] + self.data.sizes["val"]
         views = self.data.sizes["test"] * self.data.test_views + self.data.sizes["val"]
         seconds = views * self._forward(self.evaluation, setting)
@@ -123,11 +124,11 @@ class DryRun:
         measured = [said for said, differs in otherwise if differs]
         return [(", ".join([f"{left}, {steps:,} steps each", *measured]), seconds)]
 
-    def _walk(self, phase: Phase) -> None:
+    def _walk(self, phase: Phase, setting: Setting) -> None:
         """The shapes that the phase will leave, as nearly as can be told."""
-        shapes = meta_copy(self.network)
-        phase.walk_(shapes, torch.zeros(1, *self.data.input_shape))
-        with _finite(self.network):
+        shapes, example, _ = copy_that_runs(self.network, [setting.example])
+        phase.walk_(shapes, example)
+        with finite(self.network):
             replay_(self.network, edits_of(shapes)[len(edits_of(self.network)) :])
 
     def _run(self, phase: Phase, setting: Setting) -> Parts:
@@ -176,7 +177,7 @@ class DryRun:
             images = min(phase.reconstruct["images"], self.data.sizes["train"])
             passes = 2 * len(planned) if phase.reconstruct.get("asymmetric") else 1
             seconds = passes * images * self._forward(phase.reconstruct["batch_size"], setting)
-            with _finite(self.network):
+            with finite(self.network):
                 replay_to_plan_(self.network, plan, fit, phase.reconstruct.get("asymmetric", False))
             self.not_run = self.not_run or setting.name
             return [(f"passes over {images:,} training images", seconds)]
@@ -190,7 +191,7 @@ class DryRun:
             done += work[name]
         seconds = seconds()
         if rest:
-            with _finite(self.network):
+            with finite(self.network):
                 replay_to_plan_(self.network, Plan({name: plan.layers[name] for name in rest}))
             self.not_run = self.not_run or setting.name
         return [(f"factors of {len(planned)} layers", seconds * sum(work.values()) / done if done else 0.0)]
@@ -251,19 +252,6 @@ class _Scored:
         }
         self.asked.add(frozenset((name, one.profile.decomposition, one.rank) for name, one in choices.items()))
         return 1.0
-
-
-@contextlib.contextmanager
-def _finite(network: nn.Module) -> Iterator[None]:
-    """Parameters that the network gets meanwhile, of whatever numbers lay in memory, become small random ones."""
-    before = set(map(id, network.parameters()))
-    yield
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if id(parameter) not in before:
-                numbers = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(numbers / max(1, parameter[0].numel()) ** 0.5)
 
 
 def _highest(rank: Any) -> int:

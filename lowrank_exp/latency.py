@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.inputs import like_network
 from lowrank_exp.modes import evaluating
 
 
@@ -26,7 +27,7 @@ def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2)
     parameter = next(model.parameters(), None)
     if parameter is not None and parameter.is_meta:
         raise ValueError("a network on the meta device takes no time: leave the latency out, measure(..., seconds=0)")
-    x = example_input.detach() if parameter is None else example_input.detach().to(parameter.device)
+    x = like_network(example_input.detach(), model)
     with evaluating(model):
         timer = _timer()("model(x)", globals={"model": model, "x": x}, num_threads=torch.get_num_threads())
         timer.timeit(1)

@@ -11,7 +11,7 @@ from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.graph import channel_graph
 from lowrank_exp.rank import Plan
 from lowrank_exp.results import LayerResult
-from lowrank_exp.shapes import meta_copy
+from lowrank_exp.shapes import by_shapes
 
 
 def layer_results(
@@ -26,7 +26,7 @@ def layer_results(
         plan: the last one that was carried out; None: none was.
         given: edits that the network came with, from its weights file.
     """
-    before, after = (network_cost(meta_copy(one), example).every for one in (dense, network))
+    before, after = (by_shapes(network_cost, one, example).every for one in (dense, network))
     made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
     staying = _staying(network, example, given)
     rows = []

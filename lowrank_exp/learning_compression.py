@@ -3,7 +3,6 @@
 Legend: W weights, Theta the same at low rank, M multipliers, mu weight of the penalty, k step.
 """
 
-import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.copying import copied
 from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompose
 from lowrank_exp.files import written_whole
 from lowrank_exp.phases import Done, Phase, Setting, Train, planned
@@ -20,6 +20,7 @@ from lowrank_exp.rank import Plan, PlannedLayer, needs, profile
 from lowrank_exp.rank.candidates import candidates
 from lowrank_exp.regularizers import QuadraticPenalty, Regularizer, Weighted
 from lowrank_exp.results import digest
+from lowrank_exp.shapes import finite
 from lowrank_exp.surgery import factorize_, replay_to_plan_
 
 PENALTY = "lc"  # its name in the history: penalty_lc
@@ -106,10 +107,11 @@ class LearningCompression(Phase):
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
         plan, _ = self.c_step(network, {}, self.mu, example)
-        replay_to_plan_(network, plan)
+        with finite(network):
+            replay_to_plan_(network, plan)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        example = torch.zeros(1, *setting.data.input_shape)
+        example = setting.example
         state = _State.read(setting.folder / "last.ckpt", network)
         if state is None:
             plan, theta = self.c_step(network, {}, self.mu, example)
@@ -131,7 +133,7 @@ class LearningCompression(Phase):
         self, network: nn.Module, shifts: Mapping[str, Tensor], mu: float, example: Tensor
     ) -> tuple[Plan, dict[str, Tensor]]:
         """The plan, and Theta by layer, of the weights less `shifts` (M / mu; none: 0); `network` is not changed."""
-        network = copy.deepcopy(network)
+        network = copied(network)
         with torch.no_grad():
             for name, shift in shifts.items():
                 network.get_submodule(name).weight.sub_(shift)

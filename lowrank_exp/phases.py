@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -32,6 +31,7 @@ from lowrank_exp.rank.missed import missed_budget, without_effect
 from lowrank_exp.reconstruct import check_options
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.results import digest
+from lowrank_exp.shapes import finite
 from lowrank_exp.surgery import factorize_, recompose_, replay_to_plan_
 from lowrank_exp.training import (
     Distillation,
@@ -56,7 +56,8 @@ class Setting:
 
     `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs`
     has how many epochs the phases before it have trained, by name; `folders` their folders; `network` gives the one
-    that an earlier phase has left, or `initial`, what the first phase got.
+    that an earlier phase has left, or `initial`, what the first phase got; `example` is an image, `(1, C, H, W)`, that
+    networks take: of zeros, or the first training image where they do not take zeros.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Setting:
     epochs: Mapping[str, int] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
     network: Callable[[str], nn.Module] | None = None
+    example: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,8 @@ class Factorize(Phase):
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         layers = profile(network, example, Decompositions.of(self.decomposition))
         plan = self.stand_in(layers, lambda ranks: 1.0)
-        replay_to_plan_(network, plan, self.reconstruct.get("fit"), self.reconstruct.get("asymmetric", False))
+        with finite(network):
+            replay_to_plan_(network, plan, self.reconstruct.get("fit"), self.reconstruct.get("asymmetric", False))
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self.plan(network, setting)
@@ -320,8 +323,7 @@ class Factorize(Phase):
 
     def profiles(self, network: nn.Module, setting: Setting) -> dict[str, LayerProfile]:
         """What the layers of this network would cost and keep."""
-        example = torch.zeros(1, *setting.data.input_shape)
-        return profile(network, example, Decompositions.of(self.decomposition), store=setting.svds)
+        return profile(network, setting.example, Decompositions.of(self.decomposition), store=setting.svds)
 
     def plan(self, network: nn.Module, setting: Setting) -> Plan:
         """The ranks that the policy chooses for this network."""

@@ -50,7 +50,7 @@ class Prune(Phase):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule is a {type(self.schedule).__name__}, none of lowrank_exp.pruning.schedules")
-        replace(self.train, pruning=self.pruning(()))
+        replace(self.train, pruning=self.pruning(torch.zeros(1)))
 
     @property
     def looks_back(self) -> list[str]:
@@ -73,12 +73,12 @@ class Prune(Phase):
 
     def check_steps(self, network: nn.Module, example: Tensor, images: int) -> None:
         batches = -(-images // self.train.batch_size)
-        view = self.pruning(example.shape[1:]).view(network)
+        view = self.pruning(example).view(network)
         self.schedule.check(view, -(-batches // self.train.accumulate), self.train.epochs)
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
-        view = self.pruning(example.shape[1:]).view(network)
+        view = self.pruning(example).view(network)
         summed = isinstance(self.criterion, WeightedSum)
         for one in self.criterion.criteria.values() if summed else [self.criterion]:
             if isinstance(one, WeightCriterion) and one.needs_norm:
@@ -95,7 +95,7 @@ class Prune(Phase):
         def batches(ranking: int) -> Iterable:
             return FirstImages(loader, images, labels=True, epoch=ranking)
 
-        pruning = replace(self.pruning(setting.data.input_shape), batches=batches, folder=setting.folder)
+        pruning = replace(self.pruning(setting.example), batches=batches, folder=setting.folder)
         if isinstance(self.criterion, Oracle):
             held_out = setting.data.val_sample(self.images, setting.seed, self.batch_size)
             pruning = replace(pruning, held_out=held_out)
@@ -111,9 +111,9 @@ class Prune(Phase):
         values = revival_figures(done.history)
         return replace(done, values=values, warnings=[*done.warnings, *told], missed=bool(told))
 
-    def pruning(self, input_shape: Sequence[int]) -> Pruning:
-        """What the training is told, but for the images."""
-        return Pruning(self.schedule, tuple(input_shape), self.layers, tuple(self.ignored))
+    def pruning(self, example: Tensor) -> Pruning:
+        """What the training is told, but for the images; `example` is one of them, `(1, C, ...)`."""
+        return Pruning(self.schedule, tuple(example.shape[1:]), self.layers, tuple(self.ignored), example=example)
 
 
 def revival_figures(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -152,12 +152,12 @@ class Remove(Phase):
     prune: Prune
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
-        view = self.prune.pruning(example.shape[1:]).view(network)
+        view = self.prune.pruning(example).view(network)
         if not self.prune.schedule.removes:
             remove_(network, self.prune.schedule.stand_in(view), groups=view.groups)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        example = torch.zeros(1, *setting.data.input_shape)
+        example = setting.example
         every = self.prune.layers is None and not self.prune.ignored
         costs = self.prune.schedule.published_costs(network, example) if every else {}
         groups = channel_groups(network, example, self.prune.ignored)

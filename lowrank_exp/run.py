@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from torch import nn
 from lowrank_exp import artifact, confusion
 from lowrank_exp.collapse import Measured, ruined
 from lowrank_exp.console import Console
-from lowrank_exp.cost import measure, one_image
+from lowrank_exp.copying import copied
+from lowrank_exp.cost import measure
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.dry_run import DryRun
@@ -23,18 +24,18 @@ from lowrank_exp.edits import edits_of
 from lowrank_exp.environment import environment, file_digest, latency_conditions, tensors_digest
 from lowrank_exp.estimate import Estimate
 from lowrank_exp.files import copy_whole, held
+from lowrank_exp.inputs import HALF, floating_type, like_network
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.layer_results import layer_results
 from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import ZeroShot, check_numbers, load_weights_, not_finite, weights_file
-from lowrank_exp.modes import evaluating
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.rank import Plan
 from lowrank_exp.replacing import note_, trial
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
+from lowrank_exp.shapes import copy_that_runs
 from lowrank_exp.signals import Interrupted, raise_received
-from lowrank_exp.surgery import meta_copy
 from lowrank_exp.training import Scores, evaluate, resolve_device, why_no_scores
 from lowrank_exp.training.generators import seed_all, undisturbed
 from lowrank_exp.unfinished import Place, recorded
@@ -112,10 +113,10 @@ class _Job:
             )
         self.initial = self.initial_network(console.say)
         self.given = edits_of(self.initial)
-        self.data.adapt(self.initial.__dict__.get("input_shape"))
+        self.data.adapt(self.initial.__dict__.get("input_shape"), floating_type(self.initial))
         self.data.setup()
         self.introduce()
-        self.example = torch.zeros(1, *self.data.input_shape)
+        self.example: torch.Tensor  # one image that the network takes; the walk finds it
         self.phases = self.method()
         if cfg.model.get("weights") is None and not any(phase.trains for phase in self.phases.values()):
             console.say("model.weights is null: unless its constructor loads weights, this network is untrained")
@@ -177,9 +178,7 @@ class _Job:
 
     def walk(self) -> None:
         """Take the whole method over the network's shapes: names, ranks and budgets that cannot be end here."""
-        network = meta_copy(self.initial)
-        with evaluating(network):
-            logits = network(one_image(network, self.example))
+        network, self.example, logits = copy_that_runs(self.initial, self.examples())
         if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or logits.shape[1] < self.data.num_classes:
             got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ValueError(
@@ -187,6 +186,8 @@ class _Job:
                 f"(1, classes) logits. Set model.num_classes={self.data.num_classes}"
             )
         note_(network, self.tried())
+        if floating_type(self.initial) in HALF and any(phase.trains for phase in self.phases.values()):
+            self.step_in_half_precision()
         before = ["initial"]
         for name, phase in self.phases.items():
             if missing := [other for other in phase.looks_back if other not in before]:
@@ -210,6 +211,26 @@ class _Job:
             return trial(network, self.example)
         finally:
             network.to("cpu")
+
+    def examples(self) -> Iterator[torch.Tensor]:
+        """One image of zeros; for networks that do not take it, the first of the training data."""
+        yield torch.zeros(1, *self.data.input_shape)
+        images, _ = next(iter(self.data.train_loader(2, seed=0, augment=False)))
+        yield images[:1]
+
+    def step_in_half_precision(self) -> None:
+        """Try a forward and a backward pass: not every operation of a network has them in half precision."""
+        network, kind = copied(self.initial).to(self.device).train(), floating_type(self.initial)
+        images = like_network(self.example.repeat(2, *[1] * (self.example.dim() - 1)), network)
+        try:
+            if (logits := network(images)).requires_grad:
+                logits.float().sum().backward()
+        except (RuntimeError, NotImplementedError) as error:
+            raise ValueError(
+                f"the network is {kind}, in which it cannot be trained on {self.device} ({error}): build it in "
+                "float32, without .half(), and set training.precision=bf16 for speed; or choose a method that does not "
+                "train: oneshot, evaluate"
+            ) from error
 
     def keyed(self) -> list[_Step]:
         """The phases with the keys of their outcomes: each chains to the one before."""
@@ -373,7 +394,7 @@ class _Job:
         parts = (self.data, seed, self.device, self.cfg.progress, folder, scores, svds, on_epoch)
         before = self.steps[: self.steps.index(step)]
         folders = {one.name: self.store.folder(one.name, one.key) for one in before}
-        return Setting(step.name, *parts, dict(self.epochs), folders, self.network_after)
+        return Setting(step.name, *parts, dict(self.epochs), folders, self.network_after, self.example)
 
     def network_after(self, name: str) -> nn.Module:
         """A network of its own, as the phase of that name has left it, or as the first one got it (`initial`)."""
@@ -432,7 +453,7 @@ class _Job:
         """Milliseconds of one forward pass under the conditions of `latency`; None where it is turned off."""
         if not self.cfg.latency.seconds:
             return None
-        images = torch.zeros(self.cfg.latency.batch_size, *self.data.input_shape)
+        images = self.example.repeat(self.cfg.latency.batch_size, *[1] * (self.example.dim() - 1))
         return latency_ms(network, images, seconds=self.cfg.latency.seconds)
 
     def latency_at(self) -> dict[str, Any]:

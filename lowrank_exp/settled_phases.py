@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition import Decomposition, Decompositions
@@ -67,7 +66,7 @@ class TrainUntilSettled(Phase):
         self.settling(network, example)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        settling = self.settling(network, torch.zeros(1, *setting.data.input_shape))
+        settling = self.settling(network, setting.example)
         done = replace(self.train, until=settling).run_(network, setting)
         if done.history and not settling.still(done.history):
             told = (

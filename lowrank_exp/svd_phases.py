@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lowrank_exp.phases import Done, Phase, Setting, planned
@@ -31,8 +30,7 @@ class ToSVD(Phase):
         to_svd_(network, self.decomposition, self.rank, self.layers, example_input=example)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        example = torch.zeros(1, *setting.data.input_shape)
-        to_svd_(network, self.decomposition, self.rank, self.layers, store=setting.svds, example_input=example)
+        to_svd_(network, self.decomposition, self.rank, self.layers, store=setting.svds, example_input=setting.example)
         return Done()
 
 
@@ -66,7 +64,7 @@ class Truncate(Phase):
         self._truncate_(network, example)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        plan = self._truncate_(network, torch.zeros(1, *setting.data.input_shape))
+        plan = self._truncate_(network, setting.example)
         return planned(plan, self.rank, network)
 
     def _truncate_(self, network: nn.Module, example: Tensor) -> Plan:

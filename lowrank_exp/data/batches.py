@@ -117,6 +117,7 @@ class ImageBatches(Dataset):
         cutout: side of the square that `cut_out_` zeroes after normalising; 0 = none.
         view: what is seen of an image, in place of the padded crop; None = all of it.
         bgr: the network takes blue, green, red; mean and std are in that order.
+        dtype: of the batches.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class ImageBatches(Dataset):
         cutout: int = 0,
         view: View | None = None,
         bgr: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -144,6 +146,7 @@ class ImageBatches(Dataset):
         self.cutout = cutout
         self.view = view
         self.bgr = bgr
+        self.dtype = dtype
         self._drawn: tuple[int, Tensor] | None = None
         self._centres: tuple[int, Tensor] | None = None
 
@@ -170,7 +173,7 @@ class ImageBatches(Dataset):
         return self._centres[1]
 
     def __getitem__(self, item: tuple[int, Tensor]) -> Batch:
-        """Images float32 `(B, C, H, W)`, of ten crops `(B, 10, C, H, W)`, and labels int64 `(B,)` of an item."""
+        """Images `(B, C, H, W)`, of ten crops `(B, 10, C, H, W)`, and labels int64 `(B,)` of an item."""
         epoch, positions_B = item
         rows_B = self.rows[positions_B]
         images, labels_B = self.images, self.labels[rows_B]
@@ -188,7 +191,7 @@ class ImageBatches(Dataset):
         normalised_BCHW = normalise(images_BCHW, self.mean, self.std)
         if self.cutout:
             cut_out_(normalised_BCHW, self.centres(epoch)[positions_B], self.cutout)
-        return normalised_BCHW, labels_B
+        return normalised_BCHW.to(self.dtype), labels_B
 
 
 def batch_loader(batches: ImageBatches, sampler: EpochBatches) -> DataLoader:

@@ -124,6 +124,7 @@ class ImageData(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.seed = seed
         self._network_shape: Shape | None = None
+        self._dtype = torch.float32
         self._source: LabelledImages | StreamedSource | None = None
 
     @abstractmethod
@@ -149,8 +150,8 @@ class ImageData(LightningDataModule, ABC):
         self._fit(source, self._network_shape)
         self._source, self._train_rows, self._val_rows = source, train_rows, val_rows
 
-    def adapt(self, input_shape: tuple[int, int, int] | None) -> None:
-        """Bring the images to a network's input shape (C, H, W), before or after `setup`; callable again.
+    def adapt(self, input_shape: tuple[int, int, int] | None, dtype: torch.dtype = torch.float32) -> None:
+        """Bring the images to a network's input shape (C, H, W) and type, before or after `setup`; callable again.
 
         Images are resized to H x W (bilinear, antialiased; once, not per batch), unless views of that size are cut
         from them (see `Geometry`), and grey is repeated to 3 channels. None, for a network that declares no shape,
@@ -163,7 +164,7 @@ class ImageData(LightningDataModule, ABC):
         """
         if self._source is not None:
             self._fit(self._source, input_shape)
-        self._network_shape = input_shape
+        self._network_shape, self._dtype = input_shape, dtype
 
     def _fit(self, source: LabelledImages | StreamedSource, network_shape: Shape | None) -> None:
         stored = self.geometry.stored(source.image_shape)
@@ -274,6 +275,7 @@ class ImageData(LightningDataModule, ABC):
             view=view,
             bgr=self.geometry.channel_order == "bgr",
             seed=seed,
+            dtype=self._dtype,
         )
         return batch_loader(batches, EpochBatches(len(batches), batch_size, seed, shuffle=True))
 
@@ -300,7 +302,7 @@ class ImageData(LightningDataModule, ABC):
         self, images: Tensor | StreamedImages, labels: Tensor, rows: Tensor, batch_size: int, view: View | None
     ) -> DataLoader:
         bgr = self.geometry.channel_order == "bgr"
-        batches = ImageBatches(images, labels, rows, *self._normalisation(), view=view, bgr=bgr)
+        batches = ImageBatches(images, labels, rows, *self._normalisation(), view=view, bgr=bgr, dtype=self._dtype)
         return batch_loader(batches, EpochBatches(len(batches), batch_size))
 
     def train_dataloader(self) -> DataLoader:

@@ -13,7 +13,7 @@ from lowrank_exp.cost import layer_costs, network_cost
 from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.remove import remove_
-from lowrank_exp.shapes import meta_copy
+from lowrank_exp.shapes import by_shapes
 
 
 def removed_macs(
@@ -31,9 +31,12 @@ def removed_macs(
     >>> removed_macs(net, {"0": [0, 3]}, Tensor(1, 3, 8, 8))
     640
     """
-    small = meta_copy(model)
-    remove_(small, keep, example_input, groups=groups)
-    return network_cost(small, example_input.to("meta")).macs
+
+    def left(small: nn.Module, example: Tensor) -> int:
+        remove_(small, keep, example_input, groups=groups)
+        return network_cost(small, example).macs
+
+    return by_shapes(left, model, example_input)
 
 
 def sfp_published_macs(network: CifarResNet, example_input: Tensor, keep: float) -> float:
@@ -94,7 +97,7 @@ def molchanov_flops(network: nn.Module, example_input: Tensor) -> int:
     220
     """
     flops = 0
-    for name, cost in layer_costs(meta_copy(network), example_input.to("meta")).items():
+    for name, cost in by_shapes(layer_costs, network, example_input).items():
         layer = network.get_submodule(name)
         if getattr(layer, "transposed", False):
             raise ValueError(f"{name} is a transposed convolution, which this count does not know")

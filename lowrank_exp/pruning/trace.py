@@ -10,7 +10,7 @@ from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.models.cifar_resnet import PadShortcut
 from lowrank_exp.pruning.gradients import Followed, tensors_of, without_gradient
-from lowrank_exp.shapes import meta_copy
+from lowrank_exp.shapes import by_shapes
 from lowrank_exp.svd_form.layers import SVDForm
 
 BATCH = 2  # of the traced pass: a batch of one could be taken for a broadcast
@@ -73,17 +73,22 @@ class Through:
 
 
 def trace(model: nn.Module, example_input: Tensor) -> Trace:
-    """Run `model`, as a copy on the meta device and in evaluation mode, on an input of the shape of `example_input`.
+    """Run `model`, as a copy without numbers if that will do, in evaluation mode, on two of the first image.
 
     Raises:
         ValueError: whatever the network's code raises.
     """
+    return by_shapes(_traced, model, example_input)
+
+
+def _traced(network: nn.Module, example_input: Tensor) -> Trace:
+    """Likewise of a copy, which is changed, where it lies."""
     import torch_pruning
 
-    network = _copy_to_trace(model)
+    network = _to_trace_(network)
     names = {module: name for name, module in network.named_modules()}
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), example_input.dtype)
-    x = torch.empty(BATCH, *example_input.shape[1:], device="meta", dtype=dtype, requires_grad=True)
+    x = example_input[:1].to(dtype).repeat(BATCH, *[1] * (example_input.dim() - 1)).requires_grad_()
     entry = Entry()
     entry.channels = x.shape[1]
     calls: dict[nn.Module, int] = {}
@@ -119,12 +124,11 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
     return Trace(list(graph.module2node.values()), names, calls, cut_off)
 
 
-def _copy_to_trace(model: nn.Module) -> nn.Module:
-    """A copy without numbers, its SVD forms dense and its parameters frozen: only activations are recorded."""
-    network = meta_copy(model)
+def _to_trace_(network: nn.Module) -> nn.Module:
+    """The network with its SVD forms dense and its parameters frozen: only activations are recorded."""
     for name, module in list(network.named_modules()):
         if isinstance(module, SVDForm):
-            network.set_submodule(name, module.like)
+            network.set_submodule(name, module.like if module.U.is_meta else module.dense())
         elif isinstance(module, nn.LocalResponseNorm):
             network.set_submodule(name, Normalisation())
     return network.requires_grad_(False)

@@ -1,6 +1,5 @@
 """Groups tried out: a copy with weights of its own is masked, then cut, and must give the same output."""
 
-import copy
 from collections.abc import Sequence
 from math import sqrt
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.copying import copied
 from lowrank_exp.modes import evaluating
 from lowrank_exp.pruning.gradients import tensors_of
 from lowrank_exp.pruning.groups import ChannelGroup
@@ -94,4 +94,11 @@ def lively_copy(model: nn.Module) -> nn.Module:
                 memo[id(buffer)] = drawn(buffer, 0.5, 2)
             elif buffer.is_floating_point():
                 memo[id(buffer)] = drawn(buffer, -0.2, 0.2)
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    items = output.values() if isinstance(output, dict) else output
+    return [tensor for item in items if isinstance(item, Tensor | tuple | list | dict) for tensor in _tensors(item)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.copying import copied
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.draws import kept_generators
@@ -107,7 +108,7 @@ def _chains(
 
     chains: dict[str, nn.Module] = {}
     if asymmetric:
-        compressed = copy.deepcopy(model)
+        compressed = copied(model)
         for name, fit in fits.items():
             _show_both(model, compressed, fit, calls[name], data())
             chains[name] = fit.chain()

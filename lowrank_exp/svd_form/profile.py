@@ -1,11 +1,11 @@
 """The profile of a network in SVD form: its layers' options for the rank policies."""
 
-import copy
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.copying import copied
 from lowrank_exp.decomposition import SVD, Decompositions, SVDDecomposition
 from lowrank_exp.rank.at_rank import EnergyOnLadder
 from lowrank_exp.rank.profile import LayerProfile, profile
@@ -28,7 +28,7 @@ def dense_copy(model: nn.Module) -> nn.Module:
       (0): Linear(in_features=6, out_features=4, bias=True)
     )
     """
-    dense = copy.deepcopy(model)
+    dense = copied(model)
     for name, form in forms_of(dense).items():
         dense.set_submodule(name, form.dense())
     return dense

@@ -328,8 +328,6 @@ def _check(
         raise ValueError(f"epochs is {epochs!r}; allowed is an integer, 0 (train nothing) or more")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing is {label_smoothing}; allowed is a fraction in [0, 1)")
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ValueError("the network has no parameter that needs a gradient: there is nothing to train")
     for name, loader in (("train_loader", train_loader), ("val_loader", val_loader)):
         if loader is None and name == "val_loader":
             continue

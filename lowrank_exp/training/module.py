@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lowrank_exp.inputs import HALF
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import distributed
 from lowrank_exp.training.distillation import Teacher
@@ -112,7 +113,8 @@ class Classifier(pl.LightningModule):
         if self.channels_last:
             images = in_channels_last(images)
         if self.precision == "fp32":
-            return self.compute(images)
+            logits_NC = self.compute(images)
+            return logits_NC.float() if logits_NC.dtype in HALF else logits_NC
         with torch.autocast(images.device.type, torch.bfloat16):
             return self.compute(images).float()
 

@@ -1,6 +1,5 @@
 """How good a network is with some layers cut to some ranks, before any fine-tuning."""
 
-import copy
 import functools
 import json
 import math
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lowrank_exp.copying import copied
 from lowrank_exp.decomposition import Rank, SVDDecomposition, named
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.draws import kept_generators
@@ -60,7 +60,7 @@ class NetworkScore:
     ) -> None:
         if quality not in QUALITIES:
             raise ValueError(f"quality={quality!r} is not known: {' or '.join(QUALITIES)}")
-        self.network = copy.deepcopy(network).to(device).eval()
+        self.network = copied(network).to(device).eval()
         self.layers, self.quality, self.device, self.folder = layers, quality, device, folder
         with kept_generators():
             self.batches = [(images.to(device), labels.to(device)) for images, labels in batches]

@@ -1,6 +1,5 @@
 """How long a training and a forward pass take here: a few steps, timed and scaled up. Nothing is changed."""
 
-import copy
 import itertools
 import tempfile
 import time
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lowrank_exp.copying import copied
 from lowrank_exp.training.evaluate import evaluate
 from lowrank_exp.training.fit import fit_
 
@@ -69,7 +69,7 @@ def fit_seconds(
         marks = [clock()]
         with tempfile.TemporaryDirectory() as folder:
             history = fit_(
-                copy.deepcopy(network),
+                copied(network),
                 FirstBatches(train_loader, count),
                 val if epochs > 1 else None,
                 epochs=epochs,

@@ -79,8 +79,13 @@ def trained(network: nn.Module, exempt: Sequence[str]) -> list[Parameter] | list
     """What the optimizer is called with: the trainable parameters, in groups where weight decay spares some.
 
     Raises:
-        ValueError: `exempt` names no parameter, see `parameter_groups`.
+        ValueError: `exempt` names no parameter, see `parameter_groups`, or there is nothing to train.
     """
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(
+            "the network has no parameter that needs a gradient: there is nothing to train. Call "
+            "network.requires_grad_(True) where it is built, or choose a method that does not train: oneshot, evaluate"
+        )
     if exempt:
         return parameter_groups(network, None, exempt)
     return [parameter for parameter in network.parameters() if parameter.requires_grad]

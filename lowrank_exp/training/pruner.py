@@ -1,7 +1,7 @@
 """Pruning at work in a fit: carries out what a schedule asks for, on the network and what the optimizer remembers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Pruning:
         batches: gives images and labels for criteria that look at data; called with the number of the ranking.
         held_out: images and labels for the oracle.
         folder: where the oracle keeps what it has measured, see `View`.
+        example: an image, `(1, C, ...)`, where the network does not take one of zeros.
     """
 
     schedule: Schedule
@@ -46,13 +47,14 @@ class Pruning:
     batches: Callable[[int], Iterable] | None = None
     held_out: Iterable | None = None
     folder: Path | None = None
+    example: Tensor | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.schedule}, layers {self.layers}, ignored {list(self.ignored)}"
 
     def view(self, network: nn.Module) -> View:
         """The network as the schedule sees it, before anything has been pruned."""
-        return View.of(network, self.input_shape, self.layers, self.ignored, self.batches)
+        return View.of(network, self.input_shape, self.layers, self.ignored, self.batches, self.example)
 
 
 class Pruner:

@@ -18,7 +18,7 @@ from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import keepable
 from lowrank_exp.pruning.schedules.schedule import Filters
 from lowrank_exp.pruning.selection import group_scores, share
-from lowrank_exp.shapes import meta_copy
+from lowrank_exp.shapes import by_shapes
 
 Criterion = WeightCriterion | DataCriterion | WeightedSum | Oracle
 RANKS = "ranks"  # stands for the factors of decomposed layers that put out a rank's channels
@@ -32,7 +32,7 @@ class View:
         network: as it is now.
         groups: its coupled channels, those of which one producer at least is among `layers`.
         layers: whose filters are scored, in the order of the network.
-        input_shape: of one image, `(C, ...)`.
+        example: an image, `(1, C, ...)`.
         dense_macs: what the network cost when the training began.
         batches: gives images and labels for criteria that look at data; called with the number of the ranking, so that
             each can look at others.
@@ -47,7 +47,7 @@ class View:
     network: nn.Module
     groups: list[ChannelGroup]
     layers: list[str]
-    input_shape: tuple[int, ...]
+    example: Tensor
     dense_macs: int
     batches: Callable[[int], Iterable] | None = None
     held_out: Iterable | None = None
@@ -65,6 +65,7 @@ class View:
         layers: Sequence[str] | None = None,
         ignored: Sequence[str] = (),
         batches: Callable[[int], Iterable] | None = None,
+        example: Tensor | None = None,
     ) -> "View":
         """Find the coupled channels of `network`, which may lie on the meta device.
 
@@ -75,11 +76,12 @@ class View:
                 of decomposed layers; None: all convolutions.
             ignored: names or `re:` patterns of layers of whose filters none goes.
             batches: see the attribute.
+            example: an image, `(1, C, ...)`, where the network does not take one of zeros.
 
         Raises:
             ValueError: a name that does not exist, or no layer of which filters can go.
         """
-        example = torch.zeros(1, *input_shape)
+        example = torch.zeros(1, *input_shape) if example is None else example
         groups = channel_groups(network, example, ignored)
         chosen = _chosen(network, layers)
         groups = [group for group in groups if any(layer in chosen for layer in group.producers)]
@@ -90,7 +92,7 @@ class View:
                 f"no filter of {', '.join(sorted(chosen)) or 'this network'} can be removed: name other layers, or "
                 "leave fewer out"
             )
-        return cls(network, groups, names, tuple(input_shape), _macs(network, example), batches)
+        return cls(network, groups, names, example, _macs(network, example), batches)
 
     def scores(self, criterion: Criterion, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
         """By layer the score of every filter; the lowest go first.
@@ -128,8 +130,9 @@ class View:
 
     def macs(self, keep: Mapping[str, Sequence[int]] | None = None) -> int:
         """MACs per image of the network, or of what `keep` would leave of it."""
-        example = torch.zeros(1, *self.input_shape)
-        return removed_macs(self.network, keep, example, groups=self.groups) if keep else _macs(self.network, example)
+        if not keep:
+            return _macs(self.network, self.example)
+        return removed_macs(self.network, keep, self.example, groups=self.groups)
 
     def shares(self, p: float) -> dict[str, tuple[int, ...]]:
         """By group which channels stay when the first floor(p C) of each go; groups that stay whole are left out."""
@@ -157,4 +160,4 @@ def _chosen(network: nn.Module, layers: Sequence[str] | None) -> set[str]:
 
 
 def _macs(network: nn.Module, example: Tensor) -> int:
-    return network_cost(meta_copy(network), example.to("meta")).macs
+    return by_shapes(network_cost, network, example).macs
