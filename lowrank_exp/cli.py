@@ -9,6 +9,7 @@ import sys
 if __name__ == "__main__":  # python -m has put the working folder first, and the imports below would look there
     sys.path.append(sys.path.pop(0))
 
+import contextlib
 from pathlib import Path
 
 import hydra
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.allocator import keep_freed_memory
 from lowrank_exp.choices import check_choices, labels
+from lowrank_exp.class_count import count_classes_
 from lowrank_exp.command_line import checked, put_working_folder_last
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
@@ -61,6 +63,7 @@ def job(cfg: DictConfig) -> None:
     sweep = str(hydra_cfg.mode) == "RunMode.MULTIRUN"
     try:
         check(cfg, hydra_cfg)
+        count_classes_(cfg)
     except ValueError as error:
         if sweep:  # of several refused jobs, only the first one's error reaches main
             print(f"refused: {shortened(str(error))}", file=sys.stderr)
@@ -127,6 +130,8 @@ def job_folder(*, _root_: DictConfig) -> str:
     """`<experiment or runs>/<fingerprint>`: where a job's files lie, whatever the order of its overrides."""
     names = labels(_root_.hydra)
     root = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
+    with contextlib.suppress(Exception):  # what is wrong with the data is told by the job
+        count_classes_(root)
     config = OmegaConf.to_container(root, resolve=True)
     config |= {"experiment": names["experiment"], "row": names["row"]}
     return f"{names['experiment'] or 'runs'}/{fingerprint(config)}"

@@ -14,7 +14,7 @@ from lowrank_exp.data.decode import decode_images, stored_as
 from lowrank_exp.data.decode_cache import DecodeCache
 from lowrank_exp.data.images import GIB, LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.scan import FolderScan, ImageFile, layout, scan_folder
+from lowrank_exp.data.scan import FolderScan, ImageFile, class_folders, layout, scan_folder
 from lowrank_exp.data.streamed import StreamedImages, StreamedSource
 from lowrank_exp.machine import cores
 
@@ -65,6 +65,10 @@ class ClassFolders(ImageData, ABC):
         self.workers = workers
         self.prefetch = prefetch
         self.cache_limit = cache_limit
+
+    @abstractmethod
+    def count_classes(self) -> int:
+        """How many class folders there are."""
 
     @abstractmethod
     def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
@@ -144,7 +148,19 @@ class ImageFolder(ClassFolders):
         self.test_folder = test_folder
         self.name = name
 
+    def count_classes(self) -> int:
+        """How many class folders there are.
+
+        Raises:
+            ValueError: what is missing where.
+        """
+        return len(class_folders(self._folder(), self.test_folder))
+
     def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
+        root = self._folder()
+        return root, scan_folder(root, self.test_folder), ()
+
+    def _folder(self) -> Path:
         if self.root is None:
             images = "the image folder" if self.name is None else f"the folder of {self.name}"
             raise ValueError(f"data.root is not set: give {images}, data.root=<folder>; {layout(self.test_folder)}")
@@ -154,7 +170,7 @@ class ImageFolder(ClassFolders):
                 f"{self.name} is not in {root} (looked for {root.absolute()}): give its folder, data.root=<folder>; "
                 f"{layout(self.test_folder)}"
             )
-        return root, scan_folder(root, self.test_folder), ()
+        return root
 
 
 def _labels(files: tuple[ImageFile, ...]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lowrank_exp.data.image_folder import ClassFolders
-from lowrank_exp.data.scan import FolderScan, layout, scan_folder
+from lowrank_exp.data.scan import FolderScan, class_folders, layout, scan_folder
 from lowrank_exp.files import held
 
 NAME = "ImageNet (ILSVRC-2012)"
@@ -48,7 +48,20 @@ class ImageNet(ClassFolders):
         super().__init__(**common)
         self.root = root
 
+    def count_classes(self) -> int:
+        """How many class folders there are, once the archives are unpacked.
+
+        Raises:
+            ValueError: what is missing where.
+        """
+        return len(class_folders(self._folder(), "val"))
+
     def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
+        root = self._folder()
+        scan = scan_folder(root, "val")
+        return root, scan, class_names(root, scan.classes)
+
+    def _folder(self) -> Path:
         if self.root is None:
             raise ValueError(f"data.root is not set: give the folder of {NAME}, data.root=<folder>; {layout('val')}")
         root = Path(self.root).expanduser()
@@ -58,8 +71,7 @@ class ImageNet(ClassFolders):
                 f"{NAME} is not in {root} (looked for {root.absolute()}): give its folder, data.root=<folder>; "
                 f"{layout('val')}, or {', '.join(ARCHIVES.values())} from {SOURCE}, which are then unpacked"
             )
-        scan = scan_folder(root, "val")
-        return root, scan, class_names(root, scan.classes)
+        return root
 
 
 def unpack_archives(root: Path) -> None:

@@ -131,6 +131,10 @@ class ImageData(LightningDataModule, ABC):
     def _load(self) -> LabelledImages | StreamedSource:
         """Read the data set; raise ValueError saying what is missing where."""
 
+    def count_classes(self) -> int:
+        """How many classes the data have, before they are read; a data set that cannot tell raises ValueError."""
+        raise ValueError("data.num_classes is null, and only image folders tell it themselves: set data.num_classes")
+
     def setup(self, stage: str | None = None) -> None:
         """Decode and split everything; a second call does nothing. `stage` is Lightning's and is not used.
 

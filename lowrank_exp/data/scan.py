@@ -29,12 +29,11 @@ class FolderScan:
     test: tuple[ImageFile, ...]
 
 
-def scan_folder(root: Path, test: str = "test") -> FolderScan:
-    """List `root/train/<class>/*` and `root/<test>/<class>/*`. Names that begin with a dot are left alone.
+def class_folders(root: Path, test: str = "test") -> tuple[str, ...]:
+    """The names of `root/train/<class>`; those of `root/<test>/<class>` must be the same.
 
     Raises:
-        ValueError: a folder is missing or empty, train and test differ in their classes, or something else
-            than an image lies among the images.
+        ValueError: a folder is missing or empty, or train and test differ in their classes.
     """
     if not root.is_dir():
         raise ValueError(f"data.root={root} is not a folder: {layout(test)}")
@@ -51,6 +50,17 @@ def scan_folder(root: Path, test: str = "test") -> FolderScan:
             f"the class folders of {root}/train and {root}/{test} differ: only in train {only_train}, "
             f"only in {test} {only_test}; both must have the same classes"
         )
+    return classes
+
+
+def scan_folder(root: Path, test: str = "test") -> FolderScan:
+    """List `root/train/<class>/*` and `root/<test>/<class>/*`. Names that begin with a dot are left alone.
+
+    Raises:
+        ValueError: a folder is missing or empty, train and test differ in their classes, or something else
+            than an image lies among the images.
+    """
+    classes = class_folders(root, test)
     return FolderScan(classes, tuple(_files(root, "train", classes)), tuple(_files(root, test, classes)))
 
 
