@@ -185,9 +185,9 @@ class _Job:
                 f"the network gives {got} for one image, the data have {self.data.num_classes} classes: it must give "
                 f"(1, classes) logits. Set model.num_classes={self.data.num_classes}"
             )
+        if floating_type(self.initial) in HALF:
+            self.step_in_half_precision(any(phase.trains for phase in self.phases.values()))
         note_(network, self.tried())
-        if floating_type(self.initial) in HALF and any(phase.trains for phase in self.phases.values()):
-            self.step_in_half_precision()
         before = ["initial"]
         for name, phase in self.phases.items():
             if missing := [other for other in phase.looks_back if other not in before]:
@@ -218,18 +218,17 @@ class _Job:
         images, _ = next(iter(self.data.train_loader(2, seed=0, augment=False)))
         yield images[:1]
 
-    def step_in_half_precision(self) -> None:
+    def step_in_half_precision(self, backward: bool) -> None:
         """Try a forward and a backward pass: not every operation of a network has them in half precision."""
         network, kind = copied(self.initial).to(self.device).train(), floating_type(self.initial)
         images = like_network(self.example.repeat(2, *[1] * (self.example.dim() - 1)), network)
         try:
-            if (logits := network(images)).requires_grad:
+            if (logits := network(images)).requires_grad and backward:
                 logits.float().sum().backward()
         except (RuntimeError, NotImplementedError) as error:
             raise ValueError(
-                f"the network is {kind}, in which it cannot be trained on {self.device} ({error}): build it in "
-                "float32, without .half(), and set training.precision=bf16 for speed; or choose a method that does not "
-                "train: oneshot, evaluate"
+                f"the network is {kind}, in which {self.device} cannot compute it ({error}): build it in float32, "
+                "without .half(), and set training.precision=bf16 for speed"
             ) from error
 
     def keyed(self) -> list[_Step]:

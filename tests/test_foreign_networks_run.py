@@ -130,9 +130,10 @@ def test_networks_of_another_precision(kind, job, tmp_path):
     assert {value.dtype for value in state.values()} == {getattr(torch, kind)}
 
 
-def test_a_precision_in_which_a_network_cannot_be_trained_is_refused_before(job, capsys):
-    job("distances in float16", "method=train", status=1)
-    assert "the network is torch.float16, in which it cannot be trained on cpu (" in capsys.readouterr().err
+@pytest.mark.parametrize("method", ["train", "evaluate"])
+def test_a_precision_in_which_a_network_cannot_be_computed_is_told_first(method, job, capsys):
+    job("distances in float16", f"method={method}", status=1)
+    assert "the network is torch.float16, in which cpu cannot compute it (" in capsys.readouterr().err
 
 
 def test_a_frozen_network_is_decomposed_but_not_trained(job, capsys):
