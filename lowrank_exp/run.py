@@ -28,7 +28,7 @@ from lowrank_exp.inputs import HALF, floating_type, like_network
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.layer_results import layer_results
 from lowrank_exp.loggers import Identity, Log
-from lowrank_exp.models import ZeroShot, check_numbers, load_weights_, not_finite, weights_file
+from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.rank import Plan
@@ -144,9 +144,7 @@ class _Job:
         if weights is None:
             return network
         if artifact.is_artifact(weights):
-            masks = not_finite(network)
-            network, state = artifact.load_into_(network, weights), artifact.read(weights)["state_dict"]
-            check_numbers(state, network.state_dict(keep_vars=True), masks, weights)
+            network = artifact.load_into_(network, weights)
         elif taken := load_weights_(network, weights):
             say(taken)
         return network

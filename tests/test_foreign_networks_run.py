@@ -43,13 +43,14 @@ def test_logits_that_are_nan_are_no_accuracy_of_class_0(job, tmp_path):
 @pytest.mark.parametrize("form", ["state", "model"])
 def test_weights_that_are_nan_are_refused_by_name(form, command, tmp_path, capsys):
     network = lenet5()
-    network.conv1.weight.data[0] = math.nan
-    if form == "state":
-        torch.save(network.state_dict(), tmp_path / "w.pt")
-    else:
-        save(network, tmp_path / "w.pt")
+    save(network, tmp_path / "w.pt")
+    content = torch.load(tmp_path / "w.pt", weights_only=True)
+    content["state_dict"]["conv1.weight"][0] = math.nan
+    torch.save(content if form == "model" else content["state_dict"], tmp_path / "w.pt")
     assert command(*SMOKE, "method=evaluate", f"model.weights={tmp_path / 'w.pt'}") == 1
-    assert "conv1.weight has 25 of 150 entries NaN or infinite" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "conv1.weight" in said
+    assert "NaN or infinite" in said
 
 
 def test_what_was_taken_of_a_checkpoint_is_said_once(command, tmp_path, capsys):

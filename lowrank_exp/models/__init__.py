@@ -10,7 +10,6 @@ from lowrank_exp.models.densenet import densenet as densenet
 from lowrank_exp.models.hub import hub as hub
 from lowrank_exp.models.lenet import lenet5 as lenet5
 from lowrank_exp.models.lenet import lenet_300_100 as lenet_300_100
-from lowrank_exp.models.numbers import check_numbers as check_numbers
 from lowrank_exp.models.numbers import not_finite as not_finite
 from lowrank_exp.models.resnet import resnet as resnet
 from lowrank_exp.models.spp10 import spp10 as spp10
