@@ -3,9 +3,12 @@
 import difflib
 import re
 
+import yaml
 from hydra.errors import InstantiationException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from lowrank_exp.config_path import CONF
 
 WORD = 300  # letters of a word that is shown
 LONG = 4000  # letters of a message
@@ -86,4 +89,16 @@ def allowed_keys(error: OmegaConfBaseException) -> str:
         )
     close = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    if options := options_with(where, key):
+        hint += f"There is {where}.{key} with {where}={' | '.join(options)}. "
     return f"{hint}The keys {f'of {where}' if where else 'at the top'} are: {', '.join(keys)}"
+
+
+def options_with(group: str, key: str) -> list[str]:
+    """The options of a group of the configuration whose files have that key.
+
+    >>> options_with("model", "groups")
+    ['alexnet']
+    """
+    files = sorted((CONF / group).glob("*.yaml")) if group.isidentifier() else []
+    return [path.stem for path in files if key in (yaml.safe_load(path.read_text(encoding="utf-8")) or {})]

@@ -7,6 +7,10 @@ from lowrank_exp.results import Result
 
 MISTAKES = {
     "misspelt key": (["rank.mcs=0.4"], ["rank.mcs", "Did you mean macs?", "ranks", "rules"]),
+    "a network without a width": (
+        ["model.width=0.5"],
+        ["There is model.width with model=alexnet | alexnet_torchvision | resnet18 |", "vgg19", "num_classes"],
+    ),
     "misspelt optimizer key": (["training.optimizer.lrr=1"], ["Did you mean lr?", "momentum"]),
     "unknown option of a group": (["model=resnet21"], ["model/resnet21", "resnet20", "lenet5"]),
     "unknown layer in a rule": (["rank.rules={conv9: null}"], ["'conv9'", "conv1, conv2, fc1, fc2, fc3"]),
