@@ -6,7 +6,7 @@ import re
 import yaml
 from hydra.errors import InstantiationException, OverrideParseException
 from omegaconf import DictConfig
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from lowrank_exp.config_path import CONF
 
@@ -79,7 +79,7 @@ def missing(error: InterpolationKeyError) -> str:
 def allowed_keys(error: OmegaConfBaseException) -> str:
     """The keys beside a misspelt one, the nearest first."""
     parent, key = error.parent_node, str(error.key)
-    if not isinstance(parent, DictConfig):
+    if not isinstance(parent, DictConfig) or not isinstance(error, ConfigAttributeError | ConfigKeyError):
         return str(error).partition("\n")[0]
     where = error.full_key.rpartition(".")[0] if error.full_key else ""
     keys = [str(k) for k in parent if k != "hydra"]

@@ -164,6 +164,7 @@ REFUSED = {
     "finetune.optimizer.lr=nan": "finetune.optimizer.lr=nan",
     "training.augment=abc": "training.augment=abc",
     "training.epochs=1e20": "=1e+20 is refused: allowed is a whole number of at least 0, at most 1,000,000",
+    "training.epochs='3'": "training.epochs='3' is refused",
     "training.exempt=null": "training.exempt=null is refused: allowed is a list, of which each is a text",
     "latency.seconds=-1": "latency.seconds=-1",
     "latency.seconds=nan": "latency.seconds=nan",
