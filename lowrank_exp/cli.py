@@ -11,6 +11,7 @@ if __name__ == "__main__":  # python -m has put the working folder first, and th
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,11 +26,14 @@ from lowrank_exp.help import help_text
 from lowrank_exp.jobs_not_run import rest_told
 from lowrank_exp.keys.check import check_values
 from lowrank_exp.keys.targets import check_targets
-from lowrank_exp.machine import cores
+from lowrank_exp.machine import cores, openmp_threads
 from lowrank_exp.mistakes import explained, shortened
 from lowrank_exp.plain_text import plain_lines
-from lowrank_exp.results import fingerprint
+from lowrank_exp.printing import escape_what_cannot_be_shown
+from lowrank_exp.results import Result, fingerprint
 from lowrank_exp.signals import Interrupted, end_with_the_parent, raising, received, signals_raised
+
+MOST_THREADS = 1024
 
 
 def main() -> None:
@@ -39,6 +43,7 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text(CONF))
         return
+    escape_what_cannot_be_shown()
     put_working_folder_last()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in full and without a traceback
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -60,27 +65,12 @@ def main() -> None:
 def job(cfg: DictConfig) -> None:
     """One job, in Hydra's output folder."""
     hydra_cfg = HydraConfig.get()
-    sweep = str(hydra_cfg.mode) == "RunMode.MULTIRUN"
+    if not raising():  # a process that a launcher has started
+        end_with_the_parent()
+    escape_what_cannot_be_shown()
     try:
-        check(cfg, hydra_cfg)
-        count_classes_(cfg)
-    except ValueError as error:
-        if sweep:  # of several refused jobs, only the first one's error reaches main
-            print(f"refused: {shortened(str(error))}", file=sys.stderr)
-        raise
-    use_threads(cfg.threads, jobs_side_by_side(hydra_cfg))
-    keep_freed_memory()
-    check_devices(cfg.devices, sweep)
-    if jobs_side_by_side(hydra_cfg) > 1:
-        cfg.progress = False
-        if not raising():  # a process that the launcher has started
-            end_with_the_parent()
-
-    try:
-        with signals_raised():  # also in such a process
-            from lowrank_exp.run import run
-
-            result = run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+        with signals_raised():
+            result = _job(cfg, hydra_cfg)
     except Interrupted as interrupted:
         interrupted.job = hydra_cfg.job.get("num")
         raise
@@ -89,12 +79,39 @@ def job(cfg: DictConfig) -> None:
         raise MissedTargetError("; ".join(told))
 
 
+def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
+    sweep, side_by_side = str(hydra_cfg.mode) == "RunMode.MULTIRUN", jobs_side_by_side(hydra_cfg)
+    try:
+        check(cfg, hydra_cfg)
+        count_classes_(cfg)
+    except ValueError as error:
+        if sweep:  # of several refused jobs, only the first one's error reaches main
+            print(f"refused: {shortened(str(error))}", file=sys.stderr)
+        raise
+    if side_by_side > 1:
+        cfg.progress = False
+    stay_where_it_started(cfg.paths, Path(hydra_cfg.runtime.cwd))
+    use_threads(cfg.threads, side_by_side, cfg.force_threads)
+    keep_freed_memory()
+    check_devices(cfg.devices, sweep)
+    from lowrank_exp.run import run
+
+    return run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+
+
 def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     """Raise ValueError for a mistake in the configuration; all that can be seen without torch comes first."""
     config = OmegaConf.to_container(cfg, resolve=True)
     check_choices(hydra_cfg, config, CONF)
     check_values(config, OmegaConf.to_container(cfg, resolve=False))
     check_targets(config)
+
+
+def stay_where_it_started(paths: DictConfig, start: Path) -> None:
+    """Make paths absolute where Hydra has changed the working folder (`hydra.job.chdir`), which would move them."""
+    if Path.cwd() != start:
+        for name, path in list(paths.items()):
+            paths[name] = str(start / Path(path).expanduser())
 
 
 class MissedTargetError(Exception):
@@ -107,13 +124,25 @@ def jobs_side_by_side(hydra_cfg: DictConfig) -> int:
     return cores() if jobs is not None and jobs < 0 else max(1, jobs or 1)
 
 
-def use_threads(threads: int | None, side_by_side: int) -> None:
-    """Give torch its threads: those asked for, or this job's share of the cores."""
-    import torch
+def use_threads(threads: int | None, side_by_side: int, force: bool = False) -> None:
+    """Give torch its threads: those asked for, those of `OMP_NUM_THREADS`, or this job's share of the cores.
 
+    Raises:
+        ValueError: not a number of threads, or more than cores, which `force` allows up to a thousand.
+    """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads={threads!r} is not a number of threads: null (all cores) or an integer from 1")
-    torch.set_num_threads(threads or max(1, cores() // side_by_side))
+    most = MOST_THREADS if force else cores()
+    if threads is not None and threads > most:
+        hint = "" if force else ", or force_threads=true, with which they wait for each other"
+        raise ValueError(
+            f"threads={str(threads)[:20]} is more than the {most} {'that are sound' if force else 'cores'} here: "
+            f"1 to {most}{hint}"
+        )
+    import torch
+
+    share = max(1, cores() // side_by_side)
+    torch.set_num_threads(threads or min(openmp_threads() or share, cores()))
 
 
 def check_devices(devices: int, sweep: bool) -> None:
@@ -128,6 +157,9 @@ def check_devices(devices: int, sweep: bool) -> None:
 
 def job_folder(*, _root_: DictConfig) -> str:
     """`<experiment or runs>/<fingerprint>`: where a job's files lie, whatever the order of its overrides."""
+    for name, path in _root_.paths.items():
+        if not isinstance(path, str) or not path.strip():
+            raise ValueError(f"paths.{name}={'null' if path is None else repr(path)} is not a folder: name one")
     names = labels(_root_.hydra)
     root = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
     with contextlib.suppress(Exception):  # what is wrong with the data is told by the job
@@ -137,7 +169,13 @@ def job_folder(*, _root_: DictConfig) -> str:
     return f"{names['experiment'] or 'runs'}/{fingerprint(config)}"
 
 
+def if_writable(folder: str, value: Any, otherwise: Any) -> Any:
+    """One of two values for Hydra's own notes: a finished job answers from a folder that takes none."""
+    return value if os.access(folder, os.W_OK) else otherwise
+
+
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("if_writable", if_writable, replace=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ PLAN_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "weigh
 BUDGET_COLUMNS = ("budget", "smallest", "all decomposed", "largest")
 TIME_COLUMNS = ("phase", "time", "most of it")
 UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
+SAME = ("threads", "device", "machine", "torch")  # conditions, told where they are not those of the run
 WIDTH = 110  # of tables that go to a file
 
 
@@ -34,7 +35,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line of news, or several."""
-        self.terminal.print(plain_lines(text))
+        self.terminal.print(plain_lines(text), soft_wrap=True)
 
     def phase(self, number: int, of: int, name: str) -> None:
         """A phase begins."""
@@ -44,8 +45,9 @@ class Console:
     def row(self, phase: PhaseResult) -> None:
         """A phase has ended."""
         if self.progress:
+            seconds = "from the store" if phase.stored else f"{phase.seconds:.1f} s"
             accuracy = "" if phase.accuracy is None else f"accuracy {phase.accuracy:.2%}, "
-            self.say(f"      {phase.name}: {accuracy}{phase.macs:,} MACs, {phase.seconds:.1f} s")
+            self.say(f"      {phase.name}: {accuracy}{phase.macs:,} MACs, {seconds}")
             for name, value in phase.values.items():
                 self.say(f"        {name} {value:.4g}")
             for warning in phase.warnings:
@@ -63,7 +65,7 @@ class Console:
                 *(_number(count, 1, "{:,}") for count in (p.macs, p.weights, p.parameters)),
                 _number(p.bytes, 0.001, "{:,.1f}"),
                 _number(p.latency_ms, 1, "{:.3f}"),
-                _number(p.seconds, 1, "{:.1f}"),
+                "stored" if p.stored else _number(p.seconds, 1, "{:.1f}"),
             )
         layers = _table(LAYER_COLUMNS, left=2)
         layers.columns[-1].justify = "left"
@@ -85,6 +87,8 @@ class Console:
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
         self.say("kB: 1,000 bytes of the file, everything in it.")
         self.say(f"ms: latency, median of one forward pass at batch {batch} ({conditions}). seconds: of the phase.")
+        for line in _elsewhere(result):
+            self.say(line)
         self.terminal.print(plain(str(path)), soft_wrap=True)
 
     def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
@@ -145,6 +149,18 @@ def _table(columns: tuple[str, ...], left: int) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return table
+
+
+def _elsewhere(result: Result) -> list[str]:
+    """The phases from the store that were computed under other conditions than those of this run, and which."""
+    here, lines = result.environment, []
+    for phase in result.phases:
+        there = phase.conditions
+        differing = [name for name in SAME if there.get(name) != here.get(name)]
+        other = [f"{name} {there.get(name)}" for name in differing]
+        if phase.stored and there and other:
+            lines.append(f"{phase.name}: from the store, computed with {', '.join(other)}")
+    return lines
 
 
 def _weakest(phases: Sequence[PhaseResult]) -> str:

@@ -1,10 +1,9 @@
-"""Where numbers were made: versions, device, threads, commit, machine; and the content of files that decide them."""
+"""Where numbers were made: versions, device, threads, commit, machine; and the content of networks that decide them."""
 
 import datetime
 import functools
 import hashlib
 import importlib.metadata
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -22,11 +21,16 @@ PACKAGES = ("lowrank_exp", "torch", "torchvision", "pytorch_lightning", "hydra-c
 def environment(device: str) -> dict[str, Any]:
     """Versions, device, threads, commit, machine and date of a result."""
     return {
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "freed_memory_kept": freed_memory_is_kept(),
-    } | latency_conditions(device)
+    } | conditions(device)
+
+
+def conditions(device: str) -> dict[str, Any]:
+    """What the last bits of numbers depend on beside what was asked for: versions, machine, device, threads."""
+    versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
+    return {"versions": versions} | latency_conditions(device)
 
 
 def latency_conditions(device: str) -> dict[str, Any]:
@@ -53,12 +57,6 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{head}+" if changed else head
-
-
-def file_digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensors_digest(network: nn.Module) -> str:

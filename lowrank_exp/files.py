@@ -1,17 +1,29 @@
-"""Files that are there whole or not at all, and locks that die with the process that holds them."""
+"""Files that are there whole or not at all, whether they are still what was written, and locks that die with their
+process."""
 
+import contextlib
+import functools
+import hashlib
 import os
+import re
 import shutil
+import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+PART = re.compile(r"\..*\.([^.]+)\.(\d+)\.part")  # .<name>.<host>.<process id>.part
+
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the place of `path` when the block ends well.
+
+    durable: the content has reached the disk before the name does, so that no power cut leaves an empty file; to be
+        left out for many small files that can be made again, and whose damage is found.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -22,10 +34,14 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
     try:
         yield temporary
+        if durable:
+            _to_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,6 +50,67 @@ def copy_whole(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Copy a file so that `target` is there whole or not at all."""
     with written_whole(target) as temporary:
         shutil.copyfile(source, temporary)
+
+
+def sweep_parts(folder: Path) -> None:
+    """Remove what processes of this machine that are gone have left half written in a folder."""
+    for part in folder.glob(".*.part"):
+        found = PART.fullmatch(part.name)
+        if found and found[1] == _host() and not _lives(int(found[2])):
+            part.unlink(missing_ok=True)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_once(path: Path) -> str:
+    """`file_digest`, computed once in a process as long as the file's size, time and place on the disk are the same."""
+    stat = path.stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def differing(folder: Path, digests: dict[str, str]) -> str | None:
+    """The first of the files below a folder that is not the one that has the digest, with the reason; None: all are.
+
+    >>> differing(Path("nowhere"), {"a.txt": "0"})
+    'a.txt is missing'
+    """
+    for name, expected in digests.items():
+        try:
+            if digest_once(folder / name) != expected:
+                return f"{name} has changed since it was written"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror or error})"
+    return None
+
+
+def check_sums(file: str | os.PathLike | object) -> None:
+    """Compare what `torch.save` wrote with the check sums in it, which `torch.load` does not look at.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is cut, changed, or another one.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+    ) as error:
+        raise ValueError(f"not a whole file of torch ({error})") from error
+    if broken is not None:
+        raise ValueError(f"its part {broken} has changed since it was written")
 
 
 @contextmanager
@@ -50,3 +127,32 @@ def held(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         guard.release()
+
+
+@functools.lru_cache(10_000)
+def _digest(path: Path, *stat: int) -> str:
+    return file_digest(path)
+
+
+@functools.cache
+def _host() -> str:
+    return re.sub(r"[^\w-]", "_", socket.gethostname()) or "_"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+def _to_disk(path: Path) -> None:
+    with contextlib.suppress(OSError):  # some systems and folders cannot; then it is as durable as they are
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -20,9 +20,9 @@ def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2)
     Raises:
         ValueError: the model lies on the meta device, where nothing is computed; there is no image, or no time.
     """
-    if not 0 < seconds < math.inf:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise ValueError(f"seconds={seconds!r}, but a measurement takes a finite number above 0, such as 0.2")
-    if not len(example_input):
+    if not example_input.numel():
         raise ValueError("example_input holds no image: give it a first dimension of 1 or more")
     parameter = next(model.parameters(), None)
     if parameter is not None and parameter.is_meta:

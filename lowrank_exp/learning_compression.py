@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.copying import copied
 from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompose
-from lowrank_exp.files import written_whole
+from lowrank_exp.files import check_sums, written_whole
 from lowrank_exp.phases import Done, Phase, Setting, Train, planned
 from lowrank_exp.rank import Plan, PlannedLayer, needs, profile
 from lowrank_exp.rank.candidates import candidates
@@ -22,6 +22,7 @@ from lowrank_exp.regularizers import QuadraticPenalty, Regularizer, Weighted
 from lowrank_exp.results import digest
 from lowrank_exp.shapes import finite
 from lowrank_exp.surgery import factorize_, replay_to_plan_
+from lowrank_exp.training.checkpoint import DamagedCheckpoint
 
 PENALTY = "lc"  # its name in the history: penalty_lc
 APART = 0.01  # of the squared length of the weights: so far from low rank they are said to be so
@@ -218,11 +219,16 @@ class _State:
         if not path.is_file():
             return None
         where = next(network.parameters()).device
-        content = torch.load(path, map_location=where, weights_only=True)
-        network.load_state_dict(content.pop("network"))
-        plan = content.pop("plan")
-        layers = {name: PlannedLayer(**one) for name, one in plan.pop("layers").items()}
-        return cls(**content, plan=Plan(layers, **plan))
+        try:
+            check_sums(path)
+            content = torch.load(path, map_location=where, weights_only=True)
+            weights, plan = content.pop("network"), content.pop("plan")
+            layers = {name: PlannedLayer(**one) for name, one in plan.pop("layers").items()}
+            state = cls(**content, plan=Plan(layers, **plan))
+            network.load_state_dict(weights)
+            return state
+        except Exception as error:  # torch raises many kinds for files that are not whole
+            raise DamagedCheckpoint(path, f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
 def _apart(history: Sequence[Mapping[str, float]]) -> list[str]:

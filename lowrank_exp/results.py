@@ -38,6 +38,8 @@ EXCLUDED = (
     "debug",
     "device",
     "threads",
+    "force_threads",
+    "store",
     "latency",
     "dry_run",
     "tags",
@@ -64,7 +66,8 @@ class PhaseResult:
 
     `class_accuracy`: of every class by name, in the order of the labels; None for a class without test images, and
     empty where it was not measured. `values`: figures of the phase's own, by name. `warnings`: what a reader of the
-    figures must know, a sentence each; `missed`: a target was not met.
+    figures must know, a sentence each; `missed`: a target was not met. `conditions`: threads, machine, device and
+    versions of the process that computed it, which `seconds` are of; `stored`: another run had done so before.
     """
 
     name: str
@@ -83,6 +86,8 @@ class PhaseResult:
     values: dict[str, float | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     missed: bool = False
+    conditions: dict = field(default_factory=dict)
+    stored: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,8 @@ class Result:
     """One job that has ended. `environment` holds versions, device, threads, commit, machine and date.
 
     `status`: `ok`; `missed`: all phases have ended, but a target was not met; `interrupted`: by a signal; `failed`.
+    `warnings`: of the job as a whole; `files`: SHA-256 of the files beside it; `skipped`: the phases that had nothing
+    to do in this network, and their keys.
     `folder` is where it was read from; it is not written.
     """
 
@@ -120,6 +127,9 @@ class Result:
     layers: list[LayerResult] = field(default_factory=list)
     environment: dict = field(default_factory=dict)
     error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -133,8 +143,8 @@ class Result:
         return self.status in COMPLETE
 
     def told(self) -> list[str]:
-        """The warnings of all phases, each after the name of its phase."""
-        return [f"{phase.name}: {warning}" for phase in self.phases for warning in phase.warnings]
+        """The warnings of all phases, each after the name of its phase, and those of the job."""
+        return [f"{phase.name}: {warning}" for phase in self.phases for warning in phase.warnings] + self.warnings
 
     def write(self, path: str | Path) -> None:
         """Write the whole file or nothing. Numbers that JSON lacks (NaN, infinities) are written as null.

@@ -3,7 +3,8 @@
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +20,33 @@ from lowrank_exp.copying import copied
 from lowrank_exp.cost import measure
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.deliver import deliver
 from lowrank_exp.dry_run import DryRun
 from lowrank_exp.edits import edits_of
-from lowrank_exp.environment import environment, file_digest, latency_conditions, tensors_digest
+from lowrank_exp.environment import conditions, environment, latency_conditions, tensors_digest
 from lowrank_exp.estimate import Estimate
-from lowrank_exp.files import copy_whole, held
+from lowrank_exp.files import file_digest, held
+from lowrank_exp.finished import PLAN, finished
 from lowrank_exp.inputs import HALF, floating_type, like_network
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.layer_results import layer_results
 from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
-from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
+from lowrank_exp.outcomes import Outcome, OutcomeStore, check_name, stopwatch
+from lowrank_exp.phase_keys import by_content
 from lowrank_exp.phases import Done, Phase, Setting
+from lowrank_exp.preflight import check_folders, check_room, unwritable
 from lowrank_exp.rank import Plan
 from lowrank_exp.replacing import note_, trial
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.shapes import copy_that_runs
 from lowrank_exp.signals import Interrupted, raise_received
 from lowrank_exp.training import Scores, evaluate, resolve_device, why_no_scores
+from lowrank_exp.training.checkpoint import DamagedCheckpoint
 from lowrank_exp.training.generators import seed_all, undisturbed
 from lowrank_exp.unfinished import Place, recorded
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
-LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
 
 
 def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result | None:
@@ -65,7 +70,8 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
         _Job(cfg, config, folder, labels, console, Place()).dry_run(identity["fingerprint"])
         return None
     variables = dict(os.environ)
-    with held(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}")):
+    lock = held(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}"))
+    with lock if unwritable(folder) is None else nullcontext():  # a finished job answers from there, too
         place = Place()
         try:
             result = _Job(cfg, config, folder, labels, console, place).run(identity)
@@ -102,7 +108,9 @@ class _Job:
         self.cfg, self.config, self.folder, self.labels, self.console = cfg, config, folder, labels, console
         self.place = place
         self.device = str(resolve_device(cfg.device))
-        self.store = OutcomeStore(Path(cfg.paths.store))
+        self.conditions = conditions(self.device)
+        self.exact = self.conditions if cfg.store.exact else None
+        self.store = OutcomeStore(Path(cfg.paths.store), console.say, self.exact)
         # Weights files and plans name a decomposition of the user's own, which is known once its module is imported.
         instantiate(cfg.decomposition)
         self.data = instantiate(cfg.data)
@@ -162,6 +170,7 @@ class _Job:
         """The phases in order."""
         method = self.cfg.method
         for name in method.order:
+            check_name(name)
             if name not in method.phases:
                 raise ValueError(
                     f"method.order names the phase {name!r}; method.phases has: {', '.join(method.phases)}"
@@ -242,7 +251,7 @@ class _Job:
         key = digest([*start, self.data.digest, self.cfg.seed])
         steps = []
         for name, phase in self.phases.items():
-            key = digest([key, phase.version, _by_content(self.config["method"]["phases"][name])])
+            key = digest([key, phase.version, by_content(self.config["method"]["phases"][name])])
             steps.append(_Step(name, phase, key))
         return steps
 
@@ -253,7 +262,10 @@ class _Job:
         if (finished := self.finished(identity["fingerprint"])) is not None:
             self.console.say("finished already; nothing is run again")
             return finished
-        log = Log(self.open_logger(identity))
+        check_folders({"paths.outputs": self.folder, "paths.store": Path(self.cfg.paths.store)})
+        if any(step.phase.trains and self.store.read(step.name, step.key) is None for step in self.steps):
+            check_room(Path(self.cfg.paths.store), self.initial)
+        log = Log.opened(self.logger(identity), self.console.say)
         failed = True
         try:
             phases, plan, network = self.run_phases(log)
@@ -266,13 +278,10 @@ class _Job:
             failed = False
         finally:
             log.finish(failed)
-        if self.files is not None:
-            copy_whole(self.files, self.folder / "model.pt")
-        if plan is not None:
-            plan.write(self.folder / "plan.yaml")
-        self.copy_confusion(phases)
-        result.write(self.folder / RESULT)
-        return result
+        applied = {phase.name for phase in phases}
+        skipped = {step.name: step.key for step in self.steps if step.name not in applied}
+        result = replace(result, warnings=log.warnings, skipped=skipped)
+        return deliver(self.folder, result, self.files, plan, self.store)
 
     def dry_run(self, expected: str) -> None:
         """Plans, reachable budgets and an estimate of the time."""
@@ -295,19 +304,9 @@ class _Job:
 
     def finished(self, expected: str) -> Result | None:
         """The job's result, if all phases ended, and with what decides the numbers now."""
-        if not (self.folder / RESULT).is_file():
-            return None
-        try:
-            result = Result.read(self.folder / RESULT)
-        except ValueError as error:
-            self.console.say(f"running again: {error}")
-            return None
-        keys = [step.key for step in self.steps]
-        if not result.complete or result.fingerprint != expected or not result.phases:
-            return None
-        if result.phases[-1].key not in keys or not (self.folder / "model.pt").is_file():
-            return None
-        return result if self.same_latency(result) else None
+        steps = [(step.name, step.key) for step in self.steps]
+        result = finished(self.folder, expected, steps, self.exact, self.console.say)
+        return result if result is not None and self.same_latency(result) else None
 
     def same_latency(self, result: Result) -> bool:
         """Whether the latencies of a result are those that would be measured now."""
@@ -316,16 +315,15 @@ class _Job:
         settings = result.config["latency"] == self.config["latency"]
         return settings and (then == now or not self.cfg.latency.seconds)
 
-    def open_logger(self, identity: Mapping[str, Any]) -> Any:
-        """The logger of the configuration, opened for this job; None for `logger=none`."""
+    def logger(self, identity: Mapping[str, Any]) -> Callable[[], Any] | None:
+        """What opens the logger of the configuration for this job; None for `logger=none`."""
         if not self.cfg.logger.get("_target_"):
             return None
         group, row = self.labels["experiment"], self.labels["row"]
         name = f"{row or self.labels['method']}-s{self.cfg.seed}"
         tags = [str(tag) for tag in (*self.cfg.tags, self.labels["method"]) if tag]
-        return instantiate(self.cfg.logger)(
-            Identity(self.folder, identity["fingerprint"], name, group, tags, self.config)
-        )
+        job = Identity(self.folder, identity["fingerprint"], name, group, tags, self.config)
+        return functools.partial(instantiate(self.cfg.logger), job)
 
     def run_phases(self, log: Log) -> tuple[list[PhaseResult], Plan | None, nn.Module]:
         """Every phase in order, from the store where its outcome lies there."""
@@ -334,20 +332,20 @@ class _Job:
         for number, step in enumerate(self.steps, start=1):
             raise_received()
             self.place.phase(step.name, step.phase)
-            outcome = self.store.read(step.name, step.key)
-            if outcome is not None:
-                for metrics in outcome.history:
-                    log.epoch(step.name, metrics)
-                outcome = self.with_latency_here(outcome)
-            else:
+            stored = self.store.read(step.name, step.key)
+            if stored is None:
                 self.console.phase(number, len(self.steps), step.name)
-                outcome = self.compute(step, functools.partial(self.epoch, log, step.name))
+                stored, outcome = self.compute(step, functools.partial(self.epoch, log, step.name))
+            if stored is not None:
+                for metrics in stored.history:
+                    log.epoch(step.name, metrics)
+                outcome = self.with_latency_here(stored)
             plan = self.store.plan(step.name, step.key) or plan
             self.files = self.store.network(step.name, step.key)
             self.epochs[step.name] = len(outcome.history)
             self.accuracies[step.name] = (outcome.scores["accuracy"], outcome.scores["val_accuracy"])
             if outcome.applied or outcome.warnings:
-                results.append(_phase_result(outcome))
+                results.append(_phase_result(outcome, stored is not None))
                 log.phase(results[-1])
                 self.console.row(results[-1])
             else:
@@ -361,26 +359,37 @@ class _Job:
         log.epoch(phase, metrics)
         raise_received()
 
-    def compute(self, step: _Step, on_epoch: Callable[[Mapping[str, float]], None]) -> Outcome:
-        """Run one phase, store its network, and measure the network read back from the file."""
+    def compute(
+        self, step: _Step, on_epoch: Callable[[Mapping[str, float]], None]
+    ) -> tuple[Outcome | None, Outcome | None]:
+        """Run one phase, store its network, and measure the network read back from the file.
+
+        Returns what another process has stored meanwhile, or else what came out.
+        """
         with self.store.writing(step.name, step.key, self.console.say) as folder:
-            if (outcome := self.store.read(step.name, step.key)) is not None:  # another process was faster
-                for metrics in outcome.history:
-                    on_epoch(metrics)
-                return self.with_latency_here(outcome)
-            network = self.stored_network().to(self.device)
-            setting = self.setting(step, folder, on_epoch)
-            seed_all(setting.seed)
+            if (outcome := self.store.read(step.name, step.key)) is not None:
+                return outcome, None
             seconds = stopwatch()
-            done = step.phase.run_(network, setting)
+            network, done = self.from_the_last_epoch(step, self.setting(step, folder, on_epoch))
             seconds = seconds()
             artifact.save(network, self.store.network(step.name, step.key))
             if done.plan is not None:
                 self.console.base(step.name, done.plan)
-                done.plan.write(folder / "plan.yaml")
+                done.plan.write(folder / PLAN)
             outcome = self.measured(step, done, seconds)
             self.store.write(outcome)
-        return outcome
+        return None, outcome
+
+    def from_the_last_epoch(self, step: _Step, setting: Setting) -> tuple[nn.Module, Done]:
+        """Run one phase, from its checkpoint if one is there; from a damaged one it does not start."""
+        while True:
+            network = self.stored_network().to(self.device)
+            seed_all(setting.seed)
+            try:
+                return network, step.phase.run_(network, setting)
+            except DamagedCheckpoint as damaged:
+                self.console.say(f"{step.name} starts anew: {damaged}")
+                damaged.path.unlink()
 
     def setting(
         self, step: _Step, folder: Path, on_epoch: Callable[[Mapping[str, float]], None] = lambda metrics: None
@@ -465,28 +474,12 @@ class _Job:
         fresh = {"latency_ms": self.latency(network.to(self.device)), "latency_at": self.latency_at()}
         return Outcome(**(asdict(outcome) | fresh))
 
-    def copy_confusion(self, phases: list[PhaseResult]) -> None:
-        """The counts of every phase into the job's folder; a phase stored by an earlier version has none."""
-        for phase in phases:
-            stored = self.store.confusion(phase.name, phase.key)
-            if stored.is_file():
-                copy_whole(stored, confusion.path_in(self.folder, phase.name))
-
 
 def _with_classes(images: str, scores: Scores) -> Measured:
     return Measured(images, scores.accuracy, scores.confusion.sum(1).tolist())
 
 
-def _by_content(phase: dict[str, Any]) -> dict[str, Any]:
-    """A phase's configuration with the content of its plan file for the path, and without `LATER` where null."""
-    phase = {name: value for name, value in phase.items() if name not in LATER or value is not None}
-    rank = phase.get("rank")
-    if isinstance(rank, dict) and isinstance(rank.get("ranks"), str):
-        return phase | {"rank": rank | {"ranks": file_digest(rank["ranks"])}}
-    return phase
-
-
-def _phase_result(outcome: Outcome) -> PhaseResult:
+def _phase_result(outcome: Outcome, stored: bool) -> PhaseResult:
     return PhaseResult(
         name=outcome.name,
         **outcome.scores,
@@ -500,4 +493,6 @@ def _phase_result(outcome: Outcome) -> PhaseResult:
         values=outcome.values,
         warnings=outcome.warnings,
         missed=outcome.missed,
+        conditions=outcome.conditions,
+        stored=stored,
     )

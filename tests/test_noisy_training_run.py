@@ -6,8 +6,8 @@ from smoke import SMOKE
 from lowrank_exp import load
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.outcomes import OutcomeStore
+from lowrank_exp.phase_keys import by_content
 from lowrank_exp.results import Result
-from lowrank_exp.run import _by_content
 from lowrank_exp.training.stochastic_depth import StochasticDepth
 
 RESNET = ("model=resnet20", "model.depth=8", "model.input_size=8", "data.test=0.7")
@@ -57,9 +57,9 @@ def test_mistakes_end_before_any_training(command, capsys, options, message, tmp
 def test_outcomes_stored_before_there_were_these_options_are_found():
     """What decides a phase's key is without them where they are not used."""
     train = {"epochs": 1, "schedule": None}
-    assert _by_content(train | {"stochastic_depth": None, "quant_noise": None}) == train
+    assert by_content(train | {"stochastic_depth": None, "quant_noise": None}) == train
     used = train | {"stochastic_depth": {}, "quant_noise": {"phi": "int8", "p": 0.5}}
-    assert _by_content(used) == used
+    assert by_content(used) == used
 
 
 def test_dry_run(command, capsys):

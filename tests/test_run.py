@@ -180,6 +180,9 @@ def test_interrupted_result_is_plain_json(command, tmp_path):
         "layers",
         "environment",
         "error",
+        "warnings",
+        "files",
+        "skipped",
     } == set(record)
 
 

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from lowrank_exp.decomposition.svd import SVD, SVDDecomposition
-from lowrank_exp.files import written_whole
+from lowrank_exp.files import check_sums, written_whole
+
+log = logging.getLogger(__name__)
 
 
 class SVDStore:
     """SVDs by the matrices of the weight and the decomposition; computed once, then read from `folder`.
 
-    Without a folder nothing is kept. A file is written whole or not at all, and one that cannot be read is computed
-    again.
+    Without a folder nothing is kept. A file is written whole or not at all, and one that is not what was written is
+    computed again, with a warning.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -28,11 +31,12 @@ class SVDStore:
         path = self.folder / f"{_key(decomposition, layer)}.pt"
         if path.exists():
             try:
+                check_sums(path)
                 return SVD(*(t.to(layer.weight.device) for t in torch.load(path, weights_only=True)))
-            except Exception:  # torch raises many kinds for files that are not whole; a new one takes the place
-                pass
+            except Exception as error:  # torch raises many kinds for files that are not whole
+                log.warning("%s is damaged and is made anew (%s: %.200s)", path, type(error).__name__, error)
         svd = decomposition.svd(layer)
-        with written_whole(path) as temporary:
+        with written_whole(path, durable=False) as temporary:
             torch.save([t.cpu().contiguous() for t in svd], temporary)
         return svd
 

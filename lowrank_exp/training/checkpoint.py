@@ -13,10 +13,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.optim import Optimizer
 
-from lowrank_exp.files import written_whole
+from lowrank_exp.files import check_sums, written_whole
 from lowrank_exp.surgery import from_records, replay_
 from lowrank_exp.training import distributed, generators
 
@@ -25,6 +26,14 @@ NETWORK = "network."  # the network's place in the LightningModule
 
 # Where a recipe samples the schedule, so that a checkpoint of another schedule is told apart.
 SAMPLES = 16
+
+
+class DamagedCheckpoint(ValueError):  # noqa: N818
+    """A file, `path`, that is not a whole checkpoint: nothing can go on from it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is no readable checkpoint of a fit ({reason}). Delete it to train from the start.")
+        self.path = path
 
 
 def recipe(
@@ -59,16 +68,17 @@ def read(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint at `path`, if it belongs to a fit with the recipe `expected`.
 
     Raises:
-        ValueError: the file cannot be read, is no checkpoint of a fit, or belongs to another fit.
+        DamagedCheckpoint: the file cannot be read, or is no checkpoint of a fit.
+        ValueError: it belongs to another fit.
     """
     content = io.BytesIO(path.read_bytes())
     try:
+        check_sums(content)
+        content.seek(0)
         stored = torch.load(content, map_location="cpu", weights_only=True)
         found = stored[FIT]["recipe"]
     except Exception as error:
-        raise ValueError(
-            f"{path} is no readable checkpoint of a fit ({type(error).__name__}). Delete it to train from the start."
-        ) from error
+        raise DamagedCheckpoint(path, f"{type(error).__name__}: {str(error)[:200]}") from error
     differences = _differences(found, expected)
     if differences:
         raise ValueError(
@@ -88,6 +98,14 @@ def shape_(network: nn.Module, stored: dict[str, Any]) -> None:
     """Take from the network, in place, the channels that had been removed during the fit when `stored` was written."""
     if (pruned := stored[FIT].get("pruning")) is not None:
         replay_(network, from_records(pruned["edits"]))
+
+
+class BesideTheTarget(TorchCheckpointIO):
+    """Writes to the path that it is given. Lightning's own goes by way of the folder for temporary files, which may be
+    small, and holds the whole file in memory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        torch.save(checkpoint, path)
 
 
 class SaveEveryEpoch(pl.Callback):

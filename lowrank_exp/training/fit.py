@@ -260,7 +260,8 @@ def _trainer(places: list[str], epochs: int, callbacks: list[pl.Callback], skips
     """A Trainer that runs epochs and nothing else; `skips`: a step may leave parameters out."""
     return pl.Trainer(
         **distributed.lightning_options(places, skips),
-        plugins=[LightningEnvironment()],  # no other processes, also inside a SLURM or torchrun job
+        # No other processes, also inside a SLURM or torchrun job.
+        plugins=[LightningEnvironment(), checkpoints.BesideTheTarget()],
         max_epochs=epochs,
         callbacks=callbacks,
         logger=False,

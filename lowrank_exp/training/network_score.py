@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from lowrank_exp.rank import Choice, LayerProfile
 from lowrank_exp.replacing import give_hooks_
 from lowrank_exp.results import digest
 from lowrank_exp.training.evaluate import evaluate
+
+log = logging.getLogger(__name__)
 
 QUALITIES = ("accuracy", "loss")
 CHAINS = 256  # kept for rank sets to come
@@ -91,8 +94,9 @@ class NetworkScore:
             found = evaluate(self.network, self.batches, self.device)
             scores = {"accuracy": found.accuracy, "loss": found.loss}
             if path is not None:
-                with written_whole(path) as temporary:
-                    temporary.write_text(json.dumps({"ranks": _told(cut), **scores}), encoding="utf-8")
+                record = {"ranks": _told(cut), **scores}
+                with written_whole(path, durable=False) as temporary:
+                    temporary.write_text(json.dumps({**record, "digest": digest(record)}), encoding="utf-8")
         self._bar.update()
         if scores["accuracy"] is None:
             return 0.0
@@ -141,8 +145,20 @@ def _key(cut: Mapping[str, Choice]) -> str:
 
 
 def _read(path: Path | None) -> dict | None:
-    """A stored score; None where there is none, or its file is damaged."""
+    """A stored score; None where there is none, or its file is damaged. Those of earlier versions have no digest."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path is not None else None
-    except (FileNotFoundError, json.JSONDecodeError):
+        record = json.loads(path.read_bytes()) if path is not None else None
+    except FileNotFoundError:
         return None
+    except (ValueError, OSError, RecursionError) as error:
+        record, problem = {}, str(error)[:200]
+    else:
+        problem = "its content has changed since it was written"
+    if record is None:
+        return None
+    if isinstance(record, dict) and all(isinstance(record.get(name), int | float) for name in QUALITIES):
+        expected = record.pop("digest", None)
+        if expected in (None, digest(record)):
+            return record
+    log.warning("the score in %s is damaged and is measured anew (%s)", path, problem)
+    return None

@@ -74,6 +74,7 @@ BROKEN = {
     "empty": b"",
     "text": b"not a file of torch",
     "truncated": None,
+    "flipped": "flipped",
     "another object": {"a": 1},
     "two tensors": [torch.zeros(2), torch.zeros(3)],
     "no tensors": [1, 2, 3],
@@ -81,17 +82,22 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-def test_a_file_that_cannot_be_read_is_computed_again(tmp_path, layer, broken):
+def test_a_file_that_cannot_be_read_is_computed_again(tmp_path, layer, broken, caplog):
     kind = Counted()
     wanted = SVDStore(tmp_path)(kind, layer)
     (path,) = tmp_path.iterdir()
     if broken is None:
         path.write_bytes(path.read_bytes()[:-100])
+    elif broken == "flipped":
+        content = bytearray(path.read_bytes())
+        content[content.index(wanted.S_GR.numpy().tobytes())] ^= 1
+        path.write_bytes(content)
     elif isinstance(broken, bytes):
         path.write_bytes(broken)
     else:
         torch.save(broken, path)
     assert same(SVDStore(tmp_path)(kind, layer), wanted)
+    assert [f"{path} is damaged" in record.message for record in caplog.records] == [True]
     assert kind.computed == 2
     assert same(SVDStore(tmp_path)(kind, layer), wanted)
     assert kind.computed == 2

@@ -1,0 +1,35 @@
+"""The keys of stored phases: what decides their numbers, chained from one phase to the next."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowrank_exp.files import file_digest
+
+LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
+
+
+def by_content(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """A phase's configuration with digests for the files that it names, at any depth, and without `LATER` where null.
+
+    A file is named by `ranks`, which are given as such or by a plan file, and by any other string that has the suffix
+    of a file and is the path of one.
+    """
+    return _by_content({name: value for name, value in phase.items() if name not in LATER or value is not None})
+
+
+def _by_content(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _by_content(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(item, key) for item in value]
+    if isinstance(value, str) and not key.startswith("_") and (key == "ranks" or _is_file(value)):
+        return file_digest(value)
+    return value
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return bool(Path(text).suffix) and Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with characters that none has
+        return False
