@@ -453,6 +453,7 @@ class _Job:
             done.values,
             warnings,
             done.missed,
+            conditions=self.conditions,
         )
 
     def latency(self, network: nn.Module) -> float | None:

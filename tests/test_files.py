@@ -1,6 +1,11 @@
-import pytest
+import os
+import subprocess
+import sys
 
-from lowrank_exp.files import copy_whole, written_whole
+import pytest
+import torch
+
+from lowrank_exp.files import _host, check_sums, copy_whole, differing, file_digest, sweep_parts, written_whole
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
@@ -32,3 +37,50 @@ def test_a_copy_replaces_what_was_there(tmp_path):
         copy_whole(tmp_path / "none", target)
     assert target.read_bytes() == b"new"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["source", "target"]
+
+
+def test_what_dead_processes_left_half_written_is_swept(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = tmp_path / f".a.pt.{_host()}.{process.pid}.part"
+    ours, elsewhere = tmp_path / f".b.pt.{_host()}.{os.getpid()}.part", tmp_path / ".c.pt.another-host.1.part"
+    for path in (dead, ours, elsewhere, tmp_path / "d.pt"):
+        path.touch()
+    sweep_parts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ours.name, elsewhere.name, "d.pt"])
+
+
+def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr("lowrank_exp.files._to_disk", lambda path: order.append((path.name[:5], path.exists())))
+    with written_whole(tmp_path / "a.txt") as temporary:
+        temporary.touch()
+    assert order == [(".a.tx", True), (tmp_path.name[:5], True)]
+    with written_whole(tmp_path / "b.txt", durable=False) as temporary:
+        temporary.touch()
+    assert len(order) == 2
+
+
+def test_differing_files_are_named(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    (tmp_path / "b").write_bytes(b"two")
+    digests = {name: file_digest(tmp_path / name) for name in "ab"}
+    assert differing(tmp_path, digests) is None
+    (tmp_path / "b").write_bytes(b"twO")
+    assert differing(tmp_path, digests) == "b has changed since it was written"
+    (tmp_path / "a").unlink()
+    assert differing(tmp_path, digests) == "a is missing"
+
+
+def test_check_sums_of_torch_files(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.arange(100.0)}, path)
+    check_sums(path)
+    content = path.read_bytes()
+    middle = content.index(torch.arange(100.0).numpy().tobytes()) + 40
+    for wrong in (content[:middle] + b"?" + content[middle + 1 :], content[:middle], b"", b"text"):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"has changed since it was written|not a whole file"):
+            check_sums(path)
+    with pytest.raises(FileNotFoundError):
+        check_sums(tmp_path / "none")
