@@ -16,7 +16,7 @@ from lowrank_exp.artifact_schema import FORMAT, VERSION, checked
 from lowrank_exp.cost import check_network
 from lowrank_exp.edits import placed_records
 from lowrank_exp.files import written_whole
-from lowrank_exp.fits import difference, entries_after, unexplained
+from lowrank_exp.fits import difference, entries_after, lost_edits, unexplained
 from lowrank_exp.models import build
 from lowrank_exp.models.numbers import check_numbers
 from lowrank_exp.models.parts import listed
@@ -52,6 +52,8 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
             "Its training diverged: save an earlier state of it"
         )
     edits = [one.edit for one in placed_records(model)]
+    if lost := lost_edits(model, edits):
+        raise ValueError(f"{CHANGED}: {lost}")
     network = unwrapped(model).__dict__.get("zoo")
     if network is None:
         if found := unexplained(model, state.entries):

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from lowrank_exp.edits import Edit, placed_records, shape_of
+from lowrank_exp.edits import RECORDS, Edit, KeepChannels, placed_records, shape_of
+from lowrank_exp.models.cifar_resnet import PadShortcut
 from lowrank_exp.models.parts import listed
 from lowrank_exp.network_state import own_entries
 from lowrank_exp.surgery import replay_
@@ -44,6 +45,28 @@ def unexplained(model: nn.Module, entries: Mapping[str, Any]) -> str | None:
     places = _places(dense, edits)
     wanted = _edited(dense, places, edits)
     return difference({name: entry for name, entry in entries.items() if _within(name, places)}, wanted)
+
+
+def lost_edits(model: nn.Module, edits: Iterable[Edit]) -> str | None:
+    """What put other modules in the place of some that lost channels, so that nobody knows of it; None: nothing.
+
+    Convolutions and linear layers are taken over as they are by whatever rebuilds a network; norms and the shortcuts of
+    our networks are not always.
+    """
+    if not any(isinstance(edit, KeepChannels) for edit in edits):
+        return None
+    modules = dict(model.named_modules())
+    synchronised = [name for name, module in modules.items() if isinstance(module, nn.SyncBatchNorm)]
+    if synchronised and not any(vars(modules[name]).get(RECORDS) for name in synchronised):
+        return (
+            f"convert_sync_batchnorm made {listed(synchronised)} after channels had been removed: save it before that"
+        )
+    for module in modules.values():
+        if isinstance(module, fx.GraphModule):
+            through = [kind for node in module.graph.nodes for _, kind in node.meta.get("nn_module_stack", {}).values()]
+            if PadShortcut in through:
+                return "torch.fx went through a PadShortcut after channels had been removed: save the network it traced"
+    return None
 
 
 def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lowrank_exp import factorize_, load, save
 from lowrank_exp.edits import Bias, Factorize, KeepChannels, edits_of
-from lowrank_exp.models import lenet5
+from lowrank_exp.models import cifar_resnet, lenet5
 from lowrank_exp.pruning import remove_
 from lowrank_exp.surgery import recompose_
 from lowrank_exp.svd_form import to_svd_, truncate_
@@ -245,3 +245,29 @@ def test_factors_alone_are_a_network_of_their_own(tmp_path):
         again = load(tmp_path / "part.pt", model=copy.deepcopy(part))
         assert torch.equal(again[1].weight, model[0][1].weight)
     assert edits_of(nn.Sequential(*model)) == EDITS
+
+
+def test_a_graph_through_a_shortcut_that_lost_channels_is_refused(tmp_path):
+    model = cifar_resnet(depth=8).eval()
+    graph = torch.fx.symbolic_trace(model)
+    save(graph, tmp_path / "dense.pt")
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(load(tmp_path / "dense.pt", model=cifar_resnet(depth=8))(x), model(x))
+    remove_(model, {"conv1": range(0, 64, 2)}, x)
+    with pytest.raises(ValueError, match=r"torch\.fx went through a PadShortcut after channels had been removed"):
+        save(torch.fx.symbolic_trace(model), tmp_path / "small.pt")
+    save(model, tmp_path / "small.pt")
+    assert torch.equal(load(tmp_path / "small.pt")(x), model(x))
+
+
+def test_norms_that_were_converted_after_pruning_are_refused(tmp_path):
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    model = convert(compressed_(dense()))
+    with pytest.raises(
+        ValueError, match="convert_sync_batchnorm made 1 after channels had been removed: save it before"
+    ):
+        save(model, tmp_path / "small.pt")
+    assert list(tmp_path.iterdir()) == []
+    model = convert(factorize_(dense(), {"0": 3})).eval()
+    comes_back(model, model, lambda network: network, tmp_path / "small.pt")
+    comes_back(model, model, convert, tmp_path / "small.pt")
