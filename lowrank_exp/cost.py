@@ -61,7 +61,7 @@ class NetworkCost:
         outside: what no layer of them computes, under the names of `OUTSIDE`: convolutions called as functions, and
             convolutions and linear layers that lie in plain lists or in TorchScript. Empty where there are none.
         uncounted: MACs that torch counts beyond these: products inside attention, linear maps called as functions.
-        unregistered: convolutions and linear layers that are called but are no part of the network (in a plain list).
+        unregistered: convolutions and linear layers that are called but are not part of the network (in a plain list).
     """
 
     layers: dict[str, LayerCost]

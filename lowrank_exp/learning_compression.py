@@ -22,7 +22,7 @@ from lowrank_exp.regularizers import QuadraticPenalty, Regularizer, Weighted
 from lowrank_exp.results import digest
 from lowrank_exp.shapes import finite
 from lowrank_exp.surgery import factorize_, replay_to_plan_
-from lowrank_exp.training.checkpoint import DamagedCheckpoint
+from lowrank_exp.training.checkpoint import DamagedCheckpointError
 
 PENALTY = "lc"  # its name in the history: penalty_lc
 APART = 0.01  # of the squared length of the weights: so far from low rank they are said to be so
@@ -228,7 +228,7 @@ class _State:
             network.load_state_dict(weights)
             return state
         except Exception as error:  # torch raises many kinds for files that are not whole
-            raise DamagedCheckpoint(path, f"{type(error).__name__}: {str(error)[:200]}") from error
+            raise DamagedCheckpointError(path, f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
 def _apart(history: Sequence[Mapping[str, float]]) -> list[str]:

@@ -2,9 +2,10 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 
 import yaml
-from hydra.errors import InstantiationException, OverrideParseException
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
@@ -45,6 +46,8 @@ def _explained(error: BaseException) -> str:
         return unreadable(error.override)
     if isinstance(error, InterpolationKeyError):
         return missing(error)
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        return no_such_option(error.missing_cfg_file, error.options)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be read or written: {error.strerror}. Give a place where that is possible"
     # Hydra's own advice is to add an unknown key, which would then be read by nobody; and its search path helps nobody.
@@ -74,6 +77,18 @@ def missing(error: InterpolationKeyError) -> str:
     key = re.search(r"Interpolation key '([^']*)' not found", str(error))
     name = key[1] if key else "a key"
     return f"{name} is missing, and {error.full_key or 'another key'} takes its value from it. Leave it in"
+
+
+def no_such_option(name: str, options: Sequence[str]) -> str:
+    """That a group of the configuration has no such option.
+
+    >>> print(no_such_option("decomposition/cpp", ["alds", "cp"]))
+    there is no decomposition/cpp. Did you mean cp? The options of decomposition are: alds, cp
+    """
+    group, _, option = name.removesuffix(".yaml").rpartition("/")
+    close = difflib.get_close_matches(option, options, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"there is no {group}/{option}. {hint}The options of {group} are: {', '.join(options)}"
 
 
 def allowed_keys(error: OmegaConfBaseException) -> str:

@@ -1,7 +1,8 @@
 """The state of a network as a file holds it: tensors and plain values by the names that it has without wrappers."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -138,7 +139,7 @@ def _plain(name: str, value: Any, depth: int = 0) -> Any:
         return _portable_tensor(name, value)
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
-    inner: Callable[[Any], Any] = lambda one: _plain(name, one, depth + 1)  # noqa: E731
+    inner = partial(_plain, name, depth=depth + 1)
     if depth < DEEPEST and isinstance(value, Mapping):
         return {inner(key): inner(one) for key, one in value.items()}
     if depth < DEEPEST and type(value) in (list, tuple):

@@ -42,7 +42,7 @@ from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
 from lowrank_exp.shapes import copy_that_runs
 from lowrank_exp.signals import Interrupted, raise_received
 from lowrank_exp.training import Scores, evaluate, resolve_device, why_no_scores
-from lowrank_exp.training.checkpoint import DamagedCheckpoint
+from lowrank_exp.training.checkpoint import DamagedCheckpointError
 from lowrank_exp.training.generators import seed_all, undisturbed
 from lowrank_exp.unfinished import Place, recorded
 
@@ -387,7 +387,7 @@ class _Job:
             seed_all(setting.seed)
             try:
                 return network, step.phase.run_(network, setting)
-            except DamagedCheckpoint as damaged:
+            except DamagedCheckpointError as damaged:
                 self.console.say(f"{step.name} starts anew: {damaged}")
                 damaged.path.unlink()
 

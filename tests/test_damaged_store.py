@@ -176,6 +176,6 @@ def test_a_phase_with_a_damaged_checkpoint_is_told_and_starts_anew(command, tmp_
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     capsys.readouterr()
     assert command(*job) == 0
-    assert f"train starts anew: {path} is no readable checkpoint" in capsys.readouterr().out
+    assert f"train starts anew: {path} is not a readable checkpoint" in capsys.readouterr().out
     assert command(*job, outputs=tmp_path / "undisturbed") == 0
     assert figures(tmp_path / "outputs") == figures(tmp_path / "undisturbed")

@@ -1,6 +1,6 @@
 """What is said of errors: the place, what was got, what to do."""
 
-from hydra.errors import InstantiationException, OverrideParseException
+from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
 
 from lowrank_exp.mistakes import WORD, explained
 
@@ -31,3 +31,14 @@ def test_no_more_than_the_beginning_of_a_long_value_is_said():
     assert said.endswith("is not there")
     assert len(said) < WORD + 50
     assert len(explained(ValueError("of these: " + "name, " * 10_000))) < 5000
+
+
+def test_an_option_that_does_not_exist_is_told_with_those_that_do():
+    error = MissingConfigException(
+        "In 'config': Could not find 'decomposition/tuker1'", "decomposition/tuker1", ["cp", "tucker1", "tucker2"]
+    )
+    assert explained(error) == (
+        "there is no decomposition/tuker1. Did you mean tucker1 or tucker2? "
+        "The options of decomposition are: cp, tucker1, tucker2"
+    )
+    assert explained(MissingConfigException("Could not find 'x'", "x")) == "Could not find 'x'"

@@ -71,7 +71,7 @@ def test_penalties_are_logged(command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["decomposition=cp"], "phase to_svd: conv1 cannot be put into SVD form: cp is no decomposition by one SVD"),
+        (["decomposition=cp"], "phase to_svd: conv1 cannot be put into SVD form: cp is not a decomposition by one SVD"),
         (["method.phases.truncate.threshold=0.1"], "give exactly one of ranks, energy and threshold"),
         (["method.order=[train]"], "phase train: regularizer: orthogonality: .* this network has none"),
         (["method.phases.to_svd.rank=0"], "method.phases.to_svd.rank=0 is refused"),

@@ -60,7 +60,7 @@ def _problem(given: Any, wanted: Tensor, mask: Tensor | None) -> tuple[str, str]
     """What is wrong with a tensor: one of REMEDIES, and a few words."""
     kind, expected = _name(getattr(given, "dtype", None)), _name(wanted.dtype)
     if not isinstance(given, Tensor):
-        return "not dense", f"is a {type(given).__name__}, no tensor"
+        return "not dense", f"is a {type(given).__name__}, not a tensor"
     if given.layout != torch.strided or given.is_quantized:
         return "not dense", f"is {'quantized' if given.is_quantized else 'sparse'}"
     if given.is_complex() and not wanted.is_complex():
@@ -70,7 +70,7 @@ def _problem(given: Any, wanted: Tensor, mask: Tensor | None) -> tuple[str, str]
             return "not floats", f"is {kind}, {expected} is needed"
         return _not_finite(given, wanted, mask)
     changed = (given.to(wanted.dtype).to(given.dtype) != given).sum().item()
-    return ("not whole", f"is {kind}, {changed} of {given.numel()} are no {expected}") if changed else None
+    return ("not whole", f"is {kind}, {changed} of {given.numel()} are not {expected}") if changed else None
 
 
 def _not_finite(given: Tensor, wanted: Tensor, mask: Tensor | None) -> tuple[str, str] | None:

@@ -133,7 +133,7 @@ def _parts(keys: tuple[str, ...], state: Mapping[str, Any], own: Set[str], enoug
 
 
 def _beside(name: str, value: Any) -> bool:
-    """Whether something is no part of a network: no tensor, or a criterion, a metric, a count of averages."""
+    """Whether something is not part of a network: not a tensor, or a criterion, a metric, a count of averages."""
     return not isinstance(value, Tensor) or BESIDE.match(name) is not None
 
 

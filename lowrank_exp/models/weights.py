@@ -106,7 +106,7 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> str:
 
 
 def _uncountable(name: str, value: Any) -> bool:
-    """Whether a count of batches is no number: in half precision it ends at 65504, and is left as it is then."""
+    """Whether a count of batches is not a number: in half precision it ends at 65504, and is left as it is then."""
     return name.endswith(COUNT) and isinstance(value, Tensor) and not bool(value.isfinite().all())
 
 

@@ -126,7 +126,7 @@ def lowest_share(
     Those that are `gone` count among the floor(p F): what is returned comes in addition. See `lowest`.
 
     Raises:
-        ValueError: p is no fraction from 0 to below 1, and as `lowest`.
+        ValueError: p is not a fraction from 0 to below 1, and as `lowest`.
 
     >>> lowest_share({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
     {'a': (0, 1), 'b': (1,)}
@@ -148,7 +148,7 @@ def lowest_of_each(
     Those that are `gone` count among the floor(p O). See `lowest`.
 
     Raises:
-        ValueError: p is no fraction from 0 to below 1, and as `lowest`.
+        ValueError: p is not a fraction from 0 to below 1, and as `lowest`.
 
     >>> lowest_of_each({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
     {'a': (0,), 'b': (1,)}
@@ -163,13 +163,13 @@ def share(p: float, F: int) -> int:
     """floor(p F), of the decimal fraction that p is written as: share(0.29, 100) is 29, though 0.29 * 100 is less.
 
     Raises:
-        ValueError: p is no fraction from 0 to below 1.
+        ValueError: p is not a fraction from 0 to below 1.
 
     >>> share(0.29, 100), share(0.3, 96)
     (29, 28)
     """
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
-        raise ValueError(f"p={p!r} is no fraction of filters to remove: from 0 to below 1")
+        raise ValueError(f"p={p!r} is not a fraction of filters to remove: from 0 to below 1")
     return math.floor(p * F + 1e-9)
 
 

@@ -289,7 +289,7 @@ _FORMS = {
 def form_refusal(layer: nn.Module, decomposition: Any) -> str | None:
     """Why `layer` has no SVD form by `decomposition`; None where it has one."""
     if not isinstance(decomposition, SVDDecomposition):
-        return f"{decomposition.name} is no decomposition by one SVD; channel_svd, spatial_svd and linear_svd are"
+        return f"{decomposition.name} is not a decomposition by one SVD; channel_svd, spatial_svd and linear_svd are"
     if refusal := decomposition.refusal(layer):
         return refusal
     try:

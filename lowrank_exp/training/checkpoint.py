@@ -28,11 +28,11 @@ NETWORK = "network."  # the network's place in the LightningModule
 SAMPLES = 16
 
 
-class DamagedCheckpoint(ValueError):  # noqa: N818
+class DamagedCheckpointError(ValueError):
     """A file, `path`, that is not a whole checkpoint: nothing can go on from it."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} is no readable checkpoint of a fit ({reason}). Delete it to train from the start.")
+        super().__init__(f"{path} is not a readable checkpoint of a fit ({reason}). Delete it to train from the start.")
         self.path = path
 
 
@@ -68,7 +68,7 @@ def read(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint at `path`, if it belongs to a fit with the recipe `expected`.
 
     Raises:
-        DamagedCheckpoint: the file cannot be read, or is no checkpoint of a fit.
+        DamagedCheckpointError: the file cannot be read, or is not a checkpoint of a fit.
         ValueError: it belongs to another fit.
     """
     content = io.BytesIO(path.read_bytes())
@@ -78,7 +78,7 @@ def read(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
         stored = torch.load(content, map_location="cpu", weights_only=True)
         found = stored[FIT]["recipe"]
     except Exception as error:
-        raise DamagedCheckpoint(path, f"{type(error).__name__}: {str(error)[:200]}") from error
+        raise DamagedCheckpointError(path, f"{type(error).__name__}: {str(error)[:200]}") from error
     differences = _differences(found, expected)
     if differences:
         raise ValueError(

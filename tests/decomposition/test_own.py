@@ -118,7 +118,7 @@ def test_it_goes_to_the_layers_that_it_takes():
 def test_what_its_class_does_not_say_is_refused_with_the_reason():
     with pytest.raises(ValueError, match=r"2 .*transposed_svd has no SVD form, its class says no first_axes"):
         to_svd_(net(), {"linear": TransposedSVD()}, layers=["2"])
-    with pytest.raises(ValueError, match="halves_of_linear is no decomposition by one SVD"):
+    with pytest.raises(ValueError, match="halves_of_linear is not a decomposition by one SVD"):
         to_svd_(net(), {"linear": Halves()}, layers=["2"])
     with pytest.raises(ValueError, match="fc: there is no fit 'relu' for transposed_svd, which has: whitened"):
         check_fit("relu", "fc", TransposedSVD(), nn.Linear(4, 4, device="meta"))

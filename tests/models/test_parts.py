@@ -287,5 +287,5 @@ def test_indices_stay_the_same_numbers(tmp_path):
             load_weights_(module, tmp_path / "w.pt")
             assert module.mask.tolist() == [3, 1]
         else:
-            with pytest.raises(ValueError, match=r"mask is float32, 1 of 2 are no int64\): save whole numbers"):
+            with pytest.raises(ValueError, match=r"mask is float32, 1 of 2 are not int64\): save whole numbers"):
                 load_weights_(module, tmp_path / "w.pt")

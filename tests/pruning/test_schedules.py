@@ -126,7 +126,7 @@ def test_sfp_takes_floor_of_every_layer_after_every_epoch_and_masks_in_the_end()
     assert {at: type(action) for at, action in done.items()} == {"b0": Zero, 8: Zero, 16: Zero, 20: Mask}
     assert done[20].filters == {"0": (0, 1, 2), "2": (0,), "4": (0,)}
     assert list(asked(SFP(), view(), 4, 2)) == [4, 8]
-    with pytest.raises(ValueError, match=r"SFP: P=0.05 is no whole filter of any layer: the widest has 10"):
+    with pytest.raises(ValueError, match=r"SFP: P=0.05 is not a whole filter of any layer: the widest has 10"):
         SFP(P=0.05).check(view(), 1, 1)
 
 
@@ -161,7 +161,7 @@ def test_agp_follows_the_cubic_of_zhu_and_gupta():
     done = asked(AGP(s_f=0.8, s_i=0.2, begin=1, end=3, every=5), seen, 10, 4)
     expected = {10 + t: 0.8 - 0.6 * (1 - t / 20) ** 3 for t in range(0, 21, 5)}
     counts = {(10 if at == "b1" else at): len(action.filters["0"]) for at, action in done.items()}
-    # At step 25 the share, 0.79, is no whole filter more than at step 20.
+    # At step 25 the share, 0.79, is not a whole filter more than at step 20.
     assert counts == {t: math.floor(s * 10 + 1e-9) for t, s in expected.items() if t != 25}
     masks = [set(action.filters["0"]) for action in done.values()]
     assert all(sooner <= later for sooner, later in pairwise(masks))
@@ -268,11 +268,15 @@ def test_what_is_left_of_a_target_is_told_at_the_end():
         (Molchanov(filters=None, updates=11), 1, "updates=11 is more than the 10 steps"),
         (SFP(), 0, "SFP: filters become 0 at the end of epochs, and the training has none"),
         (AGP(), 0, "AGP: the share grows from epoch 0 to 1, the training has 0 epochs"),
-        (OneShot(rate=0.09), 1, "OneShot: rate=0.09 is no whole filter of any layer: the widest has 10"),
+        (OneShot(rate=0.09), 1, "OneShot: rate=0.09 is not a whole filter of any layer: the widest has 10"),
         (OneShot(rate=0.04, scope="global"), 1, "all layers together have 20"),
         (OneShot(rate=0.9, scope="global"), 1, "rate=0.9 are 18 filters of 20, of which 17 can go"),
-        (AGP(s_f=0.09), 4, "AGP: s_f=0.09 is no whole filter"),
-        (RePr(S1=1, S2=1, N=1, p=0.04), 4, "RePr: p=0.04 is no whole filter of any layer: all layers together have 20"),
+        (AGP(s_f=0.09), 4, "AGP: s_f=0.09 is not a whole filter"),
+        (
+            RePr(S1=1, S2=1, N=1, p=0.04),
+            4,
+            "RePr: p=0.04 is not a whole filter of any layer: all layers together have 20",
+        ),
     ],
 )
 def test_a_schedule_that_could_do_nothing_is_refused(schedule, epochs, message):
@@ -304,16 +308,16 @@ def test_molchanov_with_a_cost_prefers_filters_that_cost_more():
     [
         (lambda: RePr(S1=0), "RePr: S1=0 must be an integer of at least 1"),
         (lambda: RePr(S1=0.3, S2=0.2, N=3), "RePr: N=3 times S1=0.3 and S2=0.2 must be fractions of a training"),
-        (lambda: RePr(p=1.0), "RePr: p=1.0 is no fraction of filters: from 0 to below 1"),
+        (lambda: RePr(p=1.0), "RePr: p=1.0 is not a fraction of filters: from 0 to below 1"),
         (lambda: RePr(next_inputs="old"), "RePr: next_inputs='old' is not known: kept or zeroed or redrawn"),
         (lambda: RePr(revived_gradient=0), "RePr: revived_gradient=0 is no number above 0"),
-        (lambda: SFP(P=-0.1), "SFP: P=-0.1 is no fraction"),
+        (lambda: SFP(P=-0.1), "SFP: P=-0.1 is not a fraction"),
         (lambda: SFP(every=0), "SFP: every=0 must be an integer of at least 1"),
         (lambda: OneShot(scope="net"), "OneShot: scope='net' is not known: layer or global"),
         (lambda: AGP(s_i=0.5), r"AGP: s_i=0.5 is above s_f=0.3"),
         (lambda: AGP(begin=3, end=3), "AGP: end=3 must be an integer of at least 4"),
         (lambda: Molchanov(macs=None), "Molchanov: there is no target: set macs or accuracy"),
-        (lambda: Molchanov(macs=1.5), "Molchanov: macs=1.5 is no fraction between 0 and 1"),
+        (lambda: Molchanov(macs=1.5), "Molchanov: macs=1.5 is not a fraction between 0 and 1"),
         (lambda: Molchanov(cost_weight=-1), "Molchanov: cost_weight=-1 is no number of 0 or more"),
         (lambda: Molchanov(form="max"), "Molchanov: form='max' is not known"),
     ],

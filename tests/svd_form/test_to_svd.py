@@ -74,7 +74,7 @@ def test_mistakes_leave_the_network_alone():
         (net, {"rank": 1.5}, r"fraction of the full rank, in \(0, 1\], got 1.5"),
         (net, {"rank": {"7": 1}}, "rank names the layer '7'"),
         (net, {"layers": ["conv1"]}, "layers names the layer 'conv1'"),
-        (net, {"decomposition": "cp"}, "0 cannot be put into SVD form: cp is no decomposition by one SVD"),
+        (net, {"decomposition": "cp"}, "0 cannot be put into SVD form: cp is not a decomposition by one SVD"),
         (net, {"decomposition": "tucker1"}, "0 cannot be put into SVD form: tucker1 has no SVD form"),
         (net, {"decomposition": {"conv": None, "linear": None}}, "none of the layers"),
         (tied, {}, "its parameters are tied"),

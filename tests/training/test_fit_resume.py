@@ -162,14 +162,14 @@ def test_unreadable_checkpoint(content, tmp_path):
         fit(plain(), path)
         content = path.read_bytes()[:-2000]
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"last\.ckpt is no readable checkpoint .* Delete it"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a readable checkpoint .* Delete it"):
         fit(plain(), path)
     assert path.read_bytes() == content
 
 
 def test_a_file_of_something_else(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match=r"last\.ckpt is no readable checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a readable checkpoint"):
         fit(plain(), tmp_path / "last.ckpt")
 
 

@@ -69,7 +69,7 @@ class Molchanov(Schedule):
         for option in ("macs", "accuracy"):
             value = getattr(self, option)
             if value is not None and (isinstance(value, bool) or not 0 < value < 1):
-                raise ValueError(f"Molchanov: {option}={value!r} is no fraction between 0 and 1")
+                raise ValueError(f"Molchanov: {option}={value!r} is not a fraction between 0 and 1")
         weight = self.cost_weight
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise ValueError(f"Molchanov: cost_weight={weight!r} is no number of 0 or more")

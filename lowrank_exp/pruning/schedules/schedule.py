@@ -155,7 +155,7 @@ def fraction(schedule: object, option: str) -> None:
     """
     p = getattr(schedule, option)
     if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
-        raise ValueError(f"{type(schedule).__name__}: {option}={p!r} is no fraction of filters: from 0 to below 1")
+        raise ValueError(f"{type(schedule).__name__}: {option}={p!r} is not a fraction of filters: from 0 to below 1")
 
 
 def some_go(schedule: object, option: str, sizes: Collection[int], together: bool) -> None:
@@ -173,7 +173,7 @@ def some_go(schedule: object, option: str, sizes: Collection[int], together: boo
     goes = share(p, sum(sizes)) if together else max(share(p, size) for size in sizes)
     if p and not goes:
         of_what = f"all layers together have {sum(sizes)}" if together else f"the widest has {max(sizes)}"
-        raise ValueError(f"{type(schedule).__name__}: {option}={p} is no whole filter of any layer: {of_what}")
+        raise ValueError(f"{type(schedule).__name__}: {option}={p} is not a whole filter of any layer: {of_what}")
     if together and goes > sum(sizes) - len(sizes):
         raise ValueError(
             f"{type(schedule).__name__}: {option}={p} are {goes} filters of {sum(sizes)}, of which "
