@@ -82,7 +82,8 @@ class Console:
             self.say(f"warning: {warning}")
         if result.status != "ok":
             self.say(f"status: {result.status}")
-        conditions = f"{result.environment['device']}, {result.environment['threads']} threads"
+        threads = result.environment["threads"]
+        conditions = f"{result.environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
         batch = result.config.get("latency", {}).get("batch_size", 1)
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
         self.say("kB: 1,000 bytes of the file, everything in it.")
