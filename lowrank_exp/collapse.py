@@ -7,6 +7,7 @@ from dataclasses import dataclass
 ERRORS = 3  # standard errors above chance that still count as chance, and below what a network had before
 OUTWEIGHS = 10  # times the task's loss
 WORTH = 0.5  # of the loss of a network that knows nothing
+UNTRAINED = "Nothing has trained this network: set model.weights, or choose a method that trains"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lowrank_exp import artifact, confusion
-from lowrank_exp.collapse import Measured, ruined
+from lowrank_exp.collapse import UNTRAINED, Measured, ruined
 from lowrank_exp.console import Console
 from lowrank_exp.copying import copied
 from lowrank_exp.cost import measure
@@ -126,7 +126,8 @@ class _Job:
         self.introduce()
         self.example: torch.Tensor  # one image that the network takes; the walk finds it
         self.phases = self.method()
-        if cfg.model.get("weights") is None and not any(phase.trains for phase in self.phases.values()):
+        self.taught = cfg.model.get("weights") is not None or any(phase.trains for phase in self.phases.values())
+        if not self.taught:
             console.say("model.weights is null: unless its constructor loads weights, this network is untrained")
         self.walk()
         self.steps = self.keyed()
@@ -280,8 +281,16 @@ class _Job:
             log.finish(failed)
         applied = {phase.name for phase in phases}
         skipped = {step.name: step.key for step in self.steps if step.name not in applied}
-        result = replace(result, warnings=log.warnings, skipped=skipped)
+        result = replace(result, warnings=[*self.untrained(phases), *log.warnings], skipped=skipped)
         return deliver(self.folder, result, self.files, plan, self.store)
+
+    def untrained(self, phases: Sequence[PhaseResult]) -> list[str]:
+        """A sentence where the network was at chance from the first phase on, because nothing trains it."""
+        if self.taught or not phases or phases[0].accuracy is None:
+            return []
+        images, classes = self.data.sizes["test"], self.data.num_classes
+        even = [images // classes + (c < images % classes) for c in range(classes)]
+        return ruined([Measured("test", phases[0].accuracy, even)], {}, True, UNTRAINED)
 
     def dry_run(self, expected: str) -> None:
         """Plans, reachable budgets and an estimate of the time."""

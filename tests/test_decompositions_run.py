@@ -136,7 +136,7 @@ def test_a_compressed_network_is_decomposed_anew(command, tmp_path):
         ),
         (
             ["reconstruct=relu", "decomposition=channel_svd", "reconstruct.schedule=[1,2]"],
-            "reconstruct.schedule.0=1 is refused: allowed is a list of 2, of which each is a number in (0, 1e+09]",
+            "reconstruct.schedule.0=1 is refused: allowed is a list of 2, each a number in (0, 1e+09]",
         ),
         (["reconstruct=whitened", "+reconstruct.cutof=1e-3"], "reconstruct.cutof is read by nobody"),
         (["decomposition=cp", "decomposition.conv.spatial=both"], "spatial"),

@@ -165,7 +165,7 @@ REFUSED = {
     "training.augment=abc": "training.augment=abc",
     "training.epochs=1e20": "=1e+20 is refused: allowed is a whole number of at least 0, at most 1,000,000",
     "training.epochs='3'": "training.epochs='3' is refused",
-    "training.exempt=null": "training.exempt=null is refused: allowed is a list, of which each is a text",
+    "training.exempt=null": "training.exempt=null is refused: allowed is a list, each a text",
     "latency.seconds=-1": "latency.seconds=-1",
     "latency.seconds=nan": "latency.seconds=nan",
     "latency.seconds=inf": "latency.seconds=inf",
@@ -177,7 +177,7 @@ REFUSED = {
     "method.phases.factorize.measure.images=0": "method.phases.factorize.measure.images=0",
     "method.phases.factorize.measure.quality=foo": "allowed is one of accuracy, loss",
     "method.phases.factorize.measure.gradients=0": "method.phases.factorize.measure.gradients=0",
-    "data.mean=[a]": "data.mean=['a'] is refused: allowed is a list of 1 or 3, of which each is a number in [0, 1]",
+    "data.mean=[a]": "data.mean=['a'] is refused: allowed is a list of 1 or 3, each a number in [0, 1]",
     "data.std=[inf]": "data.std=[inf]",
     "data.crop_padding=100000": "data.crop_padding=100000",
     "threads=1000000": "threads=1000000",
@@ -317,7 +317,7 @@ def test_kinds():
         False,
     ]
     assert kind.example == "name"
-    assert kind.allowed == "null, or a text, or a list of 2, of which each is a text"
+    assert kind.allowed == "null, or a text, or a list of 2, each a text"
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,9 @@ def test_finished_job_measures_a_latency_that_it_lacks(command, tmp_path):
 def test_decomposing_twice_tells_both_ranks(command, tmp_path):
     assert command(*SMOKE, "method=oneshot", "rank=uniform", "rank.macs=0.7") == 0
     first = only_job(tmp_path / "outputs")
+    (told,) = Result.read(first / "result.json").told()
+    assert "images are recognised, which is chance for 10 classes" in told
+    assert told.endswith("Nothing has trained this network: set model.weights, or choose a method that trains")
     arguments = ("method=oneshot", f"model.weights={first / 'model.pt'}", "rank=fixed", "rank.ranks={fc1.0: 20}")
     assert command(*SMOKE, *arguments, outputs=tmp_path / "second") == 0
     layers = {layer.name: layer for layer in Result.read(only_job(tmp_path / "second") / "result.json").layers}

@@ -110,7 +110,7 @@ class Many(Kind):
     @property
     def allowed(self) -> str:
         count = f" of {' or '.join(map(str, self.lengths))}" if self.lengths else ""
-        return f"a list{count}, of which each is {self.of.allowed}"
+        return f"a list{count}, each {self.of.allowed}"
 
     @property
     def example(self) -> str:
@@ -139,7 +139,7 @@ class Named(Kind):
 
     @property
     def allowed(self) -> str:
-        return f"a mapping of {self.what}s, of which each is {self.of.allowed}"
+        return f"a mapping of {self.what}s, each {self.of.allowed}"
 
     @property
     def example(self) -> str:
