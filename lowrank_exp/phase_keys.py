@@ -8,6 +8,20 @@ from lowrank_exp.files import file_digest
 
 LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
 
+WIDTH_LATER = {f"lowrank_exp.models.{name}" for name in ("cifar_resnet", "lenet5", "lenet_300_100")}
+
+
+def of_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's configuration without its weights, whose content counts, and without what earlier outcomes lack.
+
+    >>> of_model({"_target_": "lowrank_exp.models.lenet5", "width": 1.0, "num_classes": 10, "weights": None})
+    {'_target_': 'lowrank_exp.models.lenet5', 'num_classes': 10}
+    """
+    left_out = {"weights"}
+    if model.get("_target_") in WIDTH_LATER and model.get("width") == 1.0:
+        left_out.add("width")
+    return {name: value for name, value in model.items() if name not in left_out}
+
 
 def by_content(phase: Mapping[str, Any]) -> dict[str, Any]:
     """A phase's configuration with digests for the files that it names, at any depth, and without `LATER` where null.

@@ -33,7 +33,7 @@ from lowrank_exp.layer_results import layer_results
 from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.outcomes import Outcome, OutcomeStore, check_name, stopwatch
-from lowrank_exp.phase_keys import by_content
+from lowrank_exp.phase_keys import by_content, of_model
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.preflight import check_folders, check_room, unwritable
 from lowrank_exp.rank import Plan
@@ -242,10 +242,9 @@ class _Job:
     def keyed(self) -> list[_Step]:
         """The phases with the keys of their outcomes: each chains to the one before."""
         weights = self.config["model"].get("weights")
-        model = {name: value for name, value in self.config["model"].items() if name != "weights"}
         # The tensors tell of what the configuration does not: a constructor whose code has changed.
         start = [
-            model,
+            of_model(self.config["model"]),
             file_digest(weights_file(self.initial, weights)) if weights else None,
             tensors_digest(self.initial),
         ]

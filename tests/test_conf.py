@@ -18,6 +18,7 @@ from lowrank_exp.phases import Phase
 NEEDS = {
     **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
     **{f"scale/{model}/smoke": [f"model={model}"] for model in ("alexnet", "spp10", "vgg16_imagenet")},
+    "data/image_folder": ["data.num_classes=10"],  # else its folders are counted
     **{"scale/pufferfish/smoke": ["model=resnet18"], "scale/resnet_imagenet/smoke": ["model=resnet18_imagenet"]},
 }
 OPTIONS = sorted(

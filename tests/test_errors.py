@@ -8,8 +8,12 @@ from lowrank_exp.results import Result
 MISTAKES = {
     "misspelt key": (["rank.mcs=0.4"], ["rank.mcs", "Did you mean macs?", "ranks", "rules"]),
     "a network without a width": (
-        ["model.width=0.5"],
-        ["There is model.width with model=alexnet | alexnet_torchvision | resnet18 |", "vgg19", "num_classes"],
+        ["model=vanilla3", "model.width=0.5"],
+        [
+            "There is model.width with model=alexnet | alexnet_small | alexnet_torchvision | lenet5 |",
+            "vgg19",
+            "num_classes",
+        ],
     ),
     "misspelt optimizer key": (["training.optimizer.lrr=1"], ["Did you mean lr?", "momentum"]),
     "unknown option of a group": (["model=resnet21"], ["model/resnet21", "resnet20", "lenet5"]),

@@ -79,8 +79,8 @@ _NETWORK: dict[str, Kind] = {
 _WIDE = _NETWORK | {"width": number(0, 100, above=True)}
 
 MODELS = {
-    "lowrank_exp.models.lenet5": _NETWORK,
-    "lowrank_exp.models.lenet_300_100": _NETWORK,
+    "lowrank_exp.models.lenet5": _WIDE,
+    "lowrank_exp.models.lenet_300_100": _WIDE,
     "lowrank_exp.models.alexnet": _WIDE | {"groups": whole(1, SIDE)},
     "lowrank_exp.models.alexnet_torchvision": _WIDE,
     "lowrank_exp.models.vgg": _WIDE
@@ -91,7 +91,7 @@ MODELS = {
         "head": one_of("cifar", "cifar512", "cifar512x2", "imagenet"),
     },
     "lowrank_exp.models.resnet": _WIDE | {"depth": one_of(18, 34, 50, 101, 152), "stem": one_of("cifar", "imagenet")},
-    "lowrank_exp.models.cifar_resnet": _NETWORK
+    "lowrank_exp.models.cifar_resnet": _WIDE
     | {
         "depth": or_null(whole(1, SIDE)),
         "shortcut": one_of("a", "b"),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
 from lowrank_exp.models.constructor import check_choice, check_whole, network
+from lowrank_exp.models.width import scaled
 
 WIDTHS = (16, 32, 64)  # channels of the 3x3 convolutions in the three stages
 SMALLEST_INPUT = 4  # two stages halve the map
@@ -84,16 +85,18 @@ SHORTCUTS = ("a", "b")
 class CifarResNet(nn.Module):
     """conv1 - bn1 - layer1, layer2, layer3 - mean over the map - linear; build it by `cifar_resnet`."""
 
-    def __init__(self, block: str, blocks_per_stage: int, shortcut: str, num_classes: int, in_channels: int) -> None:
+    def __init__(
+        self, block: str, blocks_per_stage: int, shortcut: str, width: float, num_classes: int, in_channels: int
+    ) -> None:
         super().__init__()
         expansion = BLOCKS[block].expansion
-        stage_inputs = (WIDTHS[0], expansion * WIDTHS[0], expansion * WIDTHS[1])
-        self.conv1 = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1 = make_stage(block, stage_inputs[0], WIDTHS[0], 1, blocks_per_stage, shortcut)
-        self.layer2 = make_stage(block, stage_inputs[1], WIDTHS[1], 2, blocks_per_stage, shortcut)
-        self.layer3 = make_stage(block, stage_inputs[2], WIDTHS[2], 2, blocks_per_stage, shortcut)
-        self.linear = nn.Linear(expansion * WIDTHS[2], num_classes)
+        w1, w2, w3 = (scaled(channels, width) for channels in WIDTHS)
+        self.conv1 = nn.Conv2d(in_channels, w1, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(w1)
+        self.layer1 = make_stage(block, w1, w1, 1, blocks_per_stage, shortcut)
+        self.layer2 = make_stage(block, expansion * w1, w2, 2, blocks_per_stage, shortcut)
+        self.layer3 = make_stage(block, expansion * w2, w3, 2, blocks_per_stage, shortcut)
+        self.linear = nn.Linear(expansion * w3, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = relu(self.bn1(self.conv1(x)))
@@ -110,6 +113,7 @@ def cifar_resnet(
     num_classes: int = 10,
     in_channels: int = 3,
     input_size: int = 32,
+    width: float = 1.0,
     weights: str | None = None,
 ) -> CifarResNet:
     """ResNet for CIFAR: a 3x3 convolution, three stages of n blocks at widths 16, 32, 64, a linear layer.
@@ -141,6 +145,7 @@ def cifar_resnet(
         num_classes: outputs of the linear layer.
         in_channels: 3 for colour images.
         input_size: side of the square image in pixels, 4 or more; decides no weight's shape.
+        width: multiplier of the channels of all convolutions, rounded; 1.0 for the paper's.
         weights: path of a checkpoint to load, see `load_weights_`.
 
     Raises:
@@ -161,7 +166,7 @@ def cifar_resnet(
     check_choice("shortcut", shortcut, SHORTCUTS)
     check_choice("block", block, tuple(BLOCKS))
     n = blocks_of(depth, block, blocks_per_stage)
-    module = CifarResNet(block, n, shortcut, num_classes, in_channels)
+    module = CifarResNet(block, n, shortcut, width, num_classes, in_channels)
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight)

@@ -35,7 +35,7 @@ def network(constructor: Callable[P, Network]) -> Callable[P, Network]:
 
     >>> from lowrank_exp.models import lenet5
     >>> lenet5(num_classes=7).zoo
-    {'name': 'lenet5', 'arguments': {'num_classes': 7, 'in_channels': 1, 'input_size': 32}}
+    {'name': 'lenet5', 'arguments': {'num_classes': 7, 'in_channels': 1, 'input_size': 32, 'width': 1.0}}
     """
     name = constructor.__name__
     signature = inspect.signature(constructor)

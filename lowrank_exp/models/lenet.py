@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
 from lowrank_exp.models.constructor import network
+from lowrank_exp.models.width import scaled
 
 SMALLEST_INPUT = 16  # 16 -> conv1 12 -> pool 6 -> conv2 2 -> pool 1
 
@@ -11,14 +12,15 @@ SMALLEST_INPUT = 16  # 16 -> conv1 12 -> pool 6 -> conv2 2 -> pool 1
 class LeNet5(nn.Module):
     """conv1 - pool - conv2 - pool - fc1 - fc2 - fc3; build it by `lenet5`."""
 
-    def __init__(self, num_classes: int, in_channels: int, input_size: int) -> None:
+    def __init__(self, width: float, num_classes: int, in_channels: int, input_size: int) -> None:
         super().__init__()
         side = pooled_side(pooled_side(input_size))
-        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5)
-        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
-        self.fc1 = nn.Linear(16 * side * side, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, num_classes)
+        c1, c2, f1, f2 = (scaled(units, width) for units in (6, 16, 120, 84))
+        self.conv1 = nn.Conv2d(in_channels, c1, kernel_size=5)
+        self.conv2 = nn.Conv2d(c1, c2, kernel_size=5)
+        self.fc1 = nn.Linear(c2 * side * side, f1)
+        self.fc2 = nn.Linear(f1, f2)
+        self.fc3 = nn.Linear(f2, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = max_pool2d(relu(self.conv1(x)), 2)
@@ -30,7 +32,9 @@ class LeNet5(nn.Module):
 
 
 @network
-def lenet5(num_classes: int = 10, in_channels: int = 1, input_size: int = 32, weights: str | None = None) -> LeNet5:
+def lenet5(
+    num_classes: int = 10, in_channels: int = 1, input_size: int = 32, width: float = 1.0, weights: str | None = None
+) -> LeNet5:
     """LeNet-5: two 5x5 convolutions of 6 and 16 channels, three linear layers of 120, 84 and `num_classes`.
 
     Input (N, in_channels, input_size, input_size), output logits (N, num_classes). With the defaults:
@@ -40,6 +44,7 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, input_size: int = 32, we
         num_classes: outputs of fc3.
         in_channels: 1 for grey images.
         input_size: side of the square image in pixels, 16 or more; decides the inputs of fc1 (400 at 32).
+        width: multiplier of all channels and hidden units, rounded; 1.0 for the paper's.
         weights: path of a checkpoint to load, see `load_weights_`.
 
     Raises:
@@ -61,7 +66,7 @@ def lenet5(num_classes: int = 10, in_channels: int = 1, input_size: int = 32, we
             f"input_size={input_size}, but lenet5 needs {SMALLEST_INPUT} or more: nothing is left of a "
             "smaller image after two 5x5 convolutions and two poolings"
         )
-    return LeNet5(num_classes, in_channels, input_size)
+    return LeNet5(width, num_classes, in_channels, input_size)
 
 
 def pooled_side(side: int) -> int:
@@ -76,11 +81,12 @@ def pooled_side(side: int) -> int:
 class LeNet300100(nn.Module):
     """fc1 - fc2 - fc3 over the pixels; build it by `lenet_300_100`."""
 
-    def __init__(self, num_classes: int, in_channels: int, input_size: int) -> None:
+    def __init__(self, width: float, num_classes: int, in_channels: int, input_size: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(in_channels * input_size * input_size, 300)
-        self.fc2 = nn.Linear(300, 100)
-        self.fc3 = nn.Linear(100, num_classes)
+        f1, f2 = (scaled(units, width) for units in (300, 100))
+        self.fc1 = nn.Linear(in_channels * input_size * input_size, f1)
+        self.fc2 = nn.Linear(f1, f2)
+        self.fc3 = nn.Linear(f2, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = relu(self.fc1(x.flatten(1)))
@@ -90,7 +96,7 @@ class LeNet300100(nn.Module):
 
 @network
 def lenet_300_100(
-    num_classes: int = 10, in_channels: int = 1, input_size: int = 28, weights: str | None = None
+    num_classes: int = 10, in_channels: int = 1, input_size: int = 28, width: float = 1.0, weights: str | None = None
 ) -> LeNet300100:
     """LeNet-300-100: three linear layers of 300, 100 and `num_classes`, no convolution.
 
@@ -101,6 +107,7 @@ def lenet_300_100(
         num_classes: outputs of fc3.
         in_channels: 1 for grey images.
         input_size: side of the square image in pixels; decides the inputs of fc1 (784 at 28).
+        width: multiplier of all channels and hidden units, rounded; 1.0 for the paper's.
         weights: path of a checkpoint to load, see `load_weights_`.
 
     Raises:
@@ -113,4 +120,4 @@ def lenet_300_100(
     >>> lenet_300_100().fc1
     Linear(in_features=784, out_features=300, bias=True)
     """
-    return LeNet300100(num_classes, in_channels, input_size)
+    return LeNet300100(width, num_classes, in_channels, input_size)

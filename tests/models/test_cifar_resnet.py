@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lowrank_exp.cost import measure
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.models.cifar_resnet import PadShortcut
 
@@ -155,6 +156,16 @@ def test_traced_pickled_or_copied_it_gives_the_same_output(block, shortcut):
         assert other.input_shape == network.input_shape
 
 
+@pytest.mark.parametrize(
+    ("width", "macs", "weights"),
+    [(0.5, 10_248_192 + 320, 67_032 + 320), (1.0, 40_550_400 + 640, 267_696 + 640)],
+)
+def test_costs_follow_the_width(width, macs, weights):
+    """Counted by hand: 8, 16 and 32 channels for half the width; convolutions, and the linear layer."""
+    found = measure(cifar_resnet(depth=20, width=width), torch.zeros(1, 3, 32, 32), seconds=0)
+    assert (found.macs, found.weights) == (macs, weights)
+
+
 def test_gradients_reach_every_parameter():
     torch.manual_seed(0)
     network = cifar_resnet(depth=8, input_size=8)
@@ -175,6 +186,7 @@ def test_gradients_reach_every_parameter():
         ({"block": "wide"}, r"block='wide', but it must be one of basic, bottleneck"),
         ({"input_size": 3}, r"input_size=3, but cifar_resnet needs 4 or more"),
         ({"num_classes": -1}, r"num_classes=-1"),
+        ({"width": 0}, r"width=0, but it must be a number above 0"),
     ],
 )
 def test_refuses_wrong_arguments(arguments, message):

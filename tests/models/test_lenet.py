@@ -65,9 +65,17 @@ def test_layers_in_order():
     ]
 
 
+def test_width_scales_channels_and_hidden_units():
+    shapes = [tuple(layer.weight.shape) for layer in lenet5(width=0.5).children()]
+    assert shapes == [(3, 1, 5, 5), (8, 3, 5, 5), (60, 200), (42, 60), (10, 42)]
+    shapes = [tuple(layer.weight.shape) for layer in lenet_300_100(width=2).children()]
+    assert shapes == [(600, 784), (200, 600), (10, 200)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"width": -1.0}, r"width=-1.0, but it must be a number above 0"),
         ({"input_size": 15}, r"input_size=15, but lenet5 needs 16 or more"),
         ({"num_classes": 0}, r"num_classes=0, but it must be a whole number, 1 or more"),
         ({"num_classes": True}, r"num_classes=True"),

@@ -83,7 +83,7 @@ def test_the_record_holds_all_arguments_but_weights(tmp_path):
     module = lenet5(7, weights=str(tmp_path / "weights.pt"))
     assert module.zoo == {
         "name": "lenet5",
-        "arguments": {"num_classes": 7, "in_channels": 1, "input_size": 32},
+        "arguments": {"num_classes": 7, "in_channels": 1, "input_size": 32, "width": 1.0},
     }
     assert module.input_shape == (1, 32, 32)
 
@@ -100,6 +100,7 @@ def test_signature_and_docstring_stay():
         "num_classes",
         "in_channels",
         "input_size",
+        "width",
         "weights",
     ]
     assert lenet5.__name__ == "lenet5"
@@ -110,8 +111,8 @@ def test_signature_and_docstring_stay():
 def test_refuses_unknown_names_and_arguments():
     with pytest.raises(ValueError, match=r"no network is called 'lenet6': there are alexnet, .*, lenet5, "):
         build("lenet6", {})
-    with pytest.raises(ValueError, match="lenet5 has no argument depth, width: it takes num_classes, in_channels, "):
-        build("lenet5", {"depth": 3, "width": 4, "num_classes": 2})
+    with pytest.raises(ValueError, match="lenet5 has no argument depth, shortcut: it takes num_classes, in_channels, "):
+        build("lenet5", {"depth": 3, "shortcut": "a", "num_classes": 2})
     with pytest.raises(ValueError, match="lenet5 has no argument weights"):
         build("lenet5", {"weights": "elsewhere.pt"})
     with pytest.raises(ValueError, match="depth=21"):
