@@ -73,7 +73,6 @@ Edit = Factorize | Bias | ToSVD | KeepChannels
 EDITS = {kind.__name__: kind for kind in (Factorize, Bias, ToSVD, KeepChannels)}  # a file names an edit by these names
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _numbers = itertools.count(1)
 
 

@@ -19,13 +19,13 @@ INNER = ("_parameters", "_buffers", "_modules")
 
 @dataclass
 class Pass:
-    """What a forward pass did; `called` has the ids of the modules that were called, by themselves."""
+    """What a forward pass did; `used` has the ids of the modules that were called and of parameters computed with."""
 
     calls: list[str] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     error: Exception | None = None
-    called: set[int] = field(default_factory=set)
+    used: set[int] = field(default_factory=set)
 
     def differs(self, other: "Pass") -> set[str]:
         """In what the two are not the same: calls, operations, outputs, error."""
@@ -48,11 +48,11 @@ def observe(model: nn.Module, x: Tensor, names: Mapping[int, str]) -> Pass:
     def before(module: nn.Module, inputs: tuple) -> None:
         if (name := names.get(id(module))) is not None:
             seen.calls.append(name)
-            seen.called.add(id(module))
+            seen.used.add(id(module))
 
     handle = register_module_forward_pre_hook(before)
     try:
-        with _same_draws(x.device), _Operations(seen.operations):
+        with _same_draws(x.device), _Operations(seen):
             output = model(x.clone())
         seen.outputs = [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves(output)]
     except Exception as error:  # whatever a network's own code raises
@@ -133,17 +133,19 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 class _Operations(TorchDispatchMode):
-    """Writes down every operation of torch: its name, and the shapes, types and numbers that it is given."""
+    """Writes down every operation of torch: its name, the shapes, types and numbers it is given, and parameters."""
 
-    def __init__(self, seen: list[str]) -> None:
+    def __init__(self, seen: Pass) -> None:
         super().__init__()
         self.seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        given = [
-            (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves((args, kwargs))
-        ]
-        self.seen.append(f"{func} {given}")
+        given = []
+        for leaf in leaves((args, kwargs)):
+            if isinstance(leaf, nn.Parameter):
+                self.seen.used.add(id(leaf))
+            given.append((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf)
+        self.seen.operations.append(f"{func} {given}")
         return func(*args, **(kwargs or {}))
 
 

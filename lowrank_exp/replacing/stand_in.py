@@ -39,14 +39,15 @@ class Seen:
 
 
 class StandIn(nn.Sequential):
-    """A fresh layer with the parameters of `layer`, inside an `nn.Sequential`, as its factors would be.
+    """A fresh layer with the numbers of `layer` and one that is not called, inside an `nn.Sequential`, as factors are.
 
-    What is asked of it that only the layer has is answered by the layer, and written down in `seen`; so is a call with
-    more than an input, and what the layer's hooks do.
+    Who counts or goes through layers or parameters finds others than before; the parameters of `layer` itself are used
+    by nobody but those who reach it by another way. What is asked of it that only the layer has is answered by the
+    layer, and written down in `seen`; so is a call with more than an input, and what the layer's hooks do.
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__(fresh(layer))
+        super().__init__(_idle(layer), fresh(layer))
         self.training = layer.training
         give_hooks_(self, layer)
         for hooks, what in HOOKS.items():
@@ -67,11 +68,14 @@ class StandIn(nn.Sequential):
     def __setattr__(self, name: str, value: Any) -> None:
         seen = self.__dict__.get("_seen")
         if seen is not None and name in seen.lost:
-            seen.written.add(name)
+            if seen.in_hook:
+                seen.hooks[seen.in_hook] = f"sets its {name}"
+            else:
+                seen.written.add(name)
         super().__setattr__(name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        (inner,) = self._modules.values()
+        _, inner = self._modules.values()
         if len(args) + len(kwargs) != 1 or kwargs.keys() - {"input"}:
             names = list(inspect.signature(inner.forward).parameters)
             self._seen.arguments |= {*names[1 : len(args)], *kwargs} - {"input"}
@@ -94,12 +98,25 @@ class StandIn(nn.Sequential):
 
 
 def fresh(layer: nn.Module) -> nn.Module:
-    """A layer like `layer` with the same parameters, and without anything that was hung on it."""
+    """A layer like `layer` with parameters of the same numbers, and without anything that was hung on it."""
     new = type(layer).__new__(type(layer))
     nn.Module.__init__(new)
     new.__dict__.update({name: vars(layer)[name] for name in settings(type(layer)) if name in vars(layer)})
-    new._parameters.update(layer._parameters)
+    for name, one in layer._parameters.items():
+        new._parameters[name] = None if one is None else _alias(one)
     return new.train(layer.training)
+
+
+def _idle(layer: nn.Module) -> nn.Module:
+    """A layer of the same type whose weight is one number."""
+    new = fresh(layer)
+    new.weight, new.bias = nn.Parameter(layer.weight.new_ones(1), requires_grad=False), None
+    return new
+
+
+def _alias(parameter: nn.Parameter) -> nn.Parameter:
+    """Another parameter of the same numbers."""
+    return nn.Parameter(parameter.detach(), parameter.requires_grad and not parameter.is_inference())
 
 
 def _listed(names: set[str]) -> str:

@@ -97,10 +97,13 @@ class _Trial:
                 set_layer_(self.model, name, stand_in)
             seen = observe(self.model, self.x, known)
         for name, stand_in in stand_ins.items():
-            if id(self.layers[name]) in seen.called:
-                self.found[name] = self._held(name)
+            layer = self.layers[name]
+            if id(layer) in seen.used:
+                self.found[name] = held(self.model, name)
             elif (fault := stand_in._seen.fault()) is not None:
                 self.found[name] = fault if name in self.called else f"{UNCALLED}: {fault}"
+            elif any(id(parameter) in seen.used for parameter in layer.parameters()):  # by who is not called itself
+                self.found[name] = held(self.model, name)
         return seen
 
     def _leave_out_what_varies(self) -> None:
@@ -109,17 +112,20 @@ class _Trial:
         self.compared -= again.differs(self.wanted)
         self.wanted = again
 
-    def _held(self, name: str) -> str:
-        where = holders(self.model, [name]).get(name)
-        return f"it is also held by `{where}`" if where else "it is also held by something outside of the network"
-
     def _why(self, name: str, seen: Pass) -> str:
         parent = type(self.model.get_submodule(name.rpartition(".")[0])).__name__
         if seen.error is not None:
             told = f"{type(seen.error).__name__}: {seen.error}".splitlines()[0]
             return f"the network fails with an nn.Sequential in its place, within {parent}: {told:.150}"
         what = "computes something else" if self.wanted.differs(seen) - {"calls"} else "calls other modules"
-        return f"its parent, {parent}, looks at its type: with an nn.Sequential in its place the network {what}"
+        looks = f"its parent, {parent}, looks at its type or parameters"
+        return f"{looks}: with an nn.Sequential in its place the network {what}"
+
+
+def held(model: nn.Module, name: str) -> str:
+    """That a layer of `model` is reached by another way than its place, and by which."""
+    where = holders(model, [name]).get(name)
+    return f"it is also held by `{where}`" if where else "it is also held by something outside of the network"
 
 
 def _lively(x: Tensor) -> Tensor:

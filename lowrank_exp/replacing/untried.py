@@ -1,7 +1,10 @@
 """Layers that are to be replaced without an example to try it on: what can be told all the same."""
 
+import functools
+import types
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,13 @@ from lowrank_exp.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.decomposition.uses import codes_of, uses_of_children
 from lowrank_exp.modes import evaluating
 from lowrank_exp.replacing.holders import holders
-from lowrank_exp.replacing.trial import IDLE, trial
+from lowrank_exp.replacing.observed import Pass, observe
+from lowrank_exp.replacing.trial import IDLE, held, trial
 from lowrank_exp.replacing.unsafe import lost_by_replacing, plain_layers, settings, unsafe
 from lowrank_exp.shapes import meta_copy
 
 SIZES = (32, 64, 224, 299)  # of images; one that the network takes is enough
+TYPE = {"type", "isinstance", "__class__"}  # what code names that looks at types
 PASS_EXAMPLE = "pass example_input to have it tried"
 
 
@@ -24,7 +29,7 @@ def untried(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     A trial on the meta device, without the network's hooks, where the network takes an input of a size that is guessed
     from what it says itself or from its first layer. Else what `unsafe` tells, layers that an attribute of a module
     holds a second time or whose settings the code of their parent's forward reads, and those that have attributes of
-    their own. In both cases those whose hooks read their weight or settings, as far as the hooks' code says.
+    their own. In both cases those whose weight, settings or type a hook reads, as far as the hooks' code says.
 
     Raises:
         ValueError: `model` is itself a bare layer.
@@ -33,12 +38,12 @@ def untried(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     candidates = {name: layer for name, layer in plain_layers(model) if name in set(layers) - reasons.keys()}
     if not candidates:
         return reasons
-    told = _guessed(model)
+    told = _guessed(model, candidates)
     if told is None:
         told = {name: f"{why}; {PASS_EXAMPLE}" for name, why in _by_structure(model, candidates).items()}
     for name, layer in candidates.items():
-        if read := _read_by_hooks(layer):
-            told.setdefault(name, f"it has a forward hook that reads its {read}")
+        if why := _read_by_hooks(model, name, layer):
+            told.setdefault(name, f"{why}; {PASS_EXAMPLE}")
     return reasons | {name: told[name] for name in candidates if name in told}
 
 
@@ -56,15 +61,37 @@ def _by_structure(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict
     return reasons
 
 
-def _read_by_hooks(layer: nn.Module) -> str:
-    """What only the layer has and the code of its hooks names."""
-    hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
-    codes = [code for hook in hooks for code in codes_of(getattr(hook, "__func__", hook))]
-    return ", ".join(sorted(lost_by_replacing(layer) & {name for code in codes for name in code.co_names}))
+def _read_by_hooks(model: nn.Module, name: str, layer: nn.Module) -> str | None:
+    """That the code of a hook names what only the layer has, or asks for its type: of its own, or one that names it."""
+    for module in model.modules():
+        if named := _named_by_hooks(module):
+            lost = sorted(lost_by_replacing(layer) & named)
+            if module is layer and (lost or named & TYPE):
+                return f"it has a forward hook that reads its {', '.join(lost) or 'type'}"
+            if name.rpartition(".")[2] in named and lost:
+                return f"a forward hook of a {type(module).__name__} reads its {', '.join(lost)}"
+    return None
 
 
-def _guessed(model: nn.Module) -> dict[str, str] | None:
-    """What a trial on the meta device says, but of layers not reached; None where no input can be guessed."""
+def _named_by_hooks(module: nn.Module) -> set[str]:
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return {name for hook in hooks for code in codes_of(_function(hook)) for name in code.co_names}
+
+
+def _function(hook: Any) -> Any:
+    """What is run when a hook is called: a partial's function, a method's, or that of an object's `__call__`."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    if not isinstance(hook, types.FunctionType | types.MethodType):
+        hook = type(hook).__call__
+    return getattr(hook, "__func__", hook)
+
+
+def _guessed(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str, str] | None:
+    """What a trial on the meta device says, but of layers not reached; None where no input can be guessed.
+
+    A copy that calls layers of `model` itself, or computes with their weights, has them from elsewhere than its places.
+    """
     try:
         network = meta_copy(model)
         for module in network.modules():
@@ -73,20 +100,18 @@ def _guessed(model: nn.Module) -> dict[str, str] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for x in _guesses(model):
-                if _takes(network, x):
-                    return {name: why for name, why in trial(network, x).items() if not why.endswith(IDLE)}
+                with evaluating(network):
+                    seen = observe(network, x, {id(layer): name for name, layer in candidates.items()})
+                if seen.error is None:
+                    told = {name: why for name, why in trial(network, x).items() if not why.endswith(IDLE)}
+                    return told | {name: held(model, name) for name, layer in candidates.items() if _used(layer, seen)}
     except Exception:  # a network that cannot be copied, or that runs on nothing but real numbers
         return None
     return None
 
 
-def _takes(network: nn.Module, x: Tensor) -> bool:
-    try:
-        with evaluating(network):
-            network(x)
-    except Exception:  # whatever a network's own code raises on a wrong input
-        return False
-    return True
+def _used(layer: nn.Module, seen: Pass) -> bool:
+    return any(id(one) in seen.used for one in (layer, *layer.parameters()))
 
 
 def _guesses(model: nn.Module) -> Iterator[Tensor]:

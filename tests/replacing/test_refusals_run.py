@@ -27,7 +27,7 @@ class Net(nn.Module):
         x = x if isinstance(self.looked_at, nn.Conv2d) else 0 * x
         return self.out(torch.relu(self.last(x)).mean((2, 3)))
 """
-REASONS = {"listed": "it is also held by `order`", "looked_at": "its parent, Net, looks at its type: with an nn.Seq"}
+REASONS = {"listed": "it is also held by `order`", "looked_at": "its parent, Net, looks at its type or parameters: wi"}
 METHODS = {
     "decompose": ["rank.macs=0.9", "method.order=[train,factorize]"],
     "product_quantization": [

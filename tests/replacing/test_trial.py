@@ -129,6 +129,26 @@ SECOND = {
     "held by a weak reference": (lambda self, x: self.call()(x), in_reference, "it is also held by `call`"),
     "held in a module in a list": (lambda self, x: self.hidden[0](x), in_hidden_module, "it is also held by `hidden`"),
     "both ways": (lambda self, x: self.order[0](x) + self.second(x), in_list, "it is also held by `order`"),
+    "weight used by another way": (
+        lambda self, x: self.second(x) + F.conv2d(x, self.order[0].weight, padding=1, stride=2),
+        in_list,
+        "it is also held by `order`",
+    ),
+    "forward called by another way": (
+        lambda self, x: self.second(x) + self.order[0].forward(x),
+        in_list,
+        "it is also held by `order`",
+    ),
+    "parameters counted": (
+        lambda self, x: self.second(x) * len(list(self.second.parameters())),
+        None,
+        "looks at its type or parameters: .* the network computes something else",
+    ),
+    "first of the parameters": (
+        lambda self, x: self.second(x) + next(self.second.parameters()).sum(),
+        None,
+        "looks at its type or parameters: .* the network computes something else",
+    ),
     "kernel size read": (
         lambda self, x: self.second(x) * self.second.kernel_size[0],
         None,
@@ -152,7 +172,11 @@ SECOND = {
         None,
         "its parent reads weight, _conv_forward",
     ),
-    "its type": (by_type, None, "its parent, Two, looks at its type: .* the network computes something else"),
+    "its type": (
+        by_type,
+        None,
+        "its parent, Two, looks at its type or parameters: .* the network computes something else",
+    ),
     "its type, silently": (by_type_at_nothing, None, "its parent, Two, looks at its type"),
     "its inside": (indexed, None, "fails with an nn.Sequential in its place, within Two: KeyError: 'weight'"),
     "forward replaced": (called, hang("forward", lambda x: 3 * x), "its forward was replaced"),
@@ -203,6 +227,9 @@ def test_nothing_is_told_of_a_network_in_order():
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(800, 2))
     assert trial(plain, image()) == {}
     assert trial(plain.double(), image().double()) == {}
+    with torch.inference_mode():
+        inside = Two(called).eval()
+    assert trial(inside, image()) == {}
     assert trial(plain.float().train().to("meta"), image().to("meta")) == {}
     assert all(module.training for module in plain.modules())
 
@@ -334,6 +361,31 @@ def test_a_list_that_the_forward_does_not_use_forbids_nothing():
 
 
 ELSEWHERE = {}
+
+
+def test_who_counts_the_layers_of_a_network_is_told():
+    def counting(self, x):
+        return self.second(x) / sum(isinstance(module, nn.Conv2d) for module in self.modules())
+
+    model = Two(counting).eval()
+    wanted = model(image())
+    found = trial(model, image())
+    assert found.keys() == {"first", "second"}
+    assert "looks at its type or parameters" in found["second"]
+    assert trial(Two(lambda self, x: self.second(x.to(next(self.parameters()).dtype))), image()) == {}
+    torch.testing.assert_close(model(image()), wanted)
+
+
+def test_a_hook_that_sets_something_on_its_layer_or_holds_it_is_told():
+    def padding(module, inputs):
+        module.padding = (1, 1)
+
+    model = Two(called, hooked("register_forward_pre_hook", padding)).eval()
+    assert trial(model, image()) == {"second": "it has a forward pre-hook that sets its padding"}
+    model = Two(called).eval()
+    second = model.second
+    second.register_forward_hook(lambda *_: second.weight.norm() and None)
+    assert trial(model, image()) == {"second": "it is also held by something outside of the network"}
 
 
 def test_a_layer_held_outside_of_the_network_is_told():

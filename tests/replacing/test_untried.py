@@ -46,6 +46,19 @@ def reading(module, inputs):
     module.weight  # noqa: B018
 
 
+def doubling_linear(module, inputs, output):
+    return 2 * output if type(module) is nn.Linear else output
+
+
+def reading_inside(module, inputs):
+    module.linear.in_features  # noqa: B018
+
+
+class Reading:
+    def __call__(self, module, inputs, output):
+        module.weight  # noqa: B018
+
+
 STRUCTURE = {
     "a list": (Tokens, lambda self: setattr(self, "order", [self.linear]), "it is also held by `order`; pass example_"),
     "a partial": (
@@ -56,6 +69,21 @@ STRUCTURE = {
     "an attribute": (Tokens, lambda self: setattr(self.linear, "f", 1), "it has attributes of its own, f; pass exam"),
     "a read": (Reads, lambda self: None, "its parent reads weight; pass example_input"),
     "a read alone": (ReadsAlone, lambda self: None, "its weight is read by its parent, ReadsAlone; it is never called"),
+    "a hook on types": (
+        Tokens,
+        lambda self: self.linear.register_forward_hook(doubling_linear),
+        "it has a forward hook that reads its type; pass example_input",
+    ),
+    "a hook that is an object": (
+        Tokens,
+        lambda self: self.linear.register_forward_hook(Reading()),
+        "it has a forward hook that reads its weight; pass example_input",
+    ),
+    "a hook of the network": (
+        Tokens,
+        lambda self: self.register_forward_pre_hook(functools.partial(reading_inside)),
+        "a forward hook of a Tokens reads its in_features; pass example_input",
+    ),
     "a hook": (Tokens, lambda self: self.linear.register_forward_pre_hook(reading), "it has a forward hook that reads"),
     "forward": (Tokens, lambda self: setattr(self.linear, "forward", torch.relu), "its forward was replaced"),
 }
@@ -100,6 +128,40 @@ def test_an_input_of_a_guessed_size_tells_more(use, reason):
     assert untried(model, ["first"]) == {}
     with pytest.raises(ValueError, match=reason):
         factorize_(model, {"second": 2})
+
+
+ELSEWHERE = {}
+
+
+def in_closure(self):
+    layer = self.second
+    self.call = lambda x: layer(x)
+
+
+def in_method(self):
+    self.call = self.second.forward
+
+
+def outside(self):
+    ELSEWHERE["layer"] = self.second
+
+
+@pytest.mark.parametrize(
+    ("use", "prepare", "where"),
+    [
+        (lambda self, x: self.call(x), in_closure, "`call`"),
+        (lambda self, x: self.call(x), in_method, "`call`"),
+        (lambda self, x: ELSEWHERE["layer"](x), outside, "something outside of the network"),
+        (lambda self, x: F.conv2d(x, ELSEWHERE["layer"].weight), outside, "something outside of the network"),
+    ],
+)
+def test_a_copy_that_comes_to_layers_of_the_network_itself_tells_who_holds_them(use, prepare, where):
+    model = Images(use)
+    prepare(model)
+    with pytest.raises(ValueError, match=f"^second cannot be decomposed by channel_svd: it is also held by {where}"):
+        factorize_(model, {"second": 2}, "channel_svd")
+    assert type(factorize_(model, {"first": 2}, "channel_svd").first) is nn.Sequential
+    assert type(model.second) is nn.Conv2d
 
 
 def test_an_example_is_what_is_tried():
