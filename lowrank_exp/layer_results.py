@@ -10,8 +10,10 @@ from lowrank_exp.edits import Edit, Factorize, KeepChannels, ToSVD, edits_of
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.graph import channel_graph
 from lowrank_exp.rank import Plan
+from lowrank_exp.replacing import trial
 from lowrank_exp.results import LayerResult
 from lowrank_exp.shapes import by_shapes
+from lowrank_exp.svd_form.profile import not_in_form
 
 
 def layer_results(
@@ -28,7 +30,7 @@ def layer_results(
     """
     before, after = (by_shapes(network_cost, one, example).every for one in (dense, network))
     made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
-    staying = _staying(network, example, given)
+    staying = _staying(network, example, given) | (_not_in_form(network, example, made, given) if plan is None else {})
     rows = []
     for name, cost in before.items():
         parts = [part for inner, part in after.items() if f"{inner}.".startswith(f"{name}.")]
@@ -87,6 +89,16 @@ def _staying(network: nn.Module, example: Tensor, given: Sequence[Edit]) -> dict
         return {}
     layers = channel_graph(network, example).without_gradient
     return dict.fromkeys(layers, f"pruning goes around it: {WITHOUT_GRADIENT}")
+
+
+def _not_in_form(
+    network: nn.Module, example: Tensor, made: Sequence[Factorize | ToSVD], given: Sequence[Edit]
+) -> dict[str, str]:
+    """Where a phase has put layers into SVD form, that the others are not, and why those that could not be."""
+    if not any(isinstance(edit, ToSVD) and edit not in given for edit in made):
+        return {}
+    refused = by_shapes(trial, network, example)
+    return {name: not_in_form(refused.get(name)) for name, _ in network.named_modules()}
 
 
 def _rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:

@@ -37,6 +37,11 @@ METHODS = {
         "method.order=[factorize]",
     ],
     "lc": ["method=lc", "rank.macs=0.9"],
+    "trp": ["method=trp", "rank.macs=0.9"],
+    "pufferfish": ["method=pufferfish", "rank.macs=0.9"],
+    "cuttlefish": ["method=cuttlefish", "rank=fixed", "rank.ranks={last: 4}"],
+    "factorized": ["method=factorized", "rank.macs=0.9"],
+    "in SVD form": ["method=svd_training", "method.order=[to_svd]"],
     "svd_training": ["method=svd_training", "method.order=[to_svd,truncate]", "method.phases.to_svd.rank=0.3"],
 }
 
