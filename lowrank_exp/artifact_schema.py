@@ -125,3 +125,5 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 def _check_metadata(metadata: Any) -> None:
     if not isinstance(metadata, dict) or not all(isinstance(one, dict) for one in metadata.values()):
         raise ValueError(f"its metadata must be a mapping of names to mappings, got {shown(metadata)}")
+    if nameless := [name for name in metadata if not isinstance(name, str)]:
+        raise ValueError(f"its metadata are of a module called {shown(nameless[0])}, which is not a name")

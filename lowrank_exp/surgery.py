@@ -40,7 +40,7 @@ from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_
 from lowrank_exp.replacing import trial, unsafe, untried
 from lowrank_exp.shapes import meta_copy as meta_copy
 from lowrank_exp.shown import shown
-from lowrank_exp.svd_form.layers import SVDForm
+from lowrank_exp.svd_form.layers import SVDForm, form_refusal
 
 
 def factorize_(
@@ -213,7 +213,8 @@ def _replace_by_skeleton_(
     model: nn.Module, layer: nn.Module, edit: Factorize | ToSVD, unsafe_because: str | None
 ) -> None:
     kind = named(edit.decomposition, **edit.options)
-    if refusal := unsafe_because or kind.refusal(layer):
+    may_not = form_refusal(layer, kind) if isinstance(edit, ToSVD) else kind.refusal(layer)
+    if refusal := unsafe_because or may_not:
         raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
     rank = kind.check_rank(layer, edit.rank, edit.layer)
     if isinstance(edit, ToSVD):

@@ -47,6 +47,10 @@ HOSTILE = {
     "rank a word": ({"edits": [factorize(rank="2")]}, "has rank '2', but it must be a whole number, or a list"),
     "rank true": ({"edits": [factorize(rank=True)]}, "has rank True, but it must be a whole number"),
     "rank of a form": ({"edits": [factorize(edit="ToSVD", rank=[1, 2])]}, r"the edit ToSVD .* has rank \[1, 2\]"),
+    "a form of many factors": (
+        {"edits": [factorize(edit="ToSVD", decomposition="cp", rank=2, options={})]},
+        "the edit of 'conv2' does not fit: cp is not a decomposition by one SVD",
+    ),
     "rank too high": ({"edits": [factorize(rank=10**9)]}, "rank 1000000000 is above the full rank"),
     "options of another": (
         {"edits": [factorize(options={"foo": 1})]},
@@ -131,6 +135,7 @@ HOSTILE = {
         "it holds more values than it has bytes, or lists",
     ),
     "metadata a list": ({"metadata": [1]}, r"its metadata must be a mapping of names to mappings, got \[1\]"),
+    "metadata of a number": ({"metadata": {5: {"version": 1}}}, "its metadata are of a module called 5, which is not"),
     "wrappers a word": ({"wrappers": "x"}, "its wrappers must be a mapping of names to tensors, got 'x'"),
     "a set": ({"metadata": {"": {"a": {1, 2}}}}, "metadata holds {1, 2}, which is neither a plain value nor a tensor"),
 }

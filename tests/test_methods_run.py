@@ -34,7 +34,7 @@ class KilledError(BaseException):
 def job(outputs):
     (path,) = (outputs / "runs").glob("*/result.json")
     result = Result.read(path)
-    store = OutcomeStore(outputs / "store")
+    store = OutcomeStore(outputs / "store", print)
     return result, {phase.name: store.read(phase.name, phase.key).history for phase in result.phases}, path.parent
 
 

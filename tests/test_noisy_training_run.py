@@ -27,7 +27,7 @@ def test_svd_training_with_both(command, tmp_path):
     phases = result.config["method"]["phases"]
     assert phases["train"]["stochastic_depth"] == phases["sparse"]["stochastic_depth"] == {"survival": "uniform"}
     assert phases["finetune"]["stochastic_depth"] is None
-    store = OutcomeStore(tmp_path / "outputs" / "store")
+    store = OutcomeStore(tmp_path / "outputs" / "store", print)
     sparse = next(phase for phase in result.phases if phase.name == "sparse")
     history = store.read("sparse", sparse.key).history
     assert sparse.val_accuracy == pytest.approx(

@@ -60,7 +60,7 @@ def test_penalties_are_logged(command, tmp_path):
 
     assert command(*JOB) == 0
     result, _ = result_and_folder(tmp_path / "outputs")
-    store = OutcomeStore(tmp_path / "outputs" / "store")
+    store = OutcomeStore(tmp_path / "outputs" / "store", print)
     histories = {phase.name: store.read(phase.name, phase.key).history for phase in result.phases}
     assert {"penalty_orthogonality", "penalty_hoyer"} <= histories["sparse"][0].keys()
     assert "penalty_hoyer" not in histories["train"][0]
