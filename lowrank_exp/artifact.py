@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from lowrank_exp.archive import archive_content
 from lowrank_exp.artifact_schema import FORMAT, VERSION, checked
 from lowrank_exp.cost import check_network
+from lowrank_exp.edit_records import from_records, to_records
 from lowrank_exp.edits import placed_records
 from lowrank_exp.files import written_whole
 from lowrank_exp.fits import difference, entries_after, lost_edits, unexplained
@@ -22,7 +23,7 @@ from lowrank_exp.models.numbers import check_numbers
 from lowrank_exp.models.parts import listed
 from lowrank_exp.network_state import NetworkState, load_state_, network_state, own_entries
 from lowrank_exp.shown import shown
-from lowrank_exp.surgery import from_records, replay_, to_records
+from lowrank_exp.surgery import replay_
 from lowrank_exp.wrappers import full_name, unwrapped
 
 LARGE = 2**30  # bytes of a dense network that any file may be of

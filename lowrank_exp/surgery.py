@@ -20,8 +20,6 @@ from lowrank_exp.decomposition import (
     recompose,
 )
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.edit_records import from_records as from_records
-from lowrank_exp.edit_records import to_records as to_records
 from lowrank_exp.edits import (
     Bias,
     Edit,
@@ -38,7 +36,6 @@ from lowrank_exp.pruning.cut import composed, cut_
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
 from lowrank_exp.replacing import trial, unsafe, untried
-from lowrank_exp.shapes import meta_copy as meta_copy
 from lowrank_exp.shown import shown
 from lowrank_exp.svd_form.layers import SVDForm, form_refusal
 

@@ -21,12 +21,12 @@ def trial(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     """Reasons, by layer name, why convolutions and linear layers of `model` must be left alone.
 
     Beside what `unsafe` tells, they are found by running the first image of `example_input` through `model` as it is,
-    and with a fresh layer with the same weights, inside an `nn.Sequential`, in the place of every layer. The modules
-    called, every operation with the shapes and numbers it gets, and the outputs must be the same. A layer that has
-    attributes read or set that an `nn.Sequential` has not, is called with more than its input, is reached by another
-    way than its place, or has a hook that changes anything is told by that one pass; what else goes wrong is found by
-    bisection. `model` is run where it lies, in evaluation mode, and is afterwards as it was; on the meta device outputs
-    are compared by their shapes.
+    and with a `StandIn` in the place of every layer: a fresh layer with the same weights and another, that is not
+    called, in an `nn.Sequential`. The modules called, every operation with the shapes and numbers it gets, and the
+    outputs must be the same. A layer that has attributes read or set that an `nn.Sequential` has not, is called with
+    more than its input, is reached (or its weight is) by another way than its place, or has a hook that changes
+    anything is told by that one pass; what else goes wrong is found by bisection. `model` is run where it lies, in
+    evaluation mode, and is afterwards as it was; on the meta device outputs are compared by their shapes.
 
     Where an image is one number all over, random numbers in [0, 1) take its place.
 

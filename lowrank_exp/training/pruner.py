@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lowrank_exp.cost import LAYERS
+from lowrank_exp.edit_records import from_records, to_records
 from lowrank_exp.edits import Edit, edits_of
 from lowrank_exp.pruning.criteria.filters import by_filter
 from lowrank_exp.pruning.mask import Masks
@@ -18,7 +19,7 @@ from lowrank_exp.pruning.reading import reading
 from lowrank_exp.pruning.remove import remove_
 from lowrank_exp.pruning.renumbered import renumbered
 from lowrank_exp.pruning.schedules import Action, Mask, Moment, Remove, Revive, Schedule, View, Zero
-from lowrank_exp.surgery import from_records, replay_, to_records
+from lowrank_exp.surgery import replay_
 from lowrank_exp.training import generators
 from lowrank_exp.training.optimizer_surgery import follow_removal_, forget_
 

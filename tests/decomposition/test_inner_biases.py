@@ -21,7 +21,7 @@ from lowrank_exp.decomposition import (
     Tucker2,
     recompose,
 )
-from lowrank_exp.surgery import meta_copy
+from lowrank_exp.shapes import meta_copy
 
 KINDS = {
     "channel_svd": ChannelSVD(),
