@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from layer_cases import RANKS
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
@@ -55,22 +56,6 @@ def drawing():
 def standing():
     """Where the global generators are, as numbers."""
     return torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]
-
-
-RANKS = {
-    "channel_svd": 3,
-    "spatial_svd": 4,
-    "grouped_channel_svd": 3,
-    "slice_wise_svd": 1,
-    "jaderberg_scheme1": 3,
-    "tucker2": (4, 5),
-    "tucker1": 4,
-    "cp": 9,
-    "tensor_train": (4, 6, 5),
-    "monochromatic": 4,
-    "biclustering": 3,
-    "product_quantization": 16,
-}
 
 
 @pytest.mark.parametrize("name", RANKS)

@@ -194,7 +194,8 @@ def latex(sections: Sequence[Section]) -> str:
         warned = [note for note in section.notes if note.startswith(("missed", "warning"))]
         if warned:
             parts += [r"\begin{itemize}", *(rf"\item {latex_escaped(note)}" for note in warned), r"\end{itemize}"]
-        parts += [f"% {line}" for note in section.notes for line in note.splitlines()]
+        others = (note for note in section.notes if note not in warned)
+        parts += [f"% {line}" for note in others for line in note.splitlines()]
     return "\n".join(parts) + "\n"
 
 

@@ -17,6 +17,22 @@ CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 PLANE = (2, 4, 9, 8)  # two images of four channels, higher than wide
 
+# A rank of every decomposition for a 3 x 3 convolution from 6 to 8 channels, or of more.
+RANKS = {
+    "channel_svd": 3,
+    "spatial_svd": 4,
+    "grouped_channel_svd": 3,
+    "slice_wise_svd": 1,
+    "jaderberg_scheme1": 3,
+    "tucker2": (4, 5),
+    "tucker1": 4,
+    "cp": 9,
+    "tensor_train": (4, 6, 5),
+    "monochromatic": 4,
+    "biclustering": 3,
+    "product_quantization": 16,
+}
+
 # A layer and the shape of its input.
 LAYERS = {
     "1x1": (nn.Conv2d(4, 6, 1), PLANE),

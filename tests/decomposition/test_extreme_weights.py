@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from layer_cases import RANKS
 from torch import nn
 
 from lowrank_exp import factorize_, profile
@@ -11,20 +12,6 @@ from lowrank_exp.decomposition.codebook import as_stored
 from lowrank_exp.decomposition.numbers import numbers, within_range
 from lowrank_exp.svd_form import to_svd_, truncate_
 
-RANKS = {
-    "channel_svd": 3,
-    "spatial_svd": 4,
-    "grouped_channel_svd": 3,
-    "slice_wise_svd": 1,
-    "jaderberg_scheme1": 3,
-    "tucker2": (4, 5),
-    "tucker1": 4,
-    "cp": 9,
-    "tensor_train": (4, 6, 5),
-    "monochromatic": 4,
-    "biclustering": 3,
-    "product_quantization": 16,
-}
 FLOAT32 = (1e38, 1e30, 1e20, 1e-20, 1e-30, 1e-37)
 
 

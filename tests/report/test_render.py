@@ -160,4 +160,6 @@ def test_warnings_mark_the_row_and_stand_below_the_tables(job: Callable) -> None
     shown = latex([section(frame, notes=[*notes, "missing: x"])])
     assert r"\item warning: a\_b, seed 0: finetune: at 10 \%" in shown
     assert shown.count(r"\item") == 2
+    assert shown.endswith("% missing: x\n")
+    assert "% warning" not in shown  # once is enough
     assert r"\item" not in latex([section(frame, notes=["missing: x"])])
