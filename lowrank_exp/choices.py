@@ -1,10 +1,14 @@
 """What was chosen on the command line, and choices that make no sense together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf, JobConf, RunDir, SweepDir
 from omegaconf import DictConfig, OmegaConf
+
+from lowrank_exp.keys.kinds import inside, unknown
 
 NAMES = ("method", "experiment", "row")
 
@@ -23,6 +27,7 @@ def check_choices(hydra_cfg: DictConfig, config: Mapping[str, Any], conf: Path) 
         conf: the folder of our configuration.
     """
     chosen = _chosen(hydra_cfg)
+    check_hydra(hydra_cfg)
     check_row(chosen["row"], chosen["experiment"], conf)
     check_effect(hydra_cfg.overrides.task, config)
     regularizer = config.get("regularizer") or {}
@@ -32,6 +37,15 @@ def check_choices(hydra_cfg: DictConfig, config: Mapping[str, Any], conf: Path) 
             "regularizer has neither terms nor a projection, and method=trp is a training under them. Leave "
             "regularizer=trp, or take method=decompose"
         )
+
+
+def check_hydra(hydra_cfg: DictConfig) -> None:
+    """Raise ValueError for a key of Hydra's own node that Hydra does not read."""
+    for part, kind in {"": HydraConf, "run": RunDir, "sweep": SweepDir, "job": JobConf}.items():
+        known = [one.name for one in fields(kind)]
+        for name in hydra_cfg[part] if part else hydra_cfg:
+            if name not in known and (part, name) != ("", "env"):  # a group of Hydra's that its schema leaves out
+                raise ValueError(unknown(inside("hydra", part) if part else "hydra", name, known))
 
 
 def check_row(row: str | None, experiment: str | None, conf: Path) -> None:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from lowrank_exp.allocator import keep_freed_memory
 from lowrank_exp.choices import check_choices, labels
 from lowrank_exp.class_count import count_classes_
-from lowrank_exp.command_line import checked, put_working_folder_last
+from lowrank_exp.command_line import checked, missing_part_told, put_working_folder_last
 from lowrank_exp.config_path import CONF
 from lowrank_exp.help import help_text
 from lowrank_exp.jobs_not_run import rest_told
@@ -49,7 +49,7 @@ def main() -> None:
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     try:
         sys.argv[1:] = checked(sys.argv[1:])
-        with signals_raised(), rest_told():
+        with signals_raised(), rest_told(), missing_part_told(sys.argv[1:]):
             decorate(job)()
     except (Exception, Interrupted) as error:
         if (signal := error if isinstance(error, Interrupted) else received()) is not None:
@@ -102,8 +102,8 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
 def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     """Raise ValueError for a mistake in the configuration; all that can be seen without torch comes first."""
     config = OmegaConf.to_container(cfg, resolve=True)
-    check_choices(hydra_cfg, config, CONF)
     check_values(config, OmegaConf.to_container(cfg, resolve=False))
+    check_choices(hydra_cfg, config, CONF)
     check_targets(config)
 
 

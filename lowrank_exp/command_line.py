@@ -2,9 +2,12 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hydra._internal.utils import get_args_parser
+
+from lowrank_exp.mistakes import KEY, unreadable
 
 
 def put_working_folder_last() -> None:
@@ -22,9 +25,12 @@ def checked(arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra takes them, where `-p KEY` alone shows that part of the configuration.
 
     Raises:
-        ValueError: a flag of Hydra's that would be without effect here, or do harm.
+        ValueError: a flag of Hydra's that would be without effect here, or do harm, or an override without a key.
     """
     flags = get_args_parser().parse_args(list(arguments))
+    for override in flags.overrides:
+        if not KEY.fullmatch(override.partition("=")[0]):
+            raise ValueError(unreadable(override))
     if flags.config_path is not None:
         raise ValueError(
             f"--config-path {flags.config_path}: the configuration cannot be put in another place. Add groups of your "
@@ -43,3 +49,18 @@ def checked(arguments: Sequence[str]) -> list[str]:
             raise ValueError(f"{flag} is for --cfg job and does nothing beside {given[0]}: leave one of them out")
         return ["--cfg", "job", *arguments]
     return list(arguments)
+
+
+@contextmanager
+def missing_part_told(arguments: Sequence[str]) -> Iterator[None]:
+    """Within the block, where Hydra shows a part of the configuration, one that is not there raises ValueError."""
+    try:
+        yield
+    except SystemExit as ended:
+        package = get_args_parser().parse_args(list(arguments)).package
+        if package is None or ended.code != 1:
+            raise
+        raise ValueError(
+            f"-p {package}: the configuration has no such part, or it is null. Name a group or a key, such as -p rank "
+            "or -p training.optimizer; --cfg job alone shows all"
+        ) from None

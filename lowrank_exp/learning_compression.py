@@ -3,6 +3,7 @@
 Legend: W weights, Theta the same at low rank, M multipliers, mu weight of the penalty, k step.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from lowrank_exp.surgery import factorize_, replay_to_plan_
 from lowrank_exp.training.checkpoint import DamagedCheckpointError
 
 PENALTY = "lc"  # its name in the history: penalty_lc
+HEAVIEST = 1e30  # a penalty's weight that numbers in single precision can still be multiplied by
 APART = 0.01  # of the squared length of the weights: so far from low rank they are said to be so
 
 
@@ -94,6 +96,11 @@ class LearningCompression(Phase):
             number = isinstance(value, int | float) and not isinstance(value, bool) and value < float("inf")
             if not number or value < least or value == 0:
                 raise ValueError(f"{name} must be a number {allowed}, got {value!r}")
+        if math.log(self.mu) + (self.steps - 1) * math.log(self.growth) > math.log(HEAVIEST):
+            raise ValueError(
+                f"mu={self.mu:g}, multiplied by growth={self.growth:g} from step to step, passes {HEAVIEST:g} before "
+                f"the last of {self.steps} steps: lower growth, or take fewer steps"
+            )
         options = getattr(self.rank, "keywords", {})
         if asked := needs(options["policy"], options) if "policy" in options else ():
             raise ValueError(

@@ -13,6 +13,7 @@ from lowrank_exp.config_path import CONF
 
 WORD = 300  # letters of a word that is shown
 LONG = 4000  # letters of a message
+KEY = re.compile(r"(\+{1,2}|~)?[\w$][^\s=]*")  # before the = of an override
 OURS = (ValueError, OSError, ImportError, OmegaConfBaseException)  # whose words are meant for users
 
 
@@ -48,6 +49,13 @@ def _explained(error: BaseException) -> str:
         return missing(error)
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         return no_such_option(error.missing_cfg_file, error.options)
+    if str(error).startswith("Config group override must be"):  # Hydra does not say which one
+        return (
+            "a group was given a number, null or another value that is not the name of one of its options. Write "
+            "group=option, such as model=resnet20; --help lists the options of every group"
+        )
+    if removed := re.match(r"Could not delete from config\. '(.*)' does not exist", str(error)):
+        return f"~{removed[1]} takes away what is not there. Leave it out, or see what there is by --cfg job"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be read or written: {error.strerror}. Give a place where that is possible"
     # Hydra's own advice is to add an unknown key, which would then be read by nobody; and its search path helps nobody.
@@ -64,7 +72,7 @@ def unreadable(override: str) -> str:
     data.root=~x/y cannot be read: a value with signs such as ~ , { } [ ] ( ) is put in quotes: 'data.root="~x/y"'
     """
     key, equals, value = override.partition("=")
-    if not equals:
+    if not equals or not KEY.fullmatch(key):
         return f"{override} cannot be read: an override is key=value, +key=value or ~key, and flags stand before it"
     value = value.strip("\"'")
     return (

@@ -52,7 +52,7 @@ class Outcome:
 class OutcomeStore:
     """Folders `<phase>-<key>`: `network.pt`, `confusion.csv`, `outcome.json` (written last), `plan.yaml` if made."""
 
-    def __init__(self, root: Path, say: Callable[[str], None], exact: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, root: Path, say: Callable[[str], None] = print, exact: Mapping[str, Any] | None = None) -> None:
         """`say` is told of damage, once each; with `exact`, only phases of these conditions are found."""
         self.root, self.say, self.exact = root, say, exact
         self._said: set[str] = set()

@@ -19,6 +19,7 @@ from lowrank_exp.console import Console
 from lowrank_exp.copying import copied
 from lowrank_exp.cost import measure
 from lowrank_exp.data import ImageData
+from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.deliver import deliver
 from lowrank_exp.dry_run import DryRun
@@ -35,7 +36,7 @@ from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.outcomes import Outcome, OutcomeStore, check_name, stopwatch
 from lowrank_exp.phase_keys import by_content, of_model
 from lowrank_exp.phases import Done, Phase, Setting
-from lowrank_exp.preflight import check_folders, check_room, unwritable
+from lowrank_exp.preflight import check_folders, check_processes, check_room, check_size, unwritable
 from lowrank_exp.rank import Plan
 from lowrank_exp.replacing import note_, trial
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
@@ -112,13 +113,19 @@ class _Job:
         self.exact = self.conditions if cfg.store.exact else None
         self.store = OutcomeStore(Path(cfg.paths.store), console.say, self.exact)
         # Weights files and plans name a decomposition of the user's own, which is known once its module is imported.
-        instantiate(cfg.decomposition)
+        try:
+            Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
+        except ValueError as error:
+            raise ValueError(f"decomposition: {error}") from error
         self.data = instantiate(cfg.data)
         if not isinstance(self.data, ImageData):
             raise ValueError(
                 f"data._target_={cfg.data.get('_target_')} makes a {type(self.data).__name__}, which is not a "
                 "lowrank_exp.data.ImageData: name a class that is, which gives LabelledImages by _load"
             )
+        target = str(cfg.model.get("_target_"))
+        if target.startswith("lowrank_exp.models.") and not target.endswith((".hub", ".clip")):  # one of our own
+            check_size(self.dense_network, target)
         self.initial = self.initial_network(console.say)
         self.given = edits_of(self.initial)
         self.data.adapt(self.initial.__dict__.get("input_shape"), floating_type(self.initial))
@@ -195,6 +202,7 @@ class _Job:
             )
         if floating_type(self.initial) in HALF:
             self.step_in_half_precision(any(phase.trains for phase in self.phases.values()))
+        check_processes({name: self.config["method"]["phases"][name] for name in self.phases}, self.device)
         note_(network, self.tried())
         before = ["initial"]
         for name, phase in self.phases.items():

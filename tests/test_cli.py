@@ -121,11 +121,21 @@ def test_a_part_of_the_configuration_is_shown_by_its_name_alone():
         (["--info", "all", "--resolve"], "--resolve is for --cfg job"),
         (["-cp", "/tmp"], "--config-dir FOLDER"),
         (["--experimental-rerun", "job.pickle"], "Give the same overrides again"),
+        (["=3"], "=3 cannot be read: an override is key=value"),
+        (["seed=1", "++=3"], r"\+\+=3 cannot be read"),
+        (["@x=3"], "@x=3 cannot be read"),
+        (["seed =3"], "seed =3 cannot be read: an override is key=value"),
     ],
 )
 def test_flags_without_effect_are_refused(flags, expected):
     with pytest.raises(ValueError, match=expected):
         checked(flags)
+
+
+@pytest.mark.parametrize("part", ["nosuch", "rank.nosuch", "rank.weights"])
+def test_a_part_that_the_configuration_does_not_have_is_told(command, capfd, part):
+    assert command("-p", part) == 1
+    assert f"error: -p {part}: the configuration has no such part, or it is null" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,9 @@ def test_keys_of_a_rank_policy_are_those_of_its_signature():
 REFUSED = {
     "+training.epoch=3": "training.epoch is read by nobody. Did you mean training.epochs?",
     "+trainng.epochs=3": "trainng is read by nobody. Did you mean training",
+    "+store.exactly=true": "store.exactly is read by nobody. Did you mean store.exact?",
+    "+paths.outputss=x": "paths.outputss is read by nobody. Did you mean paths.outputs?",
+    "+reconstruct.fitt=null": "reconstruct.fitt is read by nobody. Did you mean reconstruct.fit?",
     "++seeed=3": "seeed is read by nobody. Did you mean seed",
     "+rank.share=0.9": "rank.share is read by nobody",
     "+method.phases.finetun.epochs=3": "method.phases.finetun is read by nobody. Did you mean method.phases.finetune?",

@@ -160,6 +160,8 @@ def test_lc_ends_in_factors_under_the_budget(command, tmp_path):
     ] * 2
     assert ["distance" in line for line in history] == [False, True, False, True]
     assert all(line["penalty_lc"] > 0 for line in history)
+    (told,) = (told for told in result.phases[-1].warnings if "low rank" in told)
+    assert told.startswith(f"the weights were still {history[-1]['distance']:.2%} of their squared length away from")
     ranks = {layer.name: layer.rank for layer in result.layers if layer.rank is not None}
     small = load(folder / "model.pt")
     assert {name: small.get_submodule(name)[0].out_channels for name in ranks if name.startswith("conv")} == {
@@ -171,9 +173,11 @@ def test_lc_ends_in_factors_under_the_budget(command, tmp_path):
 def test_lc_pulls_the_weights_to_low_rank(command, tmp_path):
     options = ["method.phases.lc.mu=3", "method.phases.lc.growth=3", "method.phases.lc.steps=3"]
     assert command(*LC, *options, "method.phases.lc.multipliers=false", "method.order=[train,lc]") == 0
-    _, histories, _ = job(tmp_path / "outputs")
+    result, histories, _ = job(tmp_path / "outputs")
     distances = [line["distance"] for line in histories["lc"]]
     assert distances[0] > 3 * distances[1] > 9 * distances[2]
+    assert distances[2] < 0.01
+    assert not any("away from low rank" in told for told in result.phases[-1].warnings)
 
 
 @pytest.mark.slow
@@ -193,6 +197,7 @@ def test_lc_goes_on_after_a_kill(command, tmp_path, monkeypatch):
         (["method=lc", "rank=greedy_eval"], "C step chooses ranks by the weights alone, and greedy_eval looks"),
         (["method=lc", "method.phases.lc.mu=0"], "method.phases.lc.mu=0 is refused: allowed is a number in"),
         (["method=lc", "method.phases.lc.growth=0.5"], "method.phases.lc.growth=0.5 is refused"),
+        (["method=lc", "method.phases.lc.growth=1e9"], r"growth=1e\+09 from step .* passes 1e\+30 before"),
         (["method=lc", "method.phases.lc.steps=0"], "method.phases.lc.steps=0 is refused: allowed is a whole"),
         (["method=lc", "rank.macs=0.01"], "phase lc: the budget macs=0.01 cannot be reached: .*Raise the budget"),
         (["method=lc", "rank.rules={re\\:.*: null}", "rank=evbmf"], "no layer of this network may be decomposed"),
@@ -202,6 +207,11 @@ def test_lc_goes_on_after_a_kill(command, tmp_path, monkeypatch):
         (["method=cuttlefish", "rank.rules={conv9: null}"], "phase until_settled: .*conv9"),
         (["method=trp", "decomposition=spatial_svd", "regularizer.terms.nuclear_norm.weight=-1"], "weight=-1 is ref"),
         (["method=factorized", "decomposition=cp"], "phase train: regularizer: .* this network has none"),
+        (["decomposition.linear=foo"], "decomposition: unknown decomposition 'foo'; known: biclustering"),
+        (["method=train", "decomposition.conv=foo"], "decomposition: unknown decomposition 'foo'"),
+        (["finetune.devices=1000"], r"phase finetune: devices is 1000, and on the \d+ cores"),
+        (["method=lc", "finetune.devices=1000"], "phase lc: devices is 1000"),
+        (["method.order=null"], "method.order=null is refused: allowed is a list"),
         (["method=pufferfish", "method.order=[train,warm]"], "method.order names the phase 'warm'"),
     ],
 )  # fmt: skip

@@ -1,6 +1,12 @@
 """What is said of errors: the place, what was got, what to do."""
 
-from hydra.errors import InstantiationException, MissingConfigException, OverrideParseException
+import pytest
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 
 from lowrank_exp.mistakes import WORD, explained
 
@@ -17,6 +23,17 @@ def test_an_override_outside_of_the_grammar_is_to_be_quoted():
     said = explained(OverrideParseException("data.root=~x/y", "LexerNoViableAltException"))
     assert said.endswith("is put in quotes: 'data.root=\"~x/y\"'")
     assert "an override is key=value" in explained(OverrideParseException("~", "missing"))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Config group override must be a string or a list. Got NoneType", "group=option, such as model=resnet20"),
+        ("Could not delete from config. 'nosuch' does not exist.", "~nosuch takes away what is not there"),
+    ],
+)
+def test_what_hydra_says_without_a_way_out_is_said_anew(said, expected):
+    assert expected in explained(ConfigCompositionException(said))
 
 
 def test_a_file_that_cannot_be_read_is_named():

@@ -7,6 +7,7 @@ from typing import Any
 from lowrank_exp.keys.kinds import Context
 from lowrank_exp.keys.root import ROOT, keys_of
 
+_INSIDE = re.compile(r"\$\{([^{}]*)")  # of an interpolation, up to one within it
 _NAMES = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -23,7 +24,7 @@ def check_values(config: Mapping[str, Any], written: Mapping[str, Any] | None = 
     taken = _interpolated(written or {})
 
     def is_read(key: str) -> bool:
-        return any(one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for one in taken)
+        return any(one == key or one.startswith(f"{key}.") for one in taken)
 
     ROOT.check(config, "", Context(keys_of, is_read))
 
@@ -34,4 +35,4 @@ def _interpolated(node: Any) -> set[str]:
         return set().union(*map(_interpolated, node.values()))
     if isinstance(node, list | tuple):
         return set().union(*map(_interpolated, node))
-    return set(_NAMES.findall(node)) if isinstance(node, str) and "${" in node else set()
+    return {name for one in _INSIDE.findall(node) for name in _NAMES.findall(one)} if isinstance(node, str) else set()

@@ -2,7 +2,7 @@
 
 from lowrank_exp.training.device import resolve as resolve_device
 from lowrank_exp.training.distillation import Distillation
-from lowrank_exp.training.distributed import check_devices
+from lowrank_exp.training.distributed import check_devices, places
 from lowrank_exp.training.evaluate import Scores, evaluate, why_no_scores
 from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.fit import check_computing, check_pruning, fit_
@@ -29,6 +29,7 @@ __all__ = [
     "check_pruning",
     "evaluate",
     "fit_",
+    "places",
     "recalibrate_",
     "resolve_device",
     "trained",
