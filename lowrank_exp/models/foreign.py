@@ -1,15 +1,21 @@
 """Files that hold weights in another form: what they are, and the line of Python that converts them once.
 
-Nothing in a file is executed: files are told by their first bytes, pickles are read as lists of instructions.
+Nothing in a file is executed: files are told by their first bytes, of pickles only the skeleton is read.
 """
 
 import io
-import pickletools
+import pickle
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowrank_exp.models.parts import DEPTH, Part
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that PyTorch before 1.6 wrote
 ARRAYS = "{name: torch.from_numpy(array) for name, array in FILE.items()}"
@@ -22,8 +28,6 @@ DATASETS = (
 RENAME = "the tensors then need the network's own names, and convolutions their axes in the order out, in, high, wide"
 START = 512  # bytes that tell a file's kind
 INDEX_END = bytes.fromhex("57fb808b247547db")  # how a LevelDB table ends, TensorFlow's index of a checkpoint
-
-Instructions = list[tuple[str, Any]]
 
 
 def conversion(path: Path) -> tuple[str, str] | None:
@@ -73,8 +77,8 @@ def conversion(path: Path) -> tuple[str, str] | None:
 
 def _pickled(path: Path, file: str, saved: Callable[..., str]) -> tuple[str, str] | None:
     """What a pickle holds that is no plain data, and the line that keeps its tensors alone."""
-    by_torch, instructions = _instructions(path)
-    needed = list(dict.fromkeys(name for name in _globals(instructions) if not _plain(name)))
+    by_torch, content, called = _skeleton(path)
+    needed = [name for name in called if not _plain(name)]
     if not needed:
         return None
     load = f"torch.load({file}, weights_only=False)" if by_torch else f"pickle.load(open({file}, 'rb'))"
@@ -82,59 +86,89 @@ def _pickled(path: Path, file: str, saved: Callable[..., str]) -> tuple[str, str
     what = "a file that needs full unpickling, which can run any code and is never done here, for " + ", ".join(
         needed[:3] + (["..."] if len(needed) > 3 else [])
     )
-    keys = {argument for name, argument in instructions if "UNICODE" in name}
-    first = next((name for name, _ in instructions if name in ("GLOBAL", "STACK_GLOBAL", "EMPTY_DICT")), None)
-    is_mapping = first == "EMPTY_DICT" or next(_globals(instructions), None) == "collections.OrderedDict"
-    if not is_mapping:
+    if not isinstance(content, Mapping):
         return what, saved(f"{load}.state_dict()", imports)
-    for key in ("state_dict", "model"):
-        if key in keys:
-            whole = key == "model" and "_parameters" in keys
-            return what, saved(f"{load}[{key!r}]" + (".state_dict()" if whole else ""), imports)
+    holders = [(Part(keys, "", {}), whole) for keys, whole in _holders(content) if keys]
+    if holders:
+        part, whole = min(holders, key=lambda holder: (not holder[0].known, holder[0].order))
+        found = load + "".join(f"[{key!r}]" for key in part.keys)
+        return what, saved(f"{found}.state_dict()" if whole else found, imports)
     if all(name.startswith(("numpy.", "_codecs.")) for name in needed):
         return what, saved(ARRAYS.replace("FILE", load), imports)
     return what, saved(TENSORS.replace("FILE", load), imports)
 
 
-def _instructions(path: Path) -> tuple[bool, Instructions]:
-    """Whether torch.save wrote the file, and the instructions of the pickle with its content."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            return True, _one_pickle(io.BytesIO(archive.read(members[0]))) if members else []
-    with open(path, "rb") as file:
-        first = _one_pickle(file)
-        if ("LONG1", MAGIC) not in first:
-            return False, first
-        _one_pickle(file), _one_pickle(file)  # the protocol, and the machine that wrote the file
-        return True, _one_pickle(file)
+class _Inert:
+    """Stands for whatever a pickle makes of a class or function; nothing that it is given has an effect."""
+
+    state: Any = None
+
+    def __init__(self, *given: Any, **named: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None: ...
+
+    extend = add = append
 
 
-def _one_pickle(file: Any) -> Instructions:
-    """Names and arguments of the instructions up to the end of one pickle; none where there is no whole one."""
+class _Skeleton(pickle.Unpickler):
+    """Reads a pickle without running anything: classes and functions become `_Inert`, tensors empty ones."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, encoding="latin1")
+        self.called: list[str] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        called = f"{module}.{name}"
+        self.called.append(called)
+        if called == "collections.OrderedDict":
+            return OrderedDict
+        if called.startswith("torch._utils._rebuild_"):
+            return lambda *given: torch.empty(0, device="meta")
+        return type(name, (_Inert,), {})
+
+    def persistent_load(self, stored: tuple[Any, ...]) -> Any:
+        return stored[1]  # what is stored, a kind of numbers or, before 1.6, the class of a module
+
+
+def _skeleton(path: Path) -> tuple[bool, Any, list[str]]:
+    """Whether torch.save wrote the file, its content without numbers, and the classes and functions it asks for."""
     try:
-        return [(code.name, argument) for code, argument, _ in pickletools.genops(file)]
-    except Exception:  # pickletools meets other files with ValueError, IndexError, UnicodeDecodeError ...
-        return []
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+                return True, *_one_pickle(io.BytesIO(archive.read(member)))
+        with open(path, "rb") as file:
+            first = _one_pickle(file)
+            if first[0] != MAGIC:
+                return False, *first
+            _one_pickle(file), _one_pickle(file)  # the protocol, and the machine that wrote the file
+            return True, *_one_pickle(file)
+    except Exception:  # pickle meets other files with UnpicklingError, EOFError, ValueError, UnicodeDecodeError ...
+        return False, None, []
 
 
-def _globals(instructions: Instructions) -> Iterator[str]:
-    """The classes and functions that a pickle asks for, as module.name."""
-    strings: list[str] = []  # pushed so far: of a newer pickle the last two are module and name
-    memo: list[str] = []
-    before = ""
-    for name, argument in instructions:
-        if name == "GLOBAL":
-            yield argument.replace(" ", ".")
-        elif name == "STACK_GLOBAL" and len(strings) > 1:
-            yield ".".join(strings[-2:])
-        elif "UNICODE" in name:
-            strings.append(argument)
-        elif name == "MEMOIZE":
-            memo.append(strings[-1] if "UNICODE" in before else "")
-        elif name.endswith("BINGET") and argument < len(memo):
-            strings.append(memo[argument])
-        before = name
+def _one_pickle(file: Any) -> tuple[Any, list[str]]:
+    """The content of one pickle, without numbers, and the classes and functions that it asks for."""
+    skeleton = _Skeleton(file)
+    return skeleton.load(), list(dict.fromkeys(skeleton.called))
+
+
+def _holders(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Keys that lead to mappings with tensors and to whole networks, and which of both it is."""
+    if isinstance(content, _Inert):
+        if isinstance(content.state, Mapping) and "_parameters" in content.state:
+            yield keys, True
+    elif isinstance(content, Mapping) and len(keys) <= DEPTH:
+        if any(isinstance(value, Tensor) for value in content.values()):
+            yield keys, False
+        for key, value in content.items():
+            if isinstance(key, str):
+                yield from _holders(value, (*keys, key))
 
 
 def _plain(name: str) -> bool:

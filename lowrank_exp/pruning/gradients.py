@@ -12,6 +12,7 @@ from lowrank_exp.cost import LAYERS
 
 WITHOUT_GRADIENT = "no gradient of the output reaches it (torch.no_grad, detach, or its own output is not used)"
 _CUTS = (Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__)
+_TO_NUMPY = (Tensor.numpy, Tensor.__array__)
 
 
 class Followed(TorchFunctionMode):
@@ -22,6 +23,8 @@ class Followed(TorchFunctionMode):
             return None
         if function in _CUTS:
             return args[0]
+        if function in _TO_NUMPY:  # refuses what autograd records, which the network had detached
+            args = (args[0].detach(), *args[1:])
         return function(*args, **(kwargs or {}))
 
 

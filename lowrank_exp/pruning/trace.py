@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.inputs import like_network
 from lowrank_exp.models.cifar_resnet import PadShortcut
 from lowrank_exp.pruning.gradients import Followed, tensors_of, without_gradient
 from lowrank_exp.shapes import by_shapes
@@ -87,8 +88,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
 
     network = _to_trace_(network)
     names = {module: name for name, module in network.named_modules()}
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), example_input.dtype)
-    x = example_input[:1].to(dtype).repeat(BATCH, *[1] * (example_input.dim() - 1)).requires_grad_()
+    x = like_network(example_input[:1], network).repeat(BATCH, *[1] * (example_input.dim() - 1)).requires_grad_()
     entry = Entry()
     entry.channels = x.shape[1]
     calls: dict[nn.Module, int] = {}

@@ -84,6 +84,23 @@ CONVERTED = {
         FULL + r"argparse\.Namespace;",
     ),
     "a network beside its epoch": (save_as(lambda: {"model": network(), "epoch": 3}), FULL + r"torch\.nn\.modules"),
+    "options beside a state under another key": (
+        save_as(lambda: {"args": argparse.Namespace(lr=1), "model_state_dict": state(), "best": torch.ones(())}),
+        FULL + r"argparse\.Namespace;",
+    ),
+    "options beside a nested state": (
+        save_as(lambda: {"run": {"args": argparse.Namespace(lr=1), "weights": state()}}, pickle_protocol=4),
+        FULL + r"argparse\.Namespace;",
+    ),
+    "a network under another key": (save_as(lambda: {"epoch": 3, "net": network()}), FULL + r"torch\.nn\.modules"),
+    "an average alone": (
+        save_as(lambda: {"model": None, "ema": network()}, _use_new_zipfile_serialization=False),
+        FULL + r"torch\.nn\.modules",
+    ),
+    "a network before its average": (
+        save_as(lambda: {"ema": nn.Sequential(nn.Linear(3, 2)), "model": network()}),
+        FULL + r"torch\.nn\.modules",
+    ),
     "a state under model": (
         save_as(lambda: {"model": state(), "best": np.float64(0.5)}),
         FULL + r"numpy\._core\.multiarray\.scalar, numpy\.dtype",

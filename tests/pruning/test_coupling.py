@@ -1,5 +1,6 @@
 """Which channels go together: groups known by hand, and what is left alone, with its reason."""
 
+import numpy as np
 import pytest
 import torch
 from small_networks import Net, conv
@@ -278,6 +279,13 @@ def test_a_trunk_that_no_gradient_reaches_is_pruned_around(forward):
         got = net(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
     assert (net.head.weight.shape, net.last.weight.shape) == ((3, 6, 3, 3), (2, 3, 1, 1))
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("values", [lambda x: x.detach().cpu().numpy(), lambda x: np.asarray(x.detach())])
+def test_values_that_a_network_reads_by_numpy_are_no_obstacle(values):
+    net = Net(lambda m, x: m.last(relu(m.head(x)) * float(values(x).max() < 9)), head=conv(3, 8), last=conv(8, 2))
+    (group,) = channel_groups(net, IMAGE)
+    assert (group.producers, group.consumers) == ({"head": one_each(*range(8))}, {"last": one_each(*range(8))})
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
