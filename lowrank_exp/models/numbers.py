@@ -26,8 +26,8 @@ def check_numbers(
 ) -> None:
     """Raise ValueError if a tensor of `state` is none that the network whose state is `own` can compute with.
 
-    Floats must be finite, but where those of `masks` are not, and stay so in the network's type; integers and booleans
-    must stay the same numbers in the network's type.
+    Floats must be finite, but where those of `masks` are the same, and stay so in the network's type, where they must
+    not all become zero; integers and booleans must stay the same numbers in the network's type.
 
     Args:
         state: tensors by name, such as a file has.
@@ -78,13 +78,14 @@ def _not_finite(given: Tensor, wanted: Tensor, mask: Tensor | None) -> tuple[str
     as_own = given.to(wanted.dtype)
     bad = ~as_own.isfinite()
     if not bad.any():
-        return None
+        vanished = not as_own.any() and bool((given.to(torch.promote_types(as_own.dtype, torch.float64)) != 0).any())
+        return ("out of range", f"has entries that are all 0 in {_name(wanted.dtype)}") if vanished else None
     if mask is not None and mask.shape == given.shape:
-        bad &= mask.cpu().isfinite()
+        bad &= ~as_own.isclose(mask.cpu(), equal_nan=True)
     elif wanted.is_meta and not isinstance(wanted, nn.Parameter):
         return None  # it may be a mask, which shapes do not tell
     count = int(bad.sum())
-    beyond = int((bad & given.to(torch.promote_types(given.dtype, torch.float32)).isfinite()).sum())
+    beyond = int((bad & given.isfinite()).sum())
     if beyond == count > 0:
         return "out of range", f"has {count} of {given.numel()} entries beyond the range of {_name(wanted.dtype)}"
     return ("not finite", f"has {count} of {given.numel()} entries NaN or infinite") if count else None

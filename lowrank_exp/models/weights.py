@@ -78,7 +78,7 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> str:
     missing = [name for name in own if name not in state and not name.endswith(COUNT)]
     unexpected = [name for name in state if name not in own]
     reshaped = [
-        f"{name} {shape_of(state[name])} in the file, {shape_of(own[name])} in the network"
+        f"{name} {_form(state[name])} in the file, {_form(own[name])} in the network"
         for name in own
         if name in state and shape_of(state[name]) != shape_of(own[name])
     ]
@@ -103,6 +103,10 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> str:
         whole._metadata = OrderedDict(own._metadata | getattr(part.state, "_metadata", {}))
         module.load_state_dict(whole)
     return part.described(others, path)
+
+
+def _form(value: Any) -> tuple[int, ...] | str:
+    return f"a {type(value).__name__}" if (shape := shape_of(value)) is None else shape
 
 
 def _uncountable(name: str, value: Any) -> bool:

@@ -215,6 +215,10 @@ REFUSED = {
         lambda state: state.update({"fc2.bias": torch.full((84,), 1e300, dtype=torch.float64)}),
         r"fc2\.bias has 84 of 84 entries beyond the range of float32",
     ),
+    "below the range": (
+        lambda state: state.update({"fc2.bias": torch.full((84,), 1e-300, dtype=torch.float64)}),
+        r"fc2\.bias has entries that are all 0 in float32",
+    ),
     "sparse": (lambda state: state.update({"fc2.weight": state["fc2.weight"].to_sparse()}), r"fc2\.weight is sparse"),
 }
 
@@ -245,7 +249,22 @@ def test_a_float16_network_refuses_what_it_cannot_hold(tmp_path):
         load_weights_(nn.Linear(2, 1).half(), tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_8_bits_may_be_nan(state, tmp_path):
+    state["fc3.bias"] = torch.tensor([NAN] * 2 + [1.0] * 8).to(torch.float8_e4m3fn)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ValueError, match=r"fc3\.bias has 2 of 10 entries NaN or infinite"):
+        load_weights_(lenet5(), tmp_path / "w.pt")
+
+
+def test_what_is_no_tensor_is_called_what_it_is(state, tmp_path):
+    state["fc3.bias"], state["fc2.bias"] = state["fc3.bias"].tolist(), torch.ones(())
+    torch.save(state, tmp_path / "w.pt")
+    said = r"fc2\.bias \(\) in the file, \(84,\) in the network, fc3\.bias a list in the file, \(10,\) in the network"
+    with pytest.raises(ValueError, match=said):
+        load_weights_(lenet5(), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64])
 def test_floats_of_another_size_are_taken(dtype, state, tmp_path):
     torch.save({name: value.to(dtype) for name, value in state.items()}, tmp_path / "w.pt")
     module = lenet5()
@@ -277,6 +296,8 @@ def test_a_mask_may_be_infinite_where_the_networks_own_is(tmp_path):
     assert module.mask.tolist() == [0.0, -INF]
     with pytest.raises(ValueError, match="mask has 1 of 2 entries NaN or infinite"):
         load_weights_(masked([0.0, 0.0]), tmp_path / "w.pt")
+    with pytest.raises(ValueError, match="mask has 1 of 2 entries NaN or infinite"):
+        load_weights_(masked([0.0, INF]), tmp_path / "w.pt")
 
 
 def test_indices_stay_the_same_numbers(tmp_path):
