@@ -403,6 +403,8 @@ class _Job:
             seed_all(setting.seed)
             try:
                 return network, step.phase.run_(network, setting)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"phase {step.name}: {error}") from error
             except DamagedCheckpointError as damaged:
                 self.console.say(f"{step.name} starts anew: {damaged}")
                 damaged.path.unlink()

@@ -46,4 +46,5 @@ class Net(nn.Module):
         y = self.f(torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3)))
         if self.kind == "distances in float16":
             y = -torch.cdist(y, self.f.weight.T[:1].expand(10, -1))
-        return y * math.nan if self.kind == "logits" else y
+        broken = self.kind == "logits" or (self.kind == "logits in evaluation" and not self.training)
+        return y * math.nan if broken else y

@@ -40,6 +40,20 @@ def test_logits_that_are_nan_are_no_accuracy_of_class_0(job, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("logits", "phase train: the training loss is nan at epoch 0, step 0 of "),
+        ("logits in evaluation", "phase train: the validation loss is nan at epoch 0, step 20 of 21"),
+    ],
+)
+def test_a_loss_that_becomes_nan_fails_its_phase(kind, said, job, capsys):
+    result = job(kind, "method=decompose", status=1)
+    assert (result.status, result.phases) == ("failed", [])
+    assert f"FloatingPointError: {said}" in result.error
+    assert f"error: {said}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["state", "model"])
 def test_weights_that_are_nan_are_refused_by_name(form, command, tmp_path, capsys):
     network = lenet5()
