@@ -54,7 +54,8 @@ def ruined(
         known = {name: values[place] for name, values in before.items() if values[place] is not None}
         best = max(known, key=known.__getitem__, default=None)
         fell = best is not None and one.well_above(known[best])
-        if one.accuracy > one.chance or not (fell or learnt):
+        too_few = one.chance >= 1  # images to tell chance from a network that knows everything
+        if one.accuracy > one.chance or too_few or not (fell or learnt):
             continue
         text = (
             f"{one.accuracy:.2%} of the {one.images} images are recognised, which is chance for "

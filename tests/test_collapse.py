@@ -47,6 +47,11 @@ def test_the_remedy_is_told_once_and_validation_images_count_too():
     assert again.endswith("it was 90.00% after train")
 
 
+@pytest.mark.parametrize(("accuracy", "per_class"), [(1.0, [40]), (1.0, [2, 2]), (0.5, [2, 2]), (0.99, [99, 1])])
+def test_of_too_few_images_nothing_is_said(accuracy, per_class):
+    assert ruined([Measured("test", accuracy, per_class)], {"train": (1.0,)}, True, "Try this.") == []
+
+
 def test_imbalanced_classes_make_chance_higher():
     (said,) = ruined([Measured("test", 0.9, [90, 10])], {"train": (0.99 + 0.01,)}, True, "")
     assert "chance for 2 classes (up to 99.00% of 100 images)" in said
