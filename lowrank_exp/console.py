@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console as Terminal
 from rich.table import Table
 
 from lowrank_exp.estimate import Estimate, in_words
@@ -13,6 +12,7 @@ from lowrank_exp.rank import Plan
 from lowrank_exp.rank.plan import DENSE
 from lowrank_exp.rank.reachable import Reach
 from lowrank_exp.results import PhaseResult, Result
+from lowrank_exp.terminal import Terminal
 
 PHASE_COLUMNS = ("phase", "test %", "val %", "MACs", "weights", "parameters", "kB", "ms", "seconds")
 LAYER_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "reason")

@@ -1,5 +1,6 @@
 """What a job prints: names are shown, never obeyed."""
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from lowrank_exp.console import Console
 from lowrank_exp.estimate import Estimate
 from lowrank_exp.rank import Plan, PlannedLayer
 from lowrank_exp.results import LayerResult, PhaseResult, Result
+from lowrank_exp.terminal import Terminal
 
 NAME = "[/nosuch] :bomb: \x1b[31mred\r\u202e"
 SHOWN = "[/nosuch] :bomb: \\x1b[31mred\\r\\u202e"
@@ -39,3 +41,16 @@ def test_names_of_classes_layers_phases_and_machines(capsys: pytest.CaptureFixtu
     assert f"two\nlines of {SHOWN}\n" in said
     rows = [line for line in said.splitlines() if line.lstrip().startswith(SHOWN)]
     assert len(rows) >= 5
+
+
+def test_a_terminal_whose_reader_has_gone_falls_silent():
+    reader, writer = os.pipe()
+    with open(writer, "w") as file:
+        terminal = Terminal(file=file)
+        terminal.print("seen")
+        assert os.read(reader, 100) == b"seen\n"
+        os.close(reader)
+        for _ in range(2):
+            terminal.print("not seen any more")
+        assert terminal.quiet
+        print("nor this, printed by others", file=file, flush=True)

@@ -7,6 +7,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from lowrank_exp.mistakes import WORD, explained
 
@@ -34,6 +35,11 @@ def test_an_override_outside_of_the_grammar_is_to_be_quoted():
 )
 def test_what_hydra_says_without_a_way_out_is_said_anew(said, expected):
     assert expected in explained(ConfigCompositionException(said))
+
+
+def test_a_worker_that_was_killed_is_told_with_what_goes_on():
+    said = explained(TerminatedWorkerError("A worker process managed by the executor was unexpectedly terminated"))
+    assert "The same command goes on with what is missing; hydra.launcher.n_jobs=1" in said
 
 
 def test_a_file_that_cannot_be_read_is_named():

@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lowrank_exp.terminal import Terminal
+
 # Drawing costs milliseconds: at most five times a second.
 SECONDS_BETWEEN_DRAWINGS = 0.2
 
@@ -21,7 +23,7 @@ class EpochProgress(pl.Callback):
 
     def __init__(self, label: str, console: Console | None = None) -> None:
         self.label = label
-        self.console = console or Console(stderr=True)
+        self.console = console or Terminal(stderr=True)
         self._drawn = self._began = 0.0
         self._images = 0
         self._bar = Progress(
