@@ -201,7 +201,7 @@ def _is_mask(entry: Any) -> bool:
 
 
 def _diverged(entry: Tensor) -> bool:
-    return not bool(entry.isfinite().all())
+    return not bool(entry.detach().isfinite().all())
 
 
 def _shape_in(content: Mapping[str, Any], path: str | os.PathLike) -> nn.Module:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank_exp import factorize_, load, save
+from lowrank_exp import factorize_, load, profile, save
 from lowrank_exp.artifact import is_artifact, load_into_, read
 from lowrank_exp.models import cifar_resnet, lenet5
 from lowrank_exp.surgery import Factorize, edits_of
@@ -56,6 +56,19 @@ def test_a_dense_network_can_be_saved_too(tmp_path):
     again = load(tmp_path / "dense.pt", model=own(seed=5))
     torch.testing.assert_close(again(image()), model(image()), rtol=0, atol=0)
     assert edits_of(again) == []
+
+
+def test_a_network_made_in_inference_mode_is_compressed_and_saved_as_any(tmp_path):
+    with torch.inference_mode():
+        model = own().eval()
+    with torch.no_grad():
+        wanted = model(image())
+        layers = profile(model, image(), "channel_svd")
+        factorize_(model, {"0": layers["0"].full_rank, "3": layers["3"].full_rank}, "channel_svd")
+        torch.testing.assert_close(model(image()), wanted, rtol=1e-4, atol=1e-5)
+        save(model, tmp_path / "model.pt")
+        again = load(tmp_path / "model.pt", model=own(seed=5))
+        torch.testing.assert_close(again(image()), model(image()), rtol=0, atol=0)
 
 
 def test_the_file_holds_plain_values_and_tensors_on_the_cpu(small):

@@ -164,7 +164,7 @@ class Decomposition(ABC):
         Raises:
             ValueError: the weight has entries that are not finite, or so large or small that float64 cannot square it.
         """
-        if not layer.weight.is_meta and not layer.weight.isfinite().all():
+        if not layer.weight.is_meta and not layer.weight.detach().isfinite().all():
             raise ValueError(
                 f"{layer_name}: its weight has entries that are not finite, which {self.name} cannot factor"
             )
