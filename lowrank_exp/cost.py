@@ -102,10 +102,13 @@ def check_network(model: object) -> None:
     """Nothing, if it is a network.
 
     Raises:
-        ValueError: it is something else, such as the class of one.
+        ValueError: it is something else, such as the class of one, or has parameters without a shape.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a network, got {model!r:.80}: pass what its constructor gives")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise ValueError(f"{name} has no shape yet: run the network once before")
 
 
 def one_image(model: nn.Module, example_input: Tensor) -> Tensor:

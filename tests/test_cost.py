@@ -391,3 +391,13 @@ UNSUITABLE = {
 def test_an_example_that_does_not_suit_the_network_is_told(ask, example, told):
     with pytest.raises(ValueError, match=told):
         ask(Branching(), example)
+
+
+def test_an_example_of_floats_is_brought_to_the_type_of_the_network():
+    expected = measure(Branching(), torch.zeros(1, 3, 8, 8), seconds=0)
+    assert measure(Branching(), torch.zeros(1, 3, 8, 8).double(), seconds=0) == expected
+
+
+def test_a_network_whose_parameters_have_no_shape_yet_is_told_so():
+    with pytest.raises(ValueError, match=r"^0\.weight has no shape yet: run the network once before$"):
+        measure(nn.Sequential(nn.LazyConv2d(4, 3)), torch.zeros(1, 3, 8, 8))

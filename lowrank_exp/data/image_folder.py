@@ -40,6 +40,8 @@ class ClassFolders(ImageData, ABC):
         common: arguments of `ImageData`.
     """
 
+    test_folder: str  # the folder of test images, beside `train`
+
     def __init__(
         self,
         in_memory: str = "auto",
@@ -66,9 +68,17 @@ class ClassFolders(ImageData, ABC):
         self.prefetch = prefetch
         self.cache_limit = cache_limit
 
-    @abstractmethod
     def count_classes(self) -> int:
-        """How many class folders there are."""
+        """How many class folders there are; of archives, once they are unpacked.
+
+        Raises:
+            ValueError: what is missing where.
+        """
+        return len(class_folders(self._folder(), self.test_folder))
+
+    @abstractmethod
+    def _folder(self) -> Path:
+        """The folder with `train` and `test_folder`; raises ValueError where it is missing."""
 
     @abstractmethod
     def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
@@ -147,14 +157,6 @@ class ImageFolder(ClassFolders):
         self.root = root
         self.test_folder = test_folder
         self.name = name
-
-    def count_classes(self) -> int:
-        """How many class folders there are.
-
-        Raises:
-            ValueError: what is missing where.
-        """
-        return len(class_folders(self._folder(), self.test_folder))
 
     def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
         root = self._folder()

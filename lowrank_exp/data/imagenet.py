@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lowrank_exp.data.image_folder import ClassFolders
-from lowrank_exp.data.scan import FolderScan, class_folders, layout, scan_folder
+from lowrank_exp.data.scan import FolderScan, layout, scan_folder
 from lowrank_exp.files import held
 
 NAME = "ImageNet (ILSVRC-2012)"
@@ -44,21 +44,15 @@ class ImageNet(ClassFolders):
         common: arguments of `ClassFolders` and `ImageData`.
     """
 
+    test_folder = "val"
+
     def __init__(self, root: str | None = "data/imagenet", **common: Any) -> None:
         super().__init__(**common)
         self.root = root
 
-    def count_classes(self) -> int:
-        """How many class folders there are, once the archives are unpacked.
-
-        Raises:
-            ValueError: what is missing where.
-        """
-        return len(class_folders(self._folder(), "val"))
-
     def _scan(self) -> tuple[Path, FolderScan, tuple[str, ...]]:
         root = self._folder()
-        scan = scan_folder(root, "val")
+        scan = scan_folder(root, self.test_folder)
         return root, scan, class_names(root, scan.classes)
 
     def _folder(self) -> Path:

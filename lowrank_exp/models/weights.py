@@ -194,7 +194,7 @@ def safetensors_content(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path} is no safetensors file, or a damaged one ({error}): fetch it again, or save one by "
+            f"{path} is not a safetensors file, or a damaged one ({error}): fetch it again, or save one by "
             "safetensors.torch.save_file(network.state_dict(), file)"
         ) from error
 

@@ -139,11 +139,11 @@ def test_damaged_safetensors_files(donor, tmp_path):
     for content in (whole[: len(whole) // 2], whole[:5], b"", b"hello world, this is text"):
         path.write_bytes(content)
         with pytest.raises(
-            ValueError, match=r"w\.safetensors is no safetensors file, or a damaged one \(.+\): fetch it again"
+            ValueError, match=r"w\.safetensors is not a safetensors file, or a damaged one \(.+\): fetch it again"
         ):
             read_state(path)
     torch.save(donor.state_dict(), path)
-    with pytest.raises(ValueError, match="is no safetensors file"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         read_state(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"no weights at .*w\.safetensors"):
