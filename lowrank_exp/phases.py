@@ -205,7 +205,10 @@ class Train(Phase):
     def remedy(self) -> str:
         terms = [] if self.regularizer is None else list(self.regularizer.terms)
         weights = f"the weights of its penalties ({', '.join(terms)}), or " if terms else ""
-        return f"Lower {weights}the learning rate of this training"
+        return (
+            f"Lower {weights}the learning rate of this training; where its loss has hardly fallen, raise the learning "
+            "rate or train for longer"
+        )
 
     def epochs_at(self, fraction: float) -> int:
         """Whole epochs that are a fraction of the training."""

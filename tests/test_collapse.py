@@ -4,6 +4,7 @@ import math
 
 import pytest
 from scipy.stats import binom
+from smoke import SMOKE
 
 from lowrank_exp.collapse import Measured, outweighed, ruined
 
@@ -56,6 +57,14 @@ def test_imbalanced_classes_make_chance_higher():
     (said,) = ruined([Measured("test", 0.9, [90, 10])], {"train": (0.99 + 0.01,)}, True, "")
     assert "chance for 2 classes (up to 99.00% of 100 images)" in said
     assert ruined([Measured("test", 0.995, [90, 10])], {"train": (1.0,)}, True, "") == []
+
+
+def test_a_training_at_chance_is_told_what_to_try_in_both_directions(command, tmp_path, capsys):
+    job = (*SMOKE, "method=train", "training.optimizer.lr=0", "training.augment=false")
+    assert command(*job) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "recognised, which is chance for 10 classes" in said
+    assert "Lower the learning rate of this training; where its loss has hardly fallen, raise the learning rate" in said
 
 
 def line(loss: float, **penalties: float) -> dict[str, float]:
