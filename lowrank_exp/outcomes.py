@@ -9,14 +9,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from lowrank_exp import artifact, confusion
 from lowrank_exp.files import check_sums, differing, file_digest, held, sweep_parts, written_whole
 from lowrank_exp.rank import Plan
-from lowrank_exp.results import digest
+from lowrank_exp.results import PhaseResult, digest
 
 NAMELESS = ("initial",)  # what the first phase gets is called so
 UNFIT = set('/\\:*?"<>|')  # for the name of a file, here or on another system
@@ -47,6 +47,11 @@ class Outcome:
     missed: bool = False
     conditions: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+
+    def result(self, stored: bool) -> PhaseResult:
+        """What stands in a job's result; `stored`: this run did not compute it."""
+        same = {item.name: getattr(self, item.name) for item in fields(PhaseResult) if hasattr(self, item.name)}
+        return PhaseResult(**same, **self.scores, stored=stored)
 
 
 class OutcomeStore:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import nn
 from lowrank_exp import artifact, confusion
 from lowrank_exp.collapse import UNTRAINED, Measured, ruined
 from lowrank_exp.console import Console
-from lowrank_exp.copying import copied
 from lowrank_exp.cost import measure
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
@@ -28,24 +27,23 @@ from lowrank_exp.environment import conditions, environment, latency_conditions,
 from lowrank_exp.estimate import Estimate
 from lowrank_exp.files import file_digest, held
 from lowrank_exp.finished import PLAN, finished
-from lowrank_exp.inputs import HALF, floating_type, like_network
+from lowrank_exp.inputs import floating_type
 from lowrank_exp.latency import latency_ms
 from lowrank_exp.layer_results import layer_results
 from lowrank_exp.loggers import Identity, Log
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
-from lowrank_exp.outcomes import Outcome, OutcomeStore, check_name, stopwatch
+from lowrank_exp.outcomes import Outcome, OutcomeStore, stopwatch
 from lowrank_exp.phase_keys import by_content, of_model
 from lowrank_exp.phases import Done, Phase, Setting
 from lowrank_exp.preflight import check_folders, check_processes, check_room, check_size, unwritable
 from lowrank_exp.rank import Plan
-from lowrank_exp.replacing import note_, trial
 from lowrank_exp.results import RESULT, PhaseResult, Result, digest, fingerprint
-from lowrank_exp.shapes import copy_that_runs
 from lowrank_exp.signals import Interrupted, raise_received
 from lowrank_exp.training import Scores, evaluate, resolve_device, why_no_scores
 from lowrank_exp.training.checkpoint import DamagedCheckpointError
 from lowrank_exp.training.generators import seed_all, undisturbed
 from lowrank_exp.unfinished import Place, recorded
+from lowrank_exp.walk import phases_of, walk
 
 STORED = ("accuracy", "val_accuracy", "loss", "top5", "class_accuracy")
 
@@ -131,12 +129,13 @@ class _Job:
         self.data.adapt(self.initial.__dict__.get("input_shape"), floating_type(self.initial))
         self.data.setup()
         self.introduce()
-        self.example: torch.Tensor  # one image that the network takes; the walk finds it
-        self.phases = self.method()
+        self.phases = phases_of(cfg.method)
         self.taught = cfg.model.get("weights") is not None or any(phase.trains for phase in self.phases.values())
         if not self.taught:
             console.say("model.weights is null: unless its constructor loads weights, this network is untrained")
-        self.walk()
+        options = {name: config["method"]["phases"][name] for name in self.phases}
+        check_processes(options, self.device)
+        self.example = walk(self.initial, self.phases, self.data, self.device)  # one image that the network takes
         self.steps = self.keyed()
         self.files: Path | None = None  # of the network after the last finished phase
         self.epochs: dict[str, int] = {}  # that finished phases have trained
@@ -173,79 +172,6 @@ class _Job:
         self.initial.classes_are_(self.data.classes, self.device, cache, self.console.say)
         if (warning := self.initial.other_pixels(self.cfg.data.get("mean"), self.cfg.data.get("std"))) is not None:
             self.console.say(warning)
-
-    def method(self) -> dict[str, Phase]:
-        """The phases in order."""
-        method = self.cfg.method
-        for name in method.order:
-            check_name(name)
-            if name not in method.phases:
-                raise ValueError(
-                    f"method.order names the phase {name!r}; method.phases has: {', '.join(method.phases)}"
-                )
-        if not method.order or len(set(method.order)) != len(method.order):
-            raise ValueError(f"method.order must name at least one phase, each once, got {list(method.order)}")
-        phases = {name: instantiate(method.phases[name], _convert_="all") for name in method.order}
-        for name, phase in phases.items():
-            if not isinstance(phase, Phase):
-                raise ValueError(f"method.phases.{name} is no phase of lowrank_exp.phases but a {type(phase).__name__}")
-        return phases
-
-    def walk(self) -> None:
-        """Take the whole method over the network's shapes: names, ranks and budgets that cannot be end here."""
-        network, self.example, logits = copy_that_runs(self.initial, self.examples())
-        if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or logits.shape[1] < self.data.num_classes:
-            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ValueError(
-                f"the network gives {got} for one image, the data have {self.data.num_classes} classes: it must give "
-                f"(1, classes) logits. Set model.num_classes={self.data.num_classes}"
-            )
-        if floating_type(self.initial) in HALF:
-            self.step_in_half_precision(any(phase.trains for phase in self.phases.values()))
-        check_processes({name: self.config["method"]["phases"][name] for name in self.phases}, self.device)
-        note_(network, self.tried())
-        before = ["initial"]
-        for name, phase in self.phases.items():
-            if missing := [other for other in phase.looks_back if other not in before]:
-                raise ValueError(f"phase {name} asks for the network of {missing[0]!r}; there is: {', '.join(before)}")
-            before.append(name)
-            if phase.validates and not self.data.sizes["val"]:
-                raise ValueError(
-                    f"phase {name}: {phase.validates} on validation images, and there are none: set data.validation to "
-                    "a fraction of the training images, or choose a method that does without"
-                )
-            try:
-                phase.check_steps(network, self.example, self.data.sizes["train"])
-                phase.walk_(network, self.example)
-            except (ValueError, TypeError, FileNotFoundError) as error:
-                raise type(error)(f"phase {name}: {error}") from error
-
-    def tried(self) -> dict[str, str]:
-        """Layers that the phases must leave alone, found on numbers: the walk has none."""
-        network = self.initial.to(self.device)
-        try:
-            return trial(network, self.example)
-        finally:
-            network.to("cpu")
-
-    def examples(self) -> Iterator[torch.Tensor]:
-        """One image of zeros; for networks that do not take it, the first of the training data."""
-        yield torch.zeros(1, *self.data.input_shape)
-        images, _ = next(iter(self.data.train_loader(2, seed=0, augment=False)))
-        yield images[:1]
-
-    def step_in_half_precision(self, backward: bool) -> None:
-        """Try a forward and a backward pass: not every operation of a network has them in half precision."""
-        network, kind = copied(self.initial).to(self.device).train(), floating_type(self.initial)
-        images = like_network(self.example.repeat(2, *[1] * (self.example.dim() - 1)), network)
-        try:
-            if (logits := network(images)).requires_grad and backward:
-                logits.float().sum().backward()
-        except (RuntimeError, NotImplementedError) as error:
-            raise ValueError(
-                f"the network is {kind}, in which {self.device} cannot compute it ({error}): build it in float32, "
-                "without .half(), and set training.precision=bf16 for speed"
-            ) from error
 
     def keyed(self) -> list[_Step]:
         """The phases with the keys of their outcomes: each chains to the one before."""
@@ -361,7 +287,7 @@ class _Job:
             self.epochs[step.name] = len(outcome.history)
             self.accuracies[step.name] = (outcome.scores["accuracy"], outcome.scores["val_accuracy"])
             if outcome.applied or outcome.warnings:
-                results.append(_phase_result(outcome, stored is not None))
+                results.append(outcome.result(stored is not None))
                 log.phase(results[-1])
                 self.console.row(results[-1])
             else:
@@ -496,22 +422,3 @@ class _Job:
 
 def _with_classes(images: str, scores: Scores) -> Measured:
     return Measured(images, scores.accuracy, scores.confusion.sum(1).tolist())
-
-
-def _phase_result(outcome: Outcome, stored: bool) -> PhaseResult:
-    return PhaseResult(
-        name=outcome.name,
-        **outcome.scores,
-        macs=outcome.macs,
-        weights=outcome.weights,
-        parameters=outcome.parameters,
-        bytes=outcome.bytes,
-        latency_ms=outcome.latency_ms,
-        seconds=outcome.seconds,
-        key=outcome.key,
-        values=outcome.values,
-        warnings=outcome.warnings,
-        missed=outcome.missed,
-        conditions=outcome.conditions,
-        stored=stored,
-    )

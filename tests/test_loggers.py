@@ -1,6 +1,7 @@
 """Runs as the loggers leave them on disk."""
 
 import csv
+import json
 import struct
 from pathlib import Path
 
@@ -52,12 +53,13 @@ def test_two_jobs_in_one_process_give_two_offline_runs(command, tmp_path, monkey
     assert {run["run"].run_id for run in runs} == {folder.name for folder in folders}
     assert len(folders) == 2
     for run, folder in zip(runs, folders, strict=True):
-        seed = Result.read(folder / "result.json").seed
-        assert run["run"].display_name == f"decompose-s{seed}"
+        result = Result.read(folder / "result.json")
+        assert run["run"].display_name == f"decompose-s{result.seed}"
         assert set(run["run"].tags) == {"paper", "decompose"}
         assert {"train/train_loss", "train/val_accuracy", "finetune/val_loss", "layers", "classes"} <= run["history"]
         assert {"train.accuracy", "finetune.accuracy", "factorize.macs"} <= run["summary"].keys()
-        assert (run["summary"]["status"], run["summary"]["warnings"]) == ('"ok"', '""')
+        told = json.loads(run["summary"]["warnings"])
+        assert (run["summary"]["status"], told) == ('"ok"', "\n".join(result.told()))
         assert run["exits"] == [0]
         configuration = {item.key for item in run["run"].config.update}
         assert {"rank", "model", "seed"} <= configuration
