@@ -208,13 +208,14 @@ class _Job:
             log.classes(phases)
             status = "missed" if any(phase.missed for phase in phases) else "ok"
             result = Result(status, **identity, phases=phases, layers=layers, environment=environment(self.device))
+            result = replace(result, warnings=self.untrained(phases))
             log.ended(result)
             failed = False
         finally:
             log.finish(failed)
         applied = {phase.name for phase in phases}
         skipped = {step.name: step.key for step in self.steps if step.name not in applied}
-        result = replace(result, warnings=[*self.untrained(phases), *log.warnings], skipped=skipped)
+        result = replace(result, warnings=[*result.warnings, *log.warnings], skipped=skipped)
         return deliver(self.folder, result, self.files, plan, self.store)
 
     def untrained(self, phases: Sequence[PhaseResult]) -> list[str]:

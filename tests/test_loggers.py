@@ -126,13 +126,16 @@ def test_warnings_stand_in_every_logger_and_leave_the_status(command, tmp_path, 
     folders = {path.parts[-4]: path.parent for path in tmp_path.glob("*/runs/*/result.json")}
     for folder in folders.values():
         result = Result.read(folder / "result.json")
-        assert (result.status, result.told()) == ("ok", ["evaluate: at chance"])
+        told = result.told()
+        assert (result.status, told[0]) == ("ok", "evaluate: at chance")
+        assert ["Nothing has trained this network" in line for line in told] == [False, True]
     run = wandb_run(folders["wandb"])
-    assert (run["summary"]["status"], run["summary"]["warnings"]) == ('"ok"', '"evaluate: at chance"')
+    assert (run["summary"]["status"], json.loads(run["summary"]["warnings"])) == ('"ok"', "\n".join(told))
     assert run["tags"] == {"evaluate", "warnings"}
     last = list(csv.DictReader((folders["csv"] / "csv/metrics.csv").open()))[-1]
-    assert (last["warnings"], last["missed"]) == ("1.0", "0.0")
+    assert (last["warnings"], last["missed"]) == ("2.0", "0.0")
     events = EventAccumulator(str(folders["tensorboard"] / "tensorboard"))
     events.Reload()
-    assert events.Scalars("warnings")[0].value == 1
-    assert events.Tensors("warnings/text_summary")[0].tensor_proto.string_val[0] == b"evaluate: at chance"
+    assert events.Scalars("warnings")[0].value == 2
+    (text,) = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val
+    assert text.decode() == "\n\n".join(told)
