@@ -31,7 +31,7 @@ from lowrank_exp.mistakes import explained, shortened
 from lowrank_exp.plain_text import plain_lines
 from lowrank_exp.printing import escape_what_cannot_be_shown
 from lowrank_exp.results import Result, fingerprint
-from lowrank_exp.signals import Interrupted, end_with_the_parent, raising, received, signals_raised
+from lowrank_exp.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
 
 MOST_THREADS = 1024
 
@@ -51,8 +51,8 @@ def main() -> None:
         sys.argv[1:] = checked(sys.argv[1:])
         with signals_raised(), rest_told(), missing_part_told(sys.argv[1:]):
             decorate(job)()
-    except (Exception, Interrupted) as error:
-        if (signal := error if isinstance(error, Interrupted) else received()) is not None:
+    except (Exception, Interrupted, KeyboardInterrupt) as error:
+        if (signal := signal_in(error)) is not None:
             print(f"\n{signal}", file=sys.stderr)
             sys.exit(signal.status)
         if isinstance(error, MissedTargetError):

@@ -74,7 +74,7 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
         place = Place()
         try:
             result = _Job(cfg, config, folder, labels, console, place).run(identity)
-        except (Exception, Interrupted, SystemExit) as error:
+        except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if (signal := recorded(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
                 raise
             raise signal from None

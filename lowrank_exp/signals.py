@@ -96,6 +96,17 @@ def received() -> Interrupted | None:
     return Interrupted(_received[-1][0]) if _received else None
 
 
+def signal_in(error: BaseException) -> Interrupted | None:
+    """The signal that `error` is, or that somebody has made `error` of; a `KeyboardInterrupt` is `SIGINT`.
+
+    >>> signal_in(KeyboardInterrupt()).status, signal_in(ValueError())
+    (130, None)
+    """
+    if isinstance(error, Interrupted):
+        return error
+    return Interrupted(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else received()
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _received and now - _received[-1][1] < PATIENCE:

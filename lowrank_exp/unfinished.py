@@ -8,7 +8,7 @@ from typing import Any
 from lowrank_exp.environment import environment
 from lowrank_exp.phases import Phase, Train
 from lowrank_exp.results import Result
-from lowrank_exp.signals import Interrupted, received
+from lowrank_exp.signals import Interrupted, signal_in
 
 
 class Place:
@@ -49,7 +49,7 @@ def recorded(
 
     Returns the signal, if one came: also where a library has made its own exception of it.
     """
-    signal = error if isinstance(error, Interrupted) else received()
+    signal = signal_in(error)
     if signal is not None:
         signal.place = str(place)
     try:

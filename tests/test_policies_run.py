@@ -62,7 +62,7 @@ def test_scores_serve_all_policies_and_a_killed_run_goes_on(command, tmp_path, m
         return done[-1]
 
     monkeypatch.setattr(network_score, "evaluate", dies_after_five)
-    assert command(*JOB, "rank=greedy_eval") != 0
+    assert command(*JOB, "rank=greedy_eval") == 130
     stored = list((tmp_path / "outputs/store/scores").rglob("*.json"))
     assert len(stored) == 5
     accuracies = sorted(json.loads(path.read_text())["accuracy"] for path in stored)
