@@ -102,10 +102,18 @@ def check_network(model: object) -> None:
     """Nothing, if it is a network.
 
     Raises:
-        ValueError: it is something else, such as the class of one, or has parameters without a shape.
+        ValueError: it is something else, such as the class of one.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be a network, got {model!r:.80}: pass what its constructor gives")
+
+
+def check_shapes(model: nn.Module) -> None:
+    """Nothing, if all parameters have a shape.
+
+    Raises:
+        ValueError: a lazy layer has not been called yet.
+    """
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.UninitializedParameter):
             raise ValueError(f"{name} has no shape yet: run the network once before")
@@ -149,6 +157,7 @@ def network_cost(model: nn.Module, example_input: Tensor) -> NetworkCost:
         ValueError: an example input without a batch axis, or of another type than the weights.
     """
     check_network(model)
+    check_shapes(model)
     plain = {module: getattr(module, "like", module) for module in model.modules()}
     names = {module: name for name, module in model.named_modules() if isinstance(plain[module], LAYERS)}
     shapes: dict[nn.Module, list[tuple[int, ...]]] = {module: [] for module in names}
