@@ -13,13 +13,13 @@ from lowrank_exp.decomposition import ChannelSVD, LinearSVD
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.svd_form import SVDForm
 
-# Terms and weights by file; those of svd_*.yaml are of the authors' commands for ResNet-20, channel.
+# Terms and weights by file; rows of tables have the authors' own weights of sparsity.
 TERMS = {
     "none": {},
     "svd_orthogonality": {"orthogonality": 1.0},
-    "svd_hoyer": {"orthogonality": 1.0, "hoyer": 0.07},
-    "svd_hoyer_square": {"orthogonality": 1.0, "hoyer_square": 0.01},
-    "svd_l1": {"orthogonality": 1.0, "l1": 0.3},
+    "svd_hoyer": {"orthogonality": 1.0, "hoyer": 0.01},
+    "svd_hoyer_square": {"orthogonality": 1.0, "hoyer_square": 0.001},
+    "svd_l1": {"orthogonality": 1.0, "l1": 0.003},
     "trp": {"nuclear_norm": 3e-4},
     "frobenius_decay": {"frobenius_decay": 1e-4},
     "soft_orthogonality": {"soft_orthogonality": 0.01},
