@@ -18,6 +18,7 @@ class FirstImages:
     Raises:
         ValueError: the loader gives fewer images.
 
+    >>> import torch
     >>> loader = [(torch.zeros(4, 1), torch.zeros(4)), (torch.ones(4, 1), torch.zeros(4))]
     >>> [len(batch) for batch in FirstImages(loader, 6)]
     [4, 2]

@@ -108,6 +108,7 @@ def test_bf16_is_autocast_and_the_loss_float32():
 
 def counting(monkeypatch) -> list[torch.fx.GraphModule]:
     """`torch.compile` without code generation, which notes every graph that it is handed."""
+    torch.compiler.reset()  # of what other tests have compiled: after some variants of a code it stays as it is written
     graphs, compile_ = [], torch.compile
 
     def note(graph, example):

@@ -285,16 +285,16 @@ def test_inference_is_the_expectation_of_training():
 
 def test_folding_scales_every_branch():
     """Against hooks that multiply the branches at inference, as the paper does."""
-    net = used(network("a", depth=14))
+    net = used(network("a", depth=14)).double()
     scaled = copy.deepcopy(net)
     option = StochasticDepth(last=0.4)
     for block, p_l in zip(residual_blocks(scaled), option.probabilities(6), strict=True):
         block.norm.register_forward_hook(lambda norm, inputs, output, p_l=p_l: p_l * output)
     option.fold_(net)
-    x = torch.randn(4, 3, 8, 8)
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(net.eval()(x), scaled.eval()(x), rtol=0, atol=1e-6)
-        assert (net.eval()(x) - used(network("a", depth=14)).eval()(x)).abs().max() > 0.01
+        torch.testing.assert_close(net.eval()(x), scaled.eval()(x), rtol=0, atol=1e-12)
+        assert (net.eval()(x) - used(network("a", depth=14)).double().eval()(x)).abs().max() > 0.01
 
 
 # -- a fit ---------------------------------------------------------------------------------------------------------
