@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
 from lowrank_exp.decomposition import ChannelSVD, SpatialSVD, SVDDecomposition
-from lowrank_exp.decomposition.cp_als import CPFit, cp_als
-from lowrank_exp.decomposition.gram import gram_singular_values, gram_svd
-from lowrank_exp.decomposition.hooi import hooi
+from lowrank_exp.decomposition.fitting.cp_als import CPFit, cp_als
+from lowrank_exp.decomposition.fitting.gram import gram_singular_values, gram_svd
+from lowrank_exp.decomposition.fitting.hooi import hooi
 from lowrank_exp.surgery import factorize_
 
 NETWORKS = ("resnet18", "vgg16", "alexnet")

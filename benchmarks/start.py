@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from lowrank_exp.cli import main
-from lowrank_exp.phases import Factorize
+from lowrank_exp.phases.factorize import Factorize
 
 COMMANDS = {"--help": ["--help"], "--cfg job": ["--cfg", "job"]}
 HYDRA = [sys.executable, "-c", "import hydra, omegaconf"]

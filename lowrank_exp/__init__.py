@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lowrank_exp.artifact import load, save
-    from lowrank_exp.cost import Measurement, measure
+    from lowrank_exp.network.cost import Measurement, measure
     from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity
     from lowrank_exp.surgery import factorize_
 
@@ -33,12 +33,12 @@ __all__ = [
 # Imported on first use, so that `lowrank-exp --help` need not wait for torch.
 _HOMES = {
     "LayerProfile": "lowrank_exp.rank",
-    "Measurement": "lowrank_exp.cost",
+    "Measurement": "lowrank_exp.network.cost",
     "Plan": "lowrank_exp.rank",
     "allocate": "lowrank_exp.rank",
     "factorize_": "lowrank_exp.surgery",
     "load": "lowrank_exp.artifact",
-    "measure": "lowrank_exp.cost",
+    "measure": "lowrank_exp.network.cost",
     "profile": "lowrank_exp.rank",
     "save": "lowrank_exp.artifact",
     "with_accuracy": "lowrank_exp.rank",

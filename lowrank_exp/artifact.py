@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from lowrank_exp.archive import archive_content
-from lowrank_exp.artifact_schema import FORMAT, VERSION, checked
-from lowrank_exp.cost import check_network
-from lowrank_exp.edit_records import from_records, to_records
 from lowrank_exp.edits import placed_records
-from lowrank_exp.files import written_whole
-from lowrank_exp.fits import difference, entries_after, lost_edits, unexplained
+from lowrank_exp.files.whole import written_whole
 from lowrank_exp.models import build
 from lowrank_exp.models.numbers import check_numbers
 from lowrank_exp.models.parts import listed
-from lowrank_exp.network_state import NetworkState, load_state_, network_state, own_entries
-from lowrank_exp.shown import shown
+from lowrank_exp.network.cost import check_network
+from lowrank_exp.network.wrappers import full_name, unwrapped
+from lowrank_exp.network_file.archive import archive_content
+from lowrank_exp.network_file.edit_records import from_records, to_records
+from lowrank_exp.network_file.fits import difference, entries_after, lost_edits, unexplained
+from lowrank_exp.network_file.schema import FORMAT, VERSION, checked
+from lowrank_exp.network_file.state import NetworkState, load_state_, network_state, own_entries
 from lowrank_exp.surgery import replay_
-from lowrank_exp.wrappers import full_name, unwrapped
+from lowrank_exp.text.shown import shown
 
 LARGE = 2**30  # bytes of a dense network that any file may be of
 MOST_SAVED = 100  # times smaller than its dense network, where that is larger

@@ -17,21 +17,21 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from lowrank_exp.allocator import keep_freed_memory
-from lowrank_exp.choices import check_choices, labels
-from lowrank_exp.class_count import count_classes_
-from lowrank_exp.command_line import checked, missing_part_told, put_working_folder_last
-from lowrank_exp.config_path import CONF
-from lowrank_exp.help import help_text
-from lowrank_exp.jobs_not_run import rest_told
-from lowrank_exp.keys.check import check_values
-from lowrank_exp.keys.targets import check_targets
-from lowrank_exp.machine import cores, openmp_threads
-from lowrank_exp.mistakes import explained, shortened
-from lowrank_exp.plain_text import plain_lines
-from lowrank_exp.printing import escape_what_cannot_be_shown
-from lowrank_exp.results import Result, fingerprint
-from lowrank_exp.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
+from lowrank_exp.command_line.choices import check_choices, labels
+from lowrank_exp.command_line.class_count import count_classes_
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.flags import checked, missing_part_told, put_working_folder_last
+from lowrank_exp.command_line.help import help_text
+from lowrank_exp.command_line.keys.check import check_values
+from lowrank_exp.command_line.keys.targets import check_targets
+from lowrank_exp.command_line.mistakes import explained, shortened
+from lowrank_exp.files.results import Result, fingerprint
+from lowrank_exp.job.jobs_not_run import rest_told
+from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
+from lowrank_exp.machine.allocator import keep_freed_memory
+from lowrank_exp.machine.cores import cores, openmp_threads
+from lowrank_exp.text.plain_text import plain_lines
+from lowrank_exp.text.printing import escape_what_cannot_be_shown
 
 MOST_THREADS = 1024
 
@@ -94,7 +94,7 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
     use_threads(cfg.threads, side_by_side, cfg.force_threads)
     keep_freed_memory()
     check_devices(cfg.devices, sweep)
-    from lowrank_exp.run import run
+    from lowrank_exp.job.run import run
 
     return run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition import Rank
-from lowrank_exp.records import RECORDS
+from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.records import RECORDS
+from lowrank_exp.network.wrappers import full_name, joined, plain_names, set_layer_
 from lowrank_exp.replacing import give_hooks_
-from lowrank_exp.wrappers import full_name, joined, plain_names, set_layer_
 
 
 @dataclass(frozen=True)

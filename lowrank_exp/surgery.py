@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS, OUTSIDE, check_network, out_channels
 from lowrank_exp.decomposition import (
     Decomposition,
     Decompositions,
@@ -31,13 +30,14 @@ from lowrank_exp.edits import (
     replace_,
     shape_of,
 )
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.cost import LAYERS, OUTSIDE, check_network, out_channels
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.pruning.cut import composed, cut_
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
 from lowrank_exp.replacing import trial, unsafe, untried
-from lowrank_exp.shown import shown
 from lowrank_exp.svd_form.layers import SVDForm, form_refusal
+from lowrank_exp.text.shown import shown
 
 
 def factorize_(

@@ -34,9 +34,9 @@ from lowrank_exp import measure
 from lowrank_exp.data import Digits
 from lowrank_exp.decomposition import CP, ChannelSVD, SpatialSVD, Tucker2, recompose
 from lowrank_exp.decomposition.im2col import Im2Col, toeplitz
-from lowrank_exp.latency import latency_ms
-from lowrank_exp.machine import machine
+from lowrank_exp.machine.cores import machine
 from lowrank_exp.models import lenet5
+from lowrank_exp.network.latency import latency_ms
 from lowrank_exp.training import evaluate, fit_
 from lowrank_exp.training.schedules import cosine
 

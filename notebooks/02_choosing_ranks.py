@@ -33,7 +33,7 @@ from lowrank_exp import allocate, factorize_, profile, with_accuracy, with_sensi
 from lowrank_exp.data import Digits
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.rank import needs
-from lowrank_exp.rank.enc_curves import energy_curve, measured_curve
+from lowrank_exp.rank.enc.curves import energy_curve, measured_curve
 from lowrank_exp.rank.evbmf_solution import evbmf_solution
 from lowrank_exp.training import NetworkScore, evaluate, fit_
 from lowrank_exp.training.schedules import cosine

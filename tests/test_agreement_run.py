@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 from smoke import SMOKE
 from test_methods_run import job
 
-from lowrank_exp import agreement_phase
 from lowrank_exp.artifact import load
+from lowrank_exp.phases import agree as agreement_phase
 from lowrank_exp.training import evaluate
 
 JOB = (*SMOKE, "data.test=0.8", "method=agree", "training.epochs=2", "method.phases.agree.images=30")

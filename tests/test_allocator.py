@@ -6,12 +6,12 @@ import sys
 
 from smoke import SMOKE
 
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 PROGRAM = """
 import resource, sys
-from lowrank_exp.allocator import freed_memory_is_kept, keep_freed_memory
+from lowrank_exp.machine.allocator import freed_memory_is_kept, keep_freed_memory
 assert not freed_memory_is_kept()
 if sys.argv[1] == "keep":
     assert keep_freed_memory() == freed_memory_is_kept()

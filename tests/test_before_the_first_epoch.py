@@ -14,11 +14,12 @@ import torch
 from smoke import SMOKE
 from torch import nn
 
-from lowrank_exp import measure, preflight
-from lowrank_exp.loggers import HOMES, Log, stay_below
-from lowrank_exp.outcomes import OutcomeStore, check_name
-from lowrank_exp.phase_keys import by_content
-from lowrank_exp.results import Result
+from lowrank_exp import measure
+from lowrank_exp.files.results import Result
+from lowrank_exp.job import preflight
+from lowrank_exp.job.loggers import HOMES, Log, stay_below
+from lowrank_exp.job.outcomes import OutcomeStore, check_name
+from lowrank_exp.job.phase_keys import by_content
 
 TRAIN = (*SMOKE, "method=train")
 
@@ -39,9 +40,9 @@ def unwritable_below(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(
-        "lowrank_exp.preflight.unwritable", lambda folder: "Read-only" if folder.is_relative_to(root) else None
+        "lowrank_exp.job.preflight.unwritable", lambda folder: "Read-only" if folder.is_relative_to(root) else None
     )
-    monkeypatch.setattr("lowrank_exp.run.unwritable", lambda folder: preflight.unwritable(folder))
+    monkeypatch.setattr("lowrank_exp.job.run.unwritable", lambda folder: preflight.unwritable(folder))
     monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_relative_to(root))
 
 
@@ -106,7 +107,7 @@ def failing(identity, at: str) -> Failing:
 
 @pytest.mark.parametrize("at", ["open", "log_metrics", "finalize"])
 def test_a_logger_that_fails_is_a_warning(command, tmp_path, capsys, monkeypatch, at):
-    monkeypatch.setattr("lowrank_exp.loggers.csv", functools.partial(failing, at=at))
+    monkeypatch.setattr("lowrank_exp.job.loggers.csv", functools.partial(failing, at=at))
     assert command(*(o for o in TRAIN if not o.startswith("logger")), "logger=csv") == 0
     result = only_result(tmp_path / "outputs")
     (warning,) = result.warnings

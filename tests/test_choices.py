@@ -3,8 +3,8 @@
 import pytest
 from smoke import SMOKE
 
-from lowrank_exp.choices import check_effect, check_row
-from lowrank_exp.config_path import CONF
+from lowrank_exp.command_line.choices import check_effect, check_row
+from lowrank_exp.command_line.config_path import CONF
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import torch
 from sklearn.metrics import confusion_matrix, recall_score
 from smoke import SMOKE
 
-from lowrank_exp import confusion, load
+from lowrank_exp import load
 from lowrank_exp.data import Digits
+from lowrank_exp.files import confusion
+from lowrank_exp.files.results import Result
 from lowrank_exp.report.cli import main as report
-from lowrank_exp.results import Result
 
 JOB = (*SMOKE, "rank=uniform")
 PHASES = ["train", "factorize", "finetune"]

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 from smoke import SMOKE
 
-from lowrank_exp.collapse import Measured, outweighed, ruined
+from lowrank_exp.phases.collapse import Measured, outweighed, ruined
 
 EVEN = [36] * 10
 

@@ -8,12 +8,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from lowrank_exp.config_path import CONF
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.keys.check import check_values
+from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
-from lowrank_exp.keys.check import check_values
-from lowrank_exp.keys.targets import check_targets
-from lowrank_exp.phases import Phase
+from lowrank_exp.phases.phase import Phase
 
 NEEDS = {
     **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
@@ -41,7 +41,7 @@ def test_option_composes_and_instantiates(option):
     group, _, name = option.partition("/")
     cfg = composed(f"{group}={name}", *NEEDS.get(option, []))
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    check_values(config, OmegaConf.to_container(cfg, resolve=False))  # a new key: one line in lowrank_exp/keys/
+    check_values(config, OmegaConf.to_container(cfg, resolve=False))  # a new key: a line in command_line/keys/
     check_targets(config)
     for phase in cfg.method.order:
         assert isinstance(instantiate(cfg.method.phases[phase], _convert_="all"), Phase)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowrank_exp import confusion
+from lowrank_exp.files import confusion
 
 COUNTS_CC = np.array([[5, 0, 2], [0, 0, 0], [1, 3, 4]])
 NAMES = ("große Katze", 'dog, "small"', "0")

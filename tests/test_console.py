@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_exp.console import Console
-from lowrank_exp.estimate import Estimate
+from lowrank_exp.files.results import LayerResult, PhaseResult, Result
+from lowrank_exp.job.console import Console
+from lowrank_exp.job.estimate import Estimate
 from lowrank_exp.rank import Plan, PlannedLayer
-from lowrank_exp.results import LayerResult, PhaseResult, Result
-from lowrank_exp.terminal import Terminal
+from lowrank_exp.text.terminal import Terminal
 
 NAME = "[/nosuch] :bomb: \x1b[31mred\r\u202e"
 SHOWN = "[/nosuch] :bomb: \\x1b[31mred\\r\\u202e"

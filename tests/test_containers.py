@@ -10,10 +10,10 @@ from torch.optim.swa_utils import AveragedModel
 from lowrank_exp import factorize_, load, save
 from lowrank_exp.edits import Bias, Factorize, KeepChannels, edits_of
 from lowrank_exp.models import cifar_resnet, lenet5
+from lowrank_exp.network.wrappers import full_name, unwrapped
 from lowrank_exp.pruning import remove_
 from lowrank_exp.surgery import recompose_
 from lowrank_exp.svd_form import to_svd_, truncate_
-from lowrank_exp.wrappers import full_name, unwrapped
 
 
 class Wrapper(nn.Module):

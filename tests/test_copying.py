@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
-from lowrank_exp.copying import copied
-from lowrank_exp.cost import layer_costs
-from lowrank_exp.inputs import floating_type, like_network
-from lowrank_exp.shapes import by_shapes, copy_that_runs
+from lowrank_exp.network.copying import copied
+from lowrank_exp.network.cost import layer_costs
+from lowrank_exp.network.inputs import floating_type, like_network
+from lowrank_exp.network.shapes import by_shapes, copy_that_runs
 
 
 def network():

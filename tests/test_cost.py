@@ -9,9 +9,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp import allocate, factorize_, load, measure, profile
-from lowrank_exp.cost import OUTSIDE, layer_costs, macs_of_factors, network_cost
-from lowrank_exp.latency import latency_ms
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.cost import OUTSIDE, layer_costs, macs_of_factors, network_cost
+from lowrank_exp.network.latency import latency_ms
+from lowrank_exp.network.modes import evaluating
 
 # A layer, the shape of one input, and its MACs by the closed form: out entries x kernel entries x in channels per group
 # for a convolution, in entries x kernel entries x out channels per group for a transposed one.

@@ -8,8 +8,8 @@ import pytest
 import torch
 from smoke import SMOKE
 
-from lowrank_exp.files import file_digest
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
+from lowrank_exp.files.whole import file_digest
 
 JOB = (*SMOKE, "rank=uniform")
 
@@ -170,7 +170,7 @@ def test_a_phase_with_a_damaged_checkpoint_is_told_and_starts_anew(command, tmp_
         raise RuntimeError("after training")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lowrank_exp.run.artifact.save", ended)
+        patch.setattr("lowrank_exp.job.run.artifact.save", ended)
         assert command(*job) == 1
     (path,) = (tmp_path / "outputs/store").glob("train-*/last.ckpt")
     path.write_bytes(DAMAGE[damage](path.read_bytes()))

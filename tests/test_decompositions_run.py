@@ -8,8 +8,8 @@ import yaml
 from smoke import SMOKE
 
 from lowrank_exp import load
-from lowrank_exp.config_path import CONF
-from lowrank_exp.results import Result
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.files.results import Result
 
 # LeNet-5: conv1 1 -> 6 and conv2 6 -> 16, 5 x 5; linear layers 400 -> 120 -> 84 -> 10.
 RANKS = {

@@ -3,7 +3,7 @@
 import pytest
 from smoke import SMOKE
 
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
 
 
 def test_a_sweep_with_several_devices_is_refused(command, tmp_path, capfd):

@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from lowrank_exp import allocate, factorize_, load, measure, profile, save, with_accuracy, with_sensitivity
 from lowrank_exp.data import FakeData
 from lowrank_exp.decomposition import ChannelSVD
-from lowrank_exp.draws import drawn_apart
+from lowrank_exp.network.draws import drawn_apart
 from lowrank_exp.pruning import channel_groups, remove_
 from lowrank_exp.pruning.criteria import BNScale, Oracle, Taylor, filter_scores
 from lowrank_exp.surgery import recompose_
 from lowrank_exp.svd_form import to_svd_, truncate_
 from lowrank_exp.training import FirstImages
-from lowrank_exp.training.network_score import NetworkScore
+from lowrank_exp.training.probes.network_score import NetworkScore
 
 
 def network():
@@ -162,7 +162,7 @@ for name in sys.argv[1:]:
     if found := told(before, after):
         wrong[name] = found
     before = after
-from lowrank_exp.latency import latency_ms
+from lowrank_exp.network.latency import latency_ms
 latency_ms(torch.nn.Linear(2, 2), torch.zeros(1, 2), seconds=0.001)
 if logging.getLogger("torch.utils.cpp_extension").level:
     wrong["latency_ms"] = ["torch.utils.cpp_extension"]

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from smoke import SMOKE
 
-from lowrank_exp.estimate import Estimate
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
+from lowrank_exp.job.estimate import Estimate
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2", "fc3")
 HYDRAS = (".hydra", "lowrank-exp.log", "multirun.yaml")  # notes of the call, not ours
@@ -185,7 +185,7 @@ def test_epochs_that_are_left_of_an_interrupted_training(command, monkeypatch, c
         raise RuntimeError("plug pulled")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lowrank_exp.loggers.Log.epoch", pull_the_plug)
+        patched.setattr("lowrank_exp.job.loggers.Log.epoch", pull_the_plug)
         assert command(*SMOKE, "training.epochs=3") == 1
     capsys.readouterr()
     assert command(*SMOKE, "training.epochs=3", "dry_run=true") == 0

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from smoke import SMOKE
 
-from lowrank_exp.phases import Done, Evaluate
+from lowrank_exp.files.results import Result
+from lowrank_exp.phases.phase import Done
+from lowrank_exp.phases.small import Evaluate
 from lowrank_exp.report.cli import main as report
-from lowrank_exp.results import Result
 
 EVALUATE = ("method=evaluate", *(o for o in SMOKE if not o.startswith(("logger", "progress"))))
 

@@ -3,7 +3,7 @@
 import pytest
 from smoke import SMOKE
 
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
 
 MISTAKES = {
     "misspelt key": (["rank.mcs=0.4"], ["rank.mcs", "Did you mean macs?", "ranks", "rules"]),

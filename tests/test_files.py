@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from lowrank_exp.files import _host, check_sums, copy_whole, differing, file_digest, sweep_parts, written_whole
+from lowrank_exp.files.whole import _host, check_sums, copy_whole, differing, file_digest, sweep_parts, written_whole
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
@@ -52,7 +52,7 @@ def test_what_dead_processes_left_half_written_is_swept(tmp_path):
 
 def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr("lowrank_exp.files._to_disk", lambda path: order.append((path.name[:5], path.exists())))
+    monkeypatch.setattr("lowrank_exp.files.whole._to_disk", lambda path: order.append((path.name[:5], path.exists())))
     with written_whole(tmp_path / "a.txt") as temporary:
         temporary.touch()
     assert order == [(".a.tx", True), (tmp_path.name[:5], True)]

@@ -8,8 +8,8 @@ import torch
 from smoke import SMOKE
 
 from lowrank_exp import save
+from lowrank_exp.files.results import Result
 from lowrank_exp.models import lenet5
-from lowrank_exp.results import Result
 
 MACS = 8 * 9 * 6 * 6 + 8 * 8 * 9 * 4 * 4 + 8 * 10  # of every network of `foreign_networks` on the digits
 

@@ -6,8 +6,8 @@ import yaml
 from smoke import SMOKE
 
 from lowrank_exp import load
+from lowrank_exp.files.results import Result
 from lowrank_exp.rank import Plan
-from lowrank_exp.results import Result
 
 DIGITS = (*SMOKE, "method.order=[train,factorize]")
 JOINED = ["decomposition=joined", "rank=knapsack"]

@@ -10,13 +10,13 @@ from omegaconf import OmegaConf
 from smoke import SMOKE
 from test_conf import composed
 
-from lowrank_exp.config_path import CONF
-from lowrank_exp.keys.check import check_values
-from lowrank_exp.keys.kinds import SHOWN, Many, Named, Part, Record, Single, anything, either, null, text
-from lowrank_exp.keys.low_rank import ALLOCATE, POLICIES, of_allocate
-from lowrank_exp.keys.phases import OURS
-from lowrank_exp.keys.root import ROOT, TARGETS
-from lowrank_exp.keys.targets import check_targets
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.keys.check import check_values
+from lowrank_exp.command_line.keys.kinds import SHOWN, Many, Named, Part, Record, Single, anything, either, null, text
+from lowrank_exp.command_line.keys.low_rank import ALLOCATE, POLICIES, of_allocate
+from lowrank_exp.command_line.keys.phases import OURS
+from lowrank_exp.command_line.keys.root import ROOT, TARGETS
+from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.rank.allocate import policy_named
 
 ODD = (
@@ -123,7 +123,7 @@ def test_odd_values_of_every_key_are_refused_by_its_name_or_are_legal(group):
 # What code gives, and no configuration: names of parameters.
 GIVEN = {
     "lowrank_exp.phases.Train": {"until", "pruning"},
-    "lowrank_exp.loggers": {"identity"},
+    "lowrank_exp.job.loggers": {"identity"},
     "lowrank_exp.training": {"progress"},
     "lowrank_exp.regularizers.ramp": {"progress"},
 }
@@ -136,14 +136,14 @@ def test_keys_of_a_target_are_those_of_its_signature(target):
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - given
     free = any(p.kind is p.VAR_KEYWORD for p in parameters)
     keys = set(TARGETS[target]) - {"*"}
-    told = f"{target} and lowrank_exp/keys/ differ: add a line there for each new key"
+    told = f"{target} and lowrank_exp/command_line/keys/ differ: add a line there for each new key"
     assert named <= keys if free else named == keys, told
 
 
 def test_keys_of_a_rank_policy_are_those_of_its_signature():
     for name, kinds in POLICIES.items():
         parameters = set(list(inspect.signature(policy_named(name)).parameters)[1:])
-        assert set(kinds) == parameters - {"score"}, f"{name}: add a line to lowrank_exp/keys/low_rank.py"
+        assert set(kinds) == parameters - {"score"}, f"{name}: add a line to lowrank_exp/command_line/keys/low_rank.py"
     allocate = inspect.signature(get_object("lowrank_exp.rank.allocate")).parameters
     assert set(ALLOCATE) == set(allocate) - {"layers", "score", "options"}
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from lowrank_exp import factorize_
-from lowrank_exp.cost import OUTSIDE
 from lowrank_exp.decomposition import named
-from lowrank_exp.layer_results import layer_results
+from lowrank_exp.job.layer_results import layer_results
+from lowrank_exp.network.cost import OUTSIDE
 from lowrank_exp.pruning import channel_groups, remove_
 
 X = torch.zeros(1, 8, 6, 6)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from smoke import SMOKE
 
-from lowrank_exp import loggers
-from lowrank_exp.loggers import Identity, Log
-from lowrank_exp.phases import Done, Evaluate
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
+from lowrank_exp.job import loggers
+from lowrank_exp.job.loggers import Identity, Log
+from lowrank_exp.phases.phase import Done
+from lowrank_exp.phases.small import Evaluate
 
 RUN = tuple(o for o in SMOKE if not o.startswith("logger"))
 
@@ -77,7 +78,7 @@ def test_left_over_of_a_killed_run_is_replaced_and_a_failed_run_is_closed(comman
         raise RuntimeError("broken on the way")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lowrank_exp.run.layer_results", broken)
+        patch.setattr("lowrank_exp.job.run.layer_results", broken)
         assert command(*RUN, "logger=wandb") == 1
     assert not left_over.exists()
     assert wandb_run(folder)["exits"] == [1]

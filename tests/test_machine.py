@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_exp import machine
 from lowrank_exp.cli import use_threads
+from lowrank_exp.machine import cores as machine
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 from smoke import SMOKE
 
 from lowrank_exp.artifact import load
-from lowrank_exp.loggers import Log
-from lowrank_exp.outcomes import OutcomeStore
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
+from lowrank_exp.job.loggers import Log
+from lowrank_exp.job.outcomes import OutcomeStore
 from lowrank_exp.training.schedules import cosine
 
 DENSE = 416520  # MACs of LeNet-5

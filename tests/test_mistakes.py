@@ -9,7 +9,7 @@ from hydra.errors import (
 )
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from lowrank_exp.mistakes import WORD, explained
+from lowrank_exp.command_line.mistakes import WORD, explained
 
 
 def test_error_of_a_constructor_is_said_with_its_place():

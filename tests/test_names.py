@@ -1,6 +1,6 @@
 import pytest
 
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.names import by_layer
 
 LAYERS = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc"]
 

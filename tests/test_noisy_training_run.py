@@ -4,11 +4,11 @@ import pytest
 from smoke import SMOKE
 
 from lowrank_exp import load
+from lowrank_exp.files.results import Result
+from lowrank_exp.job.outcomes import OutcomeStore
+from lowrank_exp.job.phase_keys import by_content
 from lowrank_exp.models import cifar_resnet
-from lowrank_exp.outcomes import OutcomeStore
-from lowrank_exp.phase_keys import by_content
-from lowrank_exp.results import Result
-from lowrank_exp.training.stochastic_depth import StochasticDepth
+from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
 
 RESNET = ("model=resnet20", "model.depth=8", "model.input_size=8", "data.test=0.7")
 BOTH = ("training.stochastic_depth={survival: uniform}", "training.quant_noise={phi: int8, p: 0.5}")

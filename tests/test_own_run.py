@@ -14,9 +14,9 @@ from smoke import SMOKE
 from lowrank_exp import load
 from lowrank_exp.decomposition import Decomposition
 from lowrank_exp.edits import Factorize, edits_of
+from lowrank_exp.files.results import Result
 from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
-from lowrank_exp.results import Result
 
 PARTS = '''
 import os
@@ -30,7 +30,8 @@ from lowrank_exp.data import ImageData
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.decomposition import SpatialSVD, SVDDecomposition
 from lowrank_exp.decomposition.svd import two
-from lowrank_exp.phases import Done, Phase, Train
+from lowrank_exp.phases.phase import Done, Phase
+from lowrank_exp.phases.train import Train
 
 
 class Stripes(ImageData):

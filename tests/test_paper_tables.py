@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from smoke import SMOKE
 
-from lowrank_exp.config_path import CONF
-from lowrank_exp.cost import layer_costs
-from lowrank_exp.phases import Factorize
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.files.results import LayerResult, PhaseResult, Result
+from lowrank_exp.network.cost import layer_costs
+from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.report.paper import read_paper
 from lowrank_exp.report.quantities import measured, measured_over
-from lowrank_exp.results import LayerResult, PhaseResult, Result
 
 PAPERS = {paper.experiment: paper for paper in (read_paper(path) for path in sorted((CONF / "paper").glob("*.yaml")))}
 ROWS = {

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from smoke import SMOKE
 
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
 
 FACTORIZE = "method.phases.factorize"
 QUICK = (f"{FACTORIZE}.measure.images=60", f"{FACTORIZE}.measure.samples=3", f"{FACTORIZE}.measure.gradients=40")
@@ -51,7 +51,7 @@ def test_every_policy_of_the_configuration_gives_multiples_of_a_number(command, 
 
 def test_scores_serve_all_policies_and_a_killed_run_goes_on(command, tmp_path, monkeypatch):
     """The table of single layers is measured once; of a run that dies on the way what was measured stays."""
-    from lowrank_exp.training import network_score
+    from lowrank_exp.training.probes import network_score
 
     evaluate, done = network_score.evaluate, []
 

@@ -8,7 +8,7 @@ from smoke import SMOKE
 from test_methods_run import JOB, goes_on_alike, job
 
 from lowrank_exp.artifact import load
-from lowrank_exp.cost import measure
+from lowrank_exp.network.cost import measure
 
 DENSE = 416520  # MACs of LeNet-5
 FEW = (*JOB, "method.phases.prune.images=64")

@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from smoke import SMOKE
 
-from lowrank_exp.config_path import CONF
-from lowrank_exp.cost import layer_costs
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.files.results import Result
+from lowrank_exp.network.cost import layer_costs
 from lowrank_exp.report.paper import read_paper
-from lowrank_exp.results import Result
 
 SFP, MACS, SPEARMAN = "sfp_cifar10", "taylor_macs", "taylor_spearman"
 

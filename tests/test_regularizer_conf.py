@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
-from lowrank_exp.config_path import CONF
+from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.svd_form import SVDForm

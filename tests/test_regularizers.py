@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, GroupedChannelSVD, LinearSVD, SpatialSVD, recompose
-from lowrank_exp.gram_matrix import gram
+from lowrank_exp.network.gram import gram
 from lowrank_exp.regularizers import (
     L1,
     FrobeniusDecay,

@@ -9,11 +9,11 @@ from hydra.utils import instantiate
 from smoke import SMOKE
 from test_methods_run import job
 
-from lowrank_exp.config_path import CONF
-from lowrank_exp.phases import Train
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.phases.prune import Prune, revival_figures
+from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning import criteria
 from lowrank_exp.pruning.schedules.schedule import Moment
-from lowrank_exp.pruning_phases import Prune, revival_figures
 from lowrank_exp.report.quantities import measured
 
 METRICS = {

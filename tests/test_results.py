@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowrank_exp.results import (
+from lowrank_exp.files.results import (
     EXCLUDED,
     LayerResult,
     PhaseResult,

@@ -13,7 +13,7 @@ from smoke import SMOKE
 
 from lowrank_exp import load, measure
 from lowrank_exp.data import Digits
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
 from lowrank_exp.training import evaluate
 
 

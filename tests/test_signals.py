@@ -11,11 +11,11 @@ import pytest
 import torch
 from smoke import SMOKE
 
-from lowrank_exp import run as job
-from lowrank_exp import signals
-from lowrank_exp.jobs_not_run import told_apart
-from lowrank_exp.results import Result
-from lowrank_exp.signals import Interrupted, raise_received, received, signals_raised
+from lowrank_exp.files.results import Result
+from lowrank_exp.job import run as job
+from lowrank_exp.job import signals
+from lowrank_exp.job.jobs_not_run import told_apart
+from lowrank_exp.job.signals import Interrupted, raise_received, received, signals_raised
 
 LONG = (*SMOKE, "method=train", "training.epochs=4")
 
@@ -42,7 +42,7 @@ def sent_after(epochs: int, monkeypatch: pytest.MonkeyPatch, number: int = signa
             if len(told) == epochs:
                 signal.raise_signal(number)
 
-    monkeypatch.setattr("lowrank_exp.run.Log", Log)
+    monkeypatch.setattr("lowrank_exp.job.run.Log", Log)
 
 
 def only_result(outputs: Path) -> Result:
@@ -94,9 +94,9 @@ def test_a_good_result_is_not_overwritten(command, tmp_path, monkeypatch):
     ("place", "said"),
     [
         ("lowrank_exp.data.Digits._load", "before the first phase"),
-        ("lowrank_exp.phases.factorize_", "in factorize"),
-        ("lowrank_exp.run.evaluate", "in train, after its last epoch"),
-        ("lowrank_exp.run.layer_results", "after the last phase"),
+        ("lowrank_exp.phases.factorize.factorize_", "in factorize"),
+        ("lowrank_exp.job.run.evaluate", "in train, after its last epoch"),
+        ("lowrank_exp.job.run.layer_results", "after the last phase"),
     ],
 )
 def test_signals_outside_of_training(command, tmp_path, monkeypatch, capfd, place, said):

@@ -8,10 +8,10 @@ from torch import nn
 from lowrank_exp.artifact import load, save
 from lowrank_exp.decomposition import ChannelSVD, SpatialSVD
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.edit_records import from_records, to_records
 from lowrank_exp.models import cifar_resnet
+from lowrank_exp.network.shapes import meta_copy
+from lowrank_exp.network_file.edit_records import from_records, to_records
 from lowrank_exp.rank import Plan, PlannedLayer, allocate, profile
-from lowrank_exp.shapes import meta_copy
 from lowrank_exp.surgery import (
     Bias,
     Factorize,

@@ -5,8 +5,8 @@ import torch
 from smoke import SMOKE
 
 from lowrank_exp import load
+from lowrank_exp.files.results import Result
 from lowrank_exp.models import lenet5
-from lowrank_exp.results import Result
 
 JOB = (*SMOKE, "method=svd_training")
 
@@ -56,7 +56,7 @@ def test_a_rank_policy_truncates(command, tmp_path):
 
 
 def test_penalties_are_logged(command, tmp_path):
-    from lowrank_exp.outcomes import OutcomeStore
+    from lowrank_exp.job.outcomes import OutcomeStore
 
     assert command(*JOB) == 0
     result, _ = result_and_folder(tmp_path / "outputs")

@@ -11,13 +11,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from smoke import SMOKE
 
-from lowrank_exp.config_path import CONF
-from lowrank_exp.cost import layer_costs
-from lowrank_exp.phases import Factorize
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.files.results import Result
+from lowrank_exp.network.cost import layer_costs
+from lowrank_exp.phases.factorize import Factorize
+from lowrank_exp.phases.svd import ToSVD, Truncate
 from lowrank_exp.report.cli import main as report
 from lowrank_exp.report.paper import read_paper
-from lowrank_exp.results import Result
-from lowrank_exp.svd_phases import ToSVD, Truncate
 
 SURGERY = (Factorize, ToSVD, Truncate)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from smoke import SMOKE
 
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
 
 SWEEP = ("-m", "rank.macs=0.3,0.6", "seed=0,1", "training.epochs=4", "finetune.epochs=2")
 

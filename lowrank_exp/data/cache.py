@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lowrank_exp.data.images import LabelledImages
-from lowrank_exp.files import written_whole
+from lowrank_exp.files.whole import written_whole
 
 CACHE_VERSION = 1
 

@@ -16,7 +16,7 @@ from lowrank_exp.data.images import GIB, LabelledImages
 from lowrank_exp.data.module import ImageData
 from lowrank_exp.data.scan import FolderScan, ImageFile, class_folders, layout, scan_folder
 from lowrank_exp.data.streamed import StreamedImages, StreamedSource
-from lowrank_exp.machine import cores
+from lowrank_exp.machine.cores import cores
 
 IN_MEMORY = ("auto", "always", "never")
 

@@ -13,7 +13,7 @@ from typing import Any, final
 
 from lowrank_exp.data.image_folder import ClassFolders
 from lowrank_exp.data.scan import FolderScan, layout, scan_folder
-from lowrank_exp.files import held
+from lowrank_exp.files.whole import held
 
 NAME = "ImageNet (ILSVRC-2012)"
 ARCHIVES = {

@@ -12,12 +12,12 @@ from lowrank_exp.decomposition.monochromatic import Monochromatic
 from lowrank_exp.decomposition.product_quantization import ProductQuantization
 from lowrank_exp.decomposition.recompose import composed, recompose
 from lowrank_exp.decomposition.refusal import refusals
-from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.decomposition.slice_wise_svd import SliceWiseSVD
 from lowrank_exp.decomposition.spatial_svd import SpatialSVD
 from lowrank_exp.decomposition.svd import SVD, SVDDecomposition
 from lowrank_exp.decomposition.tensor_train import TensorTrain
 from lowrank_exp.decomposition.tucker import Tucker1, Tucker2
+from lowrank_exp.layers.reorder import Reorder
 
 __all__ = [
     "CP",

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS, macs_of_factors, out_channels
 from lowrank_exp.decomposition.numbers import too_far, within_range
+from lowrank_exp.network.cost import LAYERS, macs_of_factors, out_channels
 
 Rank = int | tuple[int, ...]
 FITS = ("whitened", "response", "relu")  # to data; see `lowrank_exp.reconstruct`

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
-from lowrank_exp.decomposition.als_options import ALSOptions
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
-from lowrank_exp.decomposition.cp_als import cp_als, cp_exact
-from lowrank_exp.decomposition.cp_energies import estimated_energies
-from lowrank_exp.decomposition.equal_clusters import equal_clusters
-from lowrank_exp.decomposition.hooi import along_spectra, flat_spectra, hooi, kept_shares
-from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.decomposition.fitting.als_options import ALSOptions
+from lowrank_exp.decomposition.fitting.cp_als import cp_als, cp_exact
+from lowrank_exp.decomposition.fitting.cp_energies import estimated_energies
+from lowrank_exp.decomposition.fitting.equal_clusters import equal_clusters
+from lowrank_exp.decomposition.fitting.hooi import along_spectra, flat_spectra, hooi, kept_shares
 from lowrank_exp.decomposition.svd import wrong_kind
+from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.cost import CONVOLUTIONS
 
 INNER = ("outer", "svd")
 TOLERANCE = 1e-5  # alternating least squares ends after two sweeps that lower the error by less than this share

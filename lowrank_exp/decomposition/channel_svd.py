@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition.base import FITS
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.svd import SVDDecomposition, checked_order, middle, two, wrong_kind
+from lowrank_exp.network.cost import CONVOLUTIONS
 
 _ORDERS = ("kernel_first", "pointwise_first")
 

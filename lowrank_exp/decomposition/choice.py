@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition.base import Decomposition, told
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.cost import CONVOLUTIONS
+from lowrank_exp.network.names import by_layer
 
 # Any decomposition is asked whether it takes layers like these, of sizes that nearly all blocks and groups divide.
 _LINEAR = nn.Linear(5040, 5040, device="meta")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.parametrize import register_parametrization
 
-from lowrank_exp.decomposition.kmeans import means
+from lowrank_exp.decomposition.fitting.kmeans import means
 
 ROUNDING = 0.01  # of the norm of a codebook, as much as its type in a file may change
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.svd import SVDDecomposition, middle, two, wrong_kind
+from lowrank_exp.network.cost import CONVOLUTIONS
 
 
 class GroupedChannelSVD(SVDDecomposition):

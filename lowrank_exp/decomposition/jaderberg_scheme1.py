@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.als_options import ALSOptions
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
-from lowrank_exp.decomposition.cp_als import cp_als
-from lowrank_exp.decomposition.cp_energies import estimated_energies
+from lowrank_exp.decomposition.fitting.als_options import ALSOptions
+from lowrank_exp.decomposition.fitting.cp_als import cp_als
+from lowrank_exp.decomposition.fitting.cp_energies import estimated_energies
 from lowrank_exp.decomposition.svd import wrong_kind
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition.base import Decomposition, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
-from lowrank_exp.decomposition.equal_clusters import balanced_assignment, equal_clusters, lines
-from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.decomposition.fitting.equal_clusters import balanced_assignment, equal_clusters, lines
 from lowrank_exp.decomposition.svd import wrong_kind
+from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.cost import CONVOLUTIONS
 
 CENTRES = ("best", "mean")
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import macs_of_factors
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.decomposition.codebook import Codebook, as_stored, index_bits, with_codebook_
 from lowrank_exp.decomposition.convolution import plain_like
-from lowrank_exp.decomposition.kmeans import distinct, kmeans, lloyd, nearest
+from lowrank_exp.decomposition.fitting.kmeans import distinct, kmeans, lloyd, nearest
 from lowrank_exp.decomposition.numbers import numbers
 from lowrank_exp.decomposition.svd import wrong_kind
+from lowrank_exp.network.cost import macs_of_factors
 
 MEASURED = 2048  # highest rank whose energy is measured
 SAMPLE = 2**15  # blocks that measure it

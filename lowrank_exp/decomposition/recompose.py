@@ -12,9 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.convolution import TRANSPOSED, axes, kernel_GOIK, weight_like
-from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.cost import LAYERS
 
 # Convolutions compose as polynomials multiply, which is what a transposed convolution does to a kernel.
 _MULTIPLY = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

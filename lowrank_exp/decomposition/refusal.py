@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.uses import uses_of_children
+from lowrank_exp.network.cost import LAYERS
 
 SHOWN = 6  # places of one parameter that a reason names
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition.base import Rank
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, weight_like
-from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.decomposition.svd import SVDDecomposition, wrong_kind
+from lowrank_exp.layers.reorder import Reorder
 
 _FORMS = ("auto", "dense", "chain")
 

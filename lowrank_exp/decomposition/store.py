@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition.svd import SVD, SVDDecomposition
-from lowrank_exp.files import check_sums, written_whole
+from lowrank_exp.files.whole import check_sums, written_whole
 
 log = logging.getLogger(__name__)
 

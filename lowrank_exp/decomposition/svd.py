@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
-from lowrank_exp.decomposition.gram import gram_singular_values, gram_svd
+from lowrank_exp.decomposition.fitting.energy import energy_of
+from lowrank_exp.decomposition.fitting.gram import gram_singular_values, gram_svd
 from lowrank_exp.decomposition.numbers import numbers
 
 
@@ -90,21 +91,6 @@ class SVDDecomposition(Decomposition):
     def _numbers(self, layer: nn.Module) -> Tensor:
         with torch.no_grad():
             return numbers(self.matrices(layer))
-
-
-def energy_of(singular_values_GR: np.ndarray) -> np.ndarray:
-    """Share of the squared singular values of all groups that ranks 1 ... R keep, `(R,)`, the last one 1.
-
-    >>> energy_of(np.array([[3.0, 4.0**0.5, 0.0]])).round(3).tolist()
-    [0.692, 1.0, 1.0]
-    """
-    squared = (singular_values_GR.astype(np.float64) ** 2).sum(axis=0)
-    total = squared.sum()
-    if total == 0:  # a layer of zeros loses nothing at any rank
-        return np.ones(len(squared))
-    kept = np.minimum(np.cumsum(squared) / total, 1.0)
-    kept[-1] = 1.0
-    return kept
 
 
 def two(first: nn.Module, second: nn.Module) -> nn.Sequential:

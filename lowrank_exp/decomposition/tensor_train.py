@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition.base import Decomposition, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
-from lowrank_exp.decomposition.hooi import along_spectra, dominant, flat_spectra, gram, squared_singular_values
-from lowrank_exp.decomposition.svd import energy_of, middle, wrong_kind
+from lowrank_exp.decomposition.fitting.energy import energy_of
+from lowrank_exp.decomposition.fitting.hooi import along_spectra, dominant, flat_spectra, gram, squared_singular_values
+from lowrank_exp.decomposition.svd import middle, wrong_kind
+from lowrank_exp.network.cost import CONVOLUTIONS
 
 
 class TensorTrain(Decomposition):

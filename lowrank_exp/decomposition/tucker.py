@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition.base import Decomposition, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
-from lowrank_exp.decomposition.gram import gram_singular_values
-from lowrank_exp.decomposition.hooi import along_spectra, flat_spectra, hooi, kept_shares, squared_singular_values
+from lowrank_exp.decomposition.fitting.gram import gram_singular_values
+from lowrank_exp.decomposition.fitting.hooi import (
+    along_spectra,
+    flat_spectra,
+    hooi,
+    kept_shares,
+    squared_singular_values,
+)
 from lowrank_exp.decomposition.svd import SVDDecomposition, middle, two, wrong_kind
+from lowrank_exp.network.cost import CONVOLUTIONS
 
 
 class Tucker2(Decomposition):

@@ -4,34 +4,14 @@ Parameter names follow the public checkpoints of akamaster/pytorch_resnet_cifar1
 """
 
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import relu
 
+from lowrank_exp.layers.pad_shortcut import PadShortcut
 from lowrank_exp.models.constructor import check_choice, check_whole, network
 from lowrank_exp.models.width import scaled
 
 WIDTHS = (16, 32, 64)  # channels of the 3x3 convolutions in the three stages
 SMALLEST_INPUT = 4  # two stages halve the map
-
-
-class PadShortcut(nn.Module):
-    """Shortcut A: takes every `stride`-th pixel and adds channels of zeros, as many in front as behind.
-
-    (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)), no parameters. Of an odd
-    number of new channels the additional one comes behind.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.front = (out_channels - in_channels) // 2
-        self.behind = out_channels - in_channels - self.front
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride]
-        return pad(x, (0, 0, 0, 0, self.front, self.behind))
-
-    def extra_repr(self) -> str:
-        return f"stride={self.stride}, front={self.front}, behind={self.behind}"
 
 
 class BasicBlock(nn.Module):

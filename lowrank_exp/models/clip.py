@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lowrank_exp.files import written_whole
+from lowrank_exp.files.whole import written_whole
 from lowrank_exp.models.clip_towers import SCALE, ClipWeights, architecture, image_tower, text_tower, tokenizer
 from lowrank_exp.models.constructor import network
 from lowrank_exp.models.hub import check_logits

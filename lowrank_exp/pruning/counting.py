@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import layer_costs, network_cost
 from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
+from lowrank_exp.network.cost import layer_costs, network_cost
+from lowrank_exp.network.shapes import by_shapes
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.remove import remove_
-from lowrank_exp.shapes import by_shapes
 
 
 def removed_macs(

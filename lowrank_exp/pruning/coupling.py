@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition import refusals
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.cost import CONVOLUTIONS
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.graph import ChannelGraph, Place, channel_graph
 from lowrank_exp.pruning.groups import ChannelGroup, Entries

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
-from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.edits import KeepChannels
-from lowrank_exp.models.cifar_resnet import PadShortcut
+from lowrank_exp.layers.pad_shortcut import PadShortcut
+from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.cost import CONVOLUTIONS
 
 Slice = Callable[[Tensor], Tensor]  # of a tensor shaped as a parameter was, to one shaped as it is
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lowrank_exp.cost import LAYERS
+from lowrank_exp.network.cost import LAYERS
 
 WITHOUT_GRADIENT = "no gradient of the output reaches it (torch.no_grad, detach, or its own output is not used)"
 _CUTS = (Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS, out_channels
-from lowrank_exp.decomposition.reorder import Reorder
-from lowrank_exp.models.cifar_resnet import PadShortcut
+from lowrank_exp.layers.pad_shortcut import PadShortcut
+from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.cost import LAYERS, out_channels
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.trace import BATCH_NORMS, PER_CHANNEL, Entry, Trace, trace
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS, out_channels
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.cost import CONVOLUTIONS, out_channels
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.pruning.groups import ChannelGroup
 
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.edits import KeepChannels, remember, shape_of
-from lowrank_exp.names import by_layer
+from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.pruning.cut import Slice, cut_
 from lowrank_exp.pruning.groups import ChannelGroup
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS
-from lowrank_exp.decomposition.reorder import Reorder
-from lowrank_exp.inputs import like_network
-from lowrank_exp.models.cifar_resnet import PadShortcut
+from lowrank_exp.layers.pad_shortcut import PadShortcut
+from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.inputs import like_network
+from lowrank_exp.network.shapes import by_shapes
 from lowrank_exp.pruning.gradients import Followed, tensors_of, without_gradient
-from lowrank_exp.shapes import by_shapes
 from lowrank_exp.svd_form.layers import SVDForm
 
 BATCH = 2  # of the traced pass: a batch of one could be taken for a broadcast

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.copying import copied
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.copying import copied
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.pruning.gradients import tensors_of
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import keepable, mask_

@@ -2,8 +2,8 @@
 
 from lowrank_exp.rank.allocate import allocate
 from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Problem, meet
-from lowrank_exp.rank.enc_curves import network_quality
-from lowrank_exp.rank.enc_files import profiles_from_enc
+from lowrank_exp.rank.enc.curves import network_quality
+from lowrank_exp.rank.enc.files import profiles_from_enc
 from lowrank_exp.rank.evbmf_solution import evbmf_rank
 from lowrank_exp.rank.measure import with_accuracy
 from lowrank_exp.rank.needs import needs

@@ -9,23 +9,23 @@ from dataclasses import replace
 from typing import Any
 
 from lowrank_exp.decomposition import Rank
-from lowrank_exp.rank.alds import alds
 from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Problem
-from lowrank_exp.rank.c_step import c_step
-from lowrank_exp.rank.enc_inf import enc_inf
-from lowrank_exp.rank.enc_map import enc_map
-from lowrank_exp.rank.enc_model import enc_model
-from lowrank_exp.rank.energy import energy
-from lowrank_exp.rank.evbmf import evbmf
-from lowrank_exp.rank.fixed import fixed as given_ranks
-from lowrank_exp.rank.greedy_eval import greedy_eval
-from lowrank_exp.rank.knapsack import knapsack
-from lowrank_exp.rank.operator_norm import operator_norm
 from lowrank_exp.rank.plan import COMPRESSED, DENSE, Plan, PlannedLayer
+from lowrank_exp.rank.policies.alds import alds
+from lowrank_exp.rank.policies.c_step import c_step
+from lowrank_exp.rank.policies.enc_inf import enc_inf
+from lowrank_exp.rank.policies.enc_map import enc_map
+from lowrank_exp.rank.policies.enc_model import enc_model
+from lowrank_exp.rank.policies.energy import energy
+from lowrank_exp.rank.policies.evbmf import evbmf
+from lowrank_exp.rank.policies.fixed import fixed as given_ranks
+from lowrank_exp.rank.policies.greedy_eval import greedy_eval
+from lowrank_exp.rank.policies.knapsack import knapsack
+from lowrank_exp.rank.policies.operator_norm import operator_norm
+from lowrank_exp.rank.policies.stable_rank import stable_rank
+from lowrank_exp.rank.policies.uniform import uniform
 from lowrank_exp.rank.problem import plain_rank, planned_layer, problem_of
 from lowrank_exp.rank.profile import LayerProfile
-from lowrank_exp.rank.stable_rank import stable_rank
-from lowrank_exp.rank.uniform import uniform
 
 _POLICIES = {
     policy.__name__: policy

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from lowrank_exp.cost import LayerCost
 from lowrank_exp.decomposition import Decomposition, Rank
 from lowrank_exp.decomposition.convolution import plain_like
+from lowrank_exp.network.cost import LayerCost
 
 
 @dataclass(frozen=True)

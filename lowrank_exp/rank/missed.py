@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lowrank_exp.cost import CONVOLUTIONS, OUTSIDE
 from lowrank_exp.decomposition.base import WHAT
+from lowrank_exp.network.cost import CONVOLUTIONS, OUTSIDE
 from lowrank_exp.rank.budget import TOLERANCE
 from lowrank_exp.rank.plan import Plan
 

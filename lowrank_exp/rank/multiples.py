@@ -6,7 +6,7 @@ import numpy as np
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
-from lowrank_exp.rank.enc_curves import measured_curve
+from lowrank_exp.rank.enc.curves import measured_curve
 from lowrank_exp.rank.profile import LayerProfile
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from lowrank_exp.decomposition import Rank
-from lowrank_exp.files import written_whole
-from lowrank_exp.shown import shown
-from lowrank_exp.yaml_file import yaml_content
+from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.yaml_file import yaml_content
+from lowrank_exp.text.shown import shown
 
 DENSE = "the dense network"
 COMPRESSED = "the network as it was given, which had been compressed before, not of the dense one"

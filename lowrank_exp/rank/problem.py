@@ -10,7 +10,7 @@ import numpy as np
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
 from lowrank_exp.rank.multiples import at_multiples, check_multiple
 from lowrank_exp.rank.plan import Plan, PlannedLayer

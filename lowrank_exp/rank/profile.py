@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import OUTSIDE, LayerCost, check_network, network_cost
 from lowrank_exp.decomposition import Decomposition, Decompositions, Rank, SVDDecomposition
 from lowrank_exp.decomposition.base import WHAT
+from lowrank_exp.decomposition.fitting.energy import energy_of
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.decomposition.svd import energy_of
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.cost import OUTSIDE, LayerCost, check_network, network_cost
+from lowrank_exp.network.names import by_layer
+from lowrank_exp.network.records import edited
 from lowrank_exp.rank.at_rank import Cost, CostAt, EnergyAt, EnergyOnLadder, costs_of
-from lowrank_exp.records import edited
 from lowrank_exp.replacing import trial, unsafe
 
 
@@ -133,9 +133,9 @@ def profile(
     Two forward passes of one image try whether each may be replaced, see `lowrank_exp.replacing.trial`: a layer without
     which the network would fail or compute something else gets a `refusal` that says why.
 
-    Behind them stands what no layer computes, under the names of `lowrank_exp.cost.OUTSIDE` and with a refusal, where
-    there is such: convolutions called as functions, layers in plain lists. A budget counts them. Warns where torch
-    counts still more, in products inside attention.
+    Behind them stands what no layer computes, under the names of `lowrank_exp.network.cost.OUTSIDE` and with a refusal,
+    where there is such: convolutions called as functions, layers in plain lists. A budget counts them. Warns where
+    torch counts still more, in products inside attention.
 
     Args:
         model: any network that takes one tensor; it is not changed. On the meta device the costs are exact and every

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from lowrank_exp.decomposition import SVDDecomposition, named, recompose
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.rank.profile import LayerProfile
 
 RUNGS = 32  # computed, of a ladder that has more; a monotone cubic between

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.layers.reorder import Reorder
 
 EXACT = 1e-12  # of the squared norm of the responses: an error below it is none
 

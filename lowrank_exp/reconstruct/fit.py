@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.copying import copied
-from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.base import Decomposition, Rank
-from lowrank_exp.draws import kept_generators
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.copying import copied
+from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.draws import kept_generators
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.reconstruct.available import FITS, check_fit
 from lowrank_exp.reconstruct.layer_fit import LayerFit, Options
 from lowrank_exp.reconstruct.nonlinear import PAPER, Schedule

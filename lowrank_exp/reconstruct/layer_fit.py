@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import out_channels
 from lowrank_exp.decomposition.base import Decomposition, Rank
+from lowrank_exp.network.cost import out_channels
 from lowrank_exp.reconstruct.alternating import alternating, dense_GOD, error
 from lowrank_exp.reconstruct.available import acts_on_responses
 from lowrank_exp.reconstruct.moments import Moments

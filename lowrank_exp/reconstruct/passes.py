@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.draws import drawn_apart
+from lowrank_exp.network.draws import drawn_apart
 
 See = Callable[[Tensor, Tensor], None]  # gets a layer's input and output, once for every call
 

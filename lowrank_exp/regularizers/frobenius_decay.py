@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS
-from lowrank_exp.gram_matrix import add_product_, gram
+from lowrank_exp.network.cost import CONVOLUTIONS
+from lowrank_exp.network.gram import add_product_, gram
 from lowrank_exp.regularizers.kernels import kernel_GOIK, weight_of
 from lowrank_exp.regularizers.penalty import Penalty, checked_layers, chosen, gradient
 from lowrank_exp.svd_form import SVDForm

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from lowrank_exp.cost import CONVOLUTIONS
 from lowrank_exp.decomposition import SVDDecomposition
 from lowrank_exp.decomposition.convolution import axes, convolution_like
+from lowrank_exp.network.cost import CONVOLUTIONS
 from lowrank_exp.regularizers.penalty import Penalty, checked_layers, chosen, gradient, in_full_precision
 
 

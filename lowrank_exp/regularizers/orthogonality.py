@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.gram_matrix import add_product_, gram
+from lowrank_exp.network.gram import add_product_, gram
 from lowrank_exp.regularizers.penalty import Penalty, checked_layers, gradient, svd_forms
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.svd_form import SVDForm
 
 

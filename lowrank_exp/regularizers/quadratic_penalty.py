@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS
+from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.regularizers.penalty import Penalty, chosen, gradient
 
 

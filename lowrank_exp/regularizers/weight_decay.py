@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lowrank_exp.edits import Factorize, edits_of
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.svd_form import SVDForm
 
 _NORMS = (

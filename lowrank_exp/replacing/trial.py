@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import one_image
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.cost import one_image
+from lowrank_exp.network.modes import evaluating
+from lowrank_exp.network.wrappers import set_layer_
 from lowrank_exp.replacing.holders import holders
 from lowrank_exp.replacing.observed import Pass, kept_state, observe
 from lowrank_exp.replacing.stand_in import StandIn
 from lowrank_exp.replacing.unsafe import plain_layers, unsafe
-from lowrank_exp.wrappers import set_layer_
 
 UNCALLED = "the network's forward pass does not call it"
 IDLE = "a parent reads its weight, or it is not used"

@@ -5,8 +5,8 @@ from functools import cache
 
 from torch import nn
 
-from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition import refusals
+from lowrank_exp.network.cost import LAYERS
 
 BACKWARD = "it has a backward hook, which would see other gradients"
 NAMES = "it has a hook on its state dict, whose names would be others"

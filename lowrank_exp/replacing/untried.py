@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.decomposition.uses import codes_of, uses_of_children
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
+from lowrank_exp.network.modes import evaluating
+from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.replacing.holders import holders
 from lowrank_exp.replacing.observed import Pass, observe
 from lowrank_exp.replacing.trial import IDLE, held, trial
 from lowrank_exp.replacing.unsafe import lost_by_replacing, plain_layers, settings, unsafe
-from lowrank_exp.shapes import meta_copy
 
 SIZES = (32, 64, 224, 299)  # of images; one that the network takes is enough
 TYPE = {"type", "isinstance", "__class__"}  # what code names that looks at types

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lowrank_exp import confusion
-from lowrank_exp.plain_text import plain
+from lowrank_exp.files import confusion
+from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.report.configuration import Configuration
 from lowrank_exp.report.confusion_figure import MOST
 from lowrank_exp.report.quantities import dense_and_compressed
-from lowrank_exp.results import PhaseResult, Result
+from lowrank_exp.text.plain_text import plain
 
 ALL_SHOWN = 20  # classes that a printed table has in full; of more it has the WORST
 WORST = 10

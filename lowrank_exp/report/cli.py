@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from lowrank_exp.config_path import CONF
-from lowrank_exp.files import written_whole
-from lowrank_exp.plain_text import as_cell, plain, plain_lines, shortened
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.files.results import digest, gather
+from lowrank_exp.files.whole import written_whole
 from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
 from lowrank_exp.report.configuration import Configuration, configurations
@@ -20,7 +20,7 @@ from lowrank_exp.report.expected import grid, unclear, with_missing
 from lowrank_exp.report.names import file_name, with_plain_names
 from lowrank_exp.report.paper import Paper, compared, find_paper, papers_of
 from lowrank_exp.report.table import notes, table, with_differing
-from lowrank_exp.results import digest, gather
+from lowrank_exp.text.plain_text import as_cell, plain, plain_lines, shortened
 
 COMPLETE, INCOMPLETE, UNUSABLE, UNWRITABLE = 0, 1, 2, 3
 LONGEST_LINE = 400  # characters on a file that cannot be read

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lowrank_exp.results import Result, deciding, digest
+from lowrank_exp.files.results import Result, deciding, digest
 
 WORST_FIRST = ("failed", "interrupted", "missing", "missed")
 PARTS = 3  # differing keys that a label names before it falls back to the hash
@@ -147,7 +147,7 @@ def differing_keys(flat: Sequence[Mapping[str, object]]) -> list[str]:
 def choice(group: object) -> str:
     """What a group was set to: its `name` or `policy`, else the last part of its `_target_`, else itself.
 
-    >>> choice({"_target_": "lowrank_exp.rank.uniform.uniform", "macs": 0.5}), choice("svd"), choice(None)
+    >>> choice({"_target_": "lowrank_exp.rank.policies.uniform.uniform", "macs": 0.5}), choice("svd"), choice(None)
     ('uniform', 'svd', '')
     """
     if isinstance(group, Mapping):

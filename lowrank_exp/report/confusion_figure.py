@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from lowrank_exp.plain_text import shortened
+from lowrank_exp.text.plain_text import shortened
 
 MOST = 120  # classes whose names can be read
 VALUED = 20  # most classes with numbers in the cells

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from lowrank_exp.files.results import EXCLUDED
 from lowrank_exp.report.configuration import Configuration, choice, leaves
-from lowrank_exp.results import EXCLUDED
 
 _MISSING = object()
 

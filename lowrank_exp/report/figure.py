@@ -7,10 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lowrank_exp.plain_text import shortened
 from lowrank_exp.report.expected import same_row
 from lowrank_exp.report.paper import Paper
 from lowrank_exp.report.quantities import derived
+from lowrank_exp.text.plain_text import shortened
 
 # Okabe and Ito (2008): colours that colour-blind readers tell apart; black is the dense network.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")

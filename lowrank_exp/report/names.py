@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from lowrank_exp.plain_text import as_file_name, plain, plain_lines
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
+from lowrank_exp.text.plain_text import as_file_name, plain, plain_lines
 
 LONGEST_FILE_NAME = 80  # bytes, before the hash that then follows
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lowrank_exp.results import LayerResult, PhaseResult, Result
+from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 
 NAN = math.nan
 

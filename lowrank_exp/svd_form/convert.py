@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition import Decomposition, Decompositions, SVDDecomposition
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.edits import ToSVD, replace_
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.replacing import trial, untried
 from lowrank_exp.svd_form.layers import SVDForm, form_refusal
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.copying import copied
 from lowrank_exp.decomposition import SVD, Decompositions, SVDDecomposition
+from lowrank_exp.network.copying import copied
 from lowrank_exp.rank.at_rank import EnergyOnLadder
 from lowrank_exp.rank.profile import LayerProfile, profile
 from lowrank_exp.svd_form.layers import SVDForm

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS, LayerCost, network_cost, out_channels
 from lowrank_exp.decomposition import SVD
 from lowrank_exp.decomposition.base import filled
 from lowrank_exp.edits import Factorize, ToSVD, replace_
-from lowrank_exp.names import by_layer
+from lowrank_exp.network.cost import LAYERS, LayerCost, network_cost, out_channels
+from lowrank_exp.network.names import by_layer
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.replacing import trial, unsafe
 from lowrank_exp.svd_form.layers import SVDForm

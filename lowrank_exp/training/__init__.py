@@ -1,18 +1,18 @@
 """Training, evaluation and batch-norm recalibration of a classifier."""
 
 from lowrank_exp.training.device import resolve as resolve_device
-from lowrank_exp.training.distillation import Distillation
 from lowrank_exp.training.distributed import check_devices, places
 from lowrank_exp.training.evaluate import Scores, evaluate, why_no_scores
-from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.fit import check_computing, check_pruning, fit_
 from lowrank_exp.training.module import Classifier
-from lowrank_exp.training.network_score import NetworkScore
-from lowrank_exp.training.penalties import trained
-from lowrank_exp.training.pruner import Pruner, Pruning
-from lowrank_exp.training.quant_noise import QuantNoise
+from lowrank_exp.training.parts.distillation import Distillation
+from lowrank_exp.training.parts.penalties import trained
+from lowrank_exp.training.parts.pruner import Pruner, Pruning
+from lowrank_exp.training.parts.quant_noise import QuantNoise
+from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
+from lowrank_exp.training.probes.first_images import FirstImages
+from lowrank_exp.training.probes.network_score import NetworkScore
 from lowrank_exp.training.recalibrate import recalibrate_
-from lowrank_exp.training.stochastic_depth import StochasticDepth
 
 __all__ = [
     "Classifier",

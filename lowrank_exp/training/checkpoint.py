@@ -17,8 +17,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.optim import Optimizer
 
-from lowrank_exp.edit_records import from_records
-from lowrank_exp.files import check_sums, written_whole
+from lowrank_exp.files.whole import check_sums, written_whole
+from lowrank_exp.network_file.edit_records import from_records
 from lowrank_exp.surgery import replay_
 from lowrank_exp.training import distributed, generators
 

@@ -37,8 +37,8 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 from torch.utils.data import DataLoader
 
-from lowrank_exp.allocator import freed_memory_is_kept, keep_freed_memory
-from lowrank_exp.machine import cores
+from lowrank_exp.machine.allocator import freed_memory_is_kept, keep_freed_memory
+from lowrank_exp.machine.cores import cores
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 SECONDS_BETWEEN_LOOKS = 0.1

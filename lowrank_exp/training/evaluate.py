@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_stat_scores
 
 from lowrank_exp.models import not_finite
 from lowrank_exp.models.parts import listed
-from lowrank_exp.modes import kept_modes
+from lowrank_exp.network.modes import kept_modes
 from lowrank_exp.training.device import resolve
 from lowrank_exp.training.generators import undisturbed
 from lowrank_exp.training.memory_format import channels_last_gains, in_channels_last

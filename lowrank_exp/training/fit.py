@@ -16,22 +16,22 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from lowrank_exp.modes import kept_modes
+from lowrank_exp.network.modes import kept_modes
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import checkpoint as checkpoints
 from lowrank_exp.training import distributed, generators
 from lowrank_exp.training.compilation import compilation
 from lowrank_exp.training.device import resolve
-from lowrank_exp.training.distillation import Distillation, Teacher
 from lowrank_exp.training.memory_format import AUTO, check_channels_last
 from lowrank_exp.training.module import Classifier, Metrics
-from lowrank_exp.training.penalties import described, trained
+from lowrank_exp.training.parts.distillation import Distillation, Teacher
+from lowrank_exp.training.parts.penalties import described, trained
+from lowrank_exp.training.parts.pruner import Pruner, Pruning
+from lowrank_exp.training.parts.quant_noise import NoisyWeights, QuantNoise
+from lowrank_exp.training.parts.stochastic_depth import StochasticDepth, Survivors
+from lowrank_exp.training.parts.until import Until, WatchEveryEpoch
 from lowrank_exp.training.progress import EpochProgress
-from lowrank_exp.training.pruner import Pruner, Pruning
-from lowrank_exp.training.quant_noise import NoisyWeights, QuantNoise
 from lowrank_exp.training.quiet import quiet_lightning
-from lowrank_exp.training.stochastic_depth import StochasticDepth, Survivors
-from lowrank_exp.training.until import Until, WatchEveryEpoch
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -98,7 +98,7 @@ def fit_(
             the epoch's steps, without its weight, as `penalty_<name>`.
         exempt: what the optimizer's weight decay spares, such as `[s, U, V]`; see
             `lowrank_exp.regularizers.parameter_groups`.
-        until: ends the fit early, see `lowrank_exp.training.until.Until`; the schedule stays that of all epochs.
+        until: ends the fit early, see `lowrank_exp.training.parts.until.Until`; the schedule stays that of all epochs.
         stochastic_depth: which residual blocks are skipped at random: a `StochasticDepth`, or a mapping of its options
             such as `{"last": 0.5}`. Not with `compile`.
         quant_noise: a random part of the weights is quantized in every forward pass in training: a `QuantNoise`, or a

@@ -6,7 +6,7 @@ Only the images are brought to the format; convolutions hand it on, whatever the
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.training.generators import undisturbed
 
 AUTO = "auto"

@@ -16,16 +16,16 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lowrank_exp.inputs import HALF
+from lowrank_exp.network.inputs import HALF
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import distributed
-from lowrank_exp.training.distillation import Teacher
 from lowrank_exp.training.divergence import LOSS, TEACHER, TRY, TRY_TEACHER, Broken, broken_weights, steep
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
-from lowrank_exp.training.penalties import Penalties, trained
-from lowrank_exp.training.pruner import Pruner
-from lowrank_exp.training.quant_noise import NoisyWeights
-from lowrank_exp.training.stochastic_depth import Survivors
+from lowrank_exp.training.parts.distillation import Teacher
+from lowrank_exp.training.parts.penalties import Penalties, trained
+from lowrank_exp.training.parts.pruner import Pruner
+from lowrank_exp.training.parts.quant_noise import NoisyWeights
+from lowrank_exp.training.parts.stochastic_depth import Survivors
 
 Metrics = dict[str, float]
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lowrank_exp.terminal import Terminal
+from lowrank_exp.text.terminal import Terminal
 
 # Drawing costs milliseconds: at most five times a second.
 SECONDS_BETWEEN_DRAWINGS = 0.2

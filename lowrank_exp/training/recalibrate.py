@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lowrank_exp.modes import kept_modes
+from lowrank_exp.network.modes import kept_modes
 from lowrank_exp.training.device import resolve
-from lowrank_exp.training.first_images import FirstImages
 from lowrank_exp.training.generators import undisturbed
+from lowrank_exp.training.probes.first_images import FirstImages
 
 
 def recalibrate_(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], images: int, device: str = "auto") -> int:

@@ -5,8 +5,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from smoke import SMOKE
 
-from lowrank_exp.class_count import count_classes_
-from lowrank_exp.results import Result
+from lowrank_exp.command_line.class_count import count_classes_
+from lowrank_exp.files.results import Result
 
 FOLDER = ("data=image_folder", "data.validation=0.2", "data.mean=[0.5]", "data.std=[0.5]", "method=evaluate")
 

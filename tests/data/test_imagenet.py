@@ -15,7 +15,7 @@ from torchvision.datasets import ImageNet as Source
 from torchvision.datasets import imagenet as source
 from torchvision.transforms import functional as reference
 
-from lowrank_exp.config_path import CONF
+from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.data import ImageNet
 from lowrank_exp.data.imagenet import ARCHIVES
 

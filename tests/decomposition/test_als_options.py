@@ -7,8 +7,8 @@ from dataclasses import FrozenInstanceError, asdict
 import pytest
 
 from lowrank_exp.decomposition import CP, Biclustering, JaderbergScheme1
-from lowrank_exp.decomposition.als_options import ALSOptions
-from lowrank_exp.decomposition.cp_als import cp_als
+from lowrank_exp.decomposition.fitting.als_options import ALSOptions
+from lowrank_exp.decomposition.fitting.cp_als import cp_als
 
 
 def test_defaults_are_those_of_the_fit():

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition.biclustering import Biclustering
 from lowrank_exp.decomposition.recompose import recompose
-from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.layers.reorder import Reorder
 
 
 def clusters_for(layer):

@@ -20,7 +20,7 @@ from lowrank_exp.decomposition.codebook import (
     stored_state,
     unpack,
 )
-from lowrank_exp.shapes import meta_copy
+from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.surgery import factorize_
 
 D, K = 9, 5

@@ -8,8 +8,8 @@ import torch
 from layer_cases import relative
 from tensorly_peers import cp_error
 
-from lowrank_exp.decomposition.cp_als import CPFit, cp_als, cp_exact
-from lowrank_exp.decomposition.cp_stable import norm_constrained
+from lowrank_exp.decomposition.fitting.cp_als import CPFit, cp_als, cp_exact
+from lowrank_exp.decomposition.fitting.cp_stable import norm_constrained
 
 LETTERS = "abcdef"
 

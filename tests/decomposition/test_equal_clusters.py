@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from lowrank_exp.decomposition.equal_clusters import balanced_assignment, equal_clusters, lines, scatter
+from lowrank_exp.decomposition.fitting.equal_clusters import balanced_assignment, equal_clusters, lines, scatter
 
 
 def equal_partitions(N, K):

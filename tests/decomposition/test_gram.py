@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowrank_exp.decomposition.gram import gram_singular_values, gram_svd
+from lowrank_exp.decomposition.fitting.gram import gram_singular_values, gram_svd
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-10}
 SHAPES = [(1, 1, 1), (1, 1, 7), (1, 7, 1), (1, 5, 5), (3, 12, 5), (3, 5, 12), (2, 90, 40), (40, 9, 1), (30, 3, 3)]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorly_peers import tucker2_error
 
-from lowrank_exp.decomposition.hooi import along_spectra, hooi, hosvd, kept_shares, squared_singular_values
+from lowrank_exp.decomposition.fitting.hooi import along_spectra, hooi, hosvd, kept_shares, squared_singular_values
 
 SHAPES = [(1, 16, 12, 9), (1, 24, 3, 49), (1, 12, 24, 25), (1, 32, 32, 1)]
 many_kernels = settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -9,7 +9,6 @@ import torch
 from layer_cases import LAYERS, filled, images, relative
 from torch import nn
 
-from lowrank_exp.cost import out_channels
 from lowrank_exp.decomposition import (
     CP,
     Biclustering,
@@ -21,7 +20,8 @@ from lowrank_exp.decomposition import (
     Tucker2,
     recompose,
 )
-from lowrank_exp.shapes import meta_copy
+from lowrank_exp.network.cost import out_channels
+from lowrank_exp.network.shapes import meta_copy
 
 KINDS = {
     "channel_svd": ChannelSVD(),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from lowrank_exp.decomposition import kmeans as module
-from lowrank_exp.decomposition.kmeans import distinct, kmeans, lloyd, means, nearest
+from lowrank_exp.decomposition.fitting import kmeans as module
+from lowrank_exp.decomposition.fitting.kmeans import distinct, kmeans, lloyd, means, nearest
 
 
 def vectors(N, D, seed=0, dtype=np.float32):

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition.monochromatic import Monochromatic
 from lowrank_exp.decomposition.recompose import recompose
-from lowrank_exp.decomposition.reorder import Reorder
+from lowrank_exp.layers.reorder import Reorder
 
 CASES = {name: case for name, case in LAYERS.items() if not isinstance(case[0], nn.Linear)}
 every_case = pytest.mark.parametrize(("layer", "shape"), CASES.values(), ids=CASES.keys())

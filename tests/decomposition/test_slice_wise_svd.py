@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition import recompose
-from lowrank_exp.decomposition.reorder import Reorder
 from lowrank_exp.decomposition.slice_wise_svd import SliceWiseSVD
+from lowrank_exp.layers.reorder import Reorder
 
 CASES = {
     f"{form}, {name}": (SliceWiseSVD(form=form), layer, shape)

@@ -15,8 +15,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from lowrank_exp import factorize_, measure
-from lowrank_exp.config_path import CONF
-from lowrank_exp.cost import layer_costs
+from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.decomposition import (
     ChannelSVD,
     Decompositions,
@@ -26,6 +25,7 @@ from lowrank_exp.decomposition import (
     Tucker2,
     refusals,
 )
+from lowrank_exp.network.cost import layer_costs
 
 ELSEWHERE = {"clip"}  # an image encoder with a test of its own
 NETWORKS = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - ELSEWHERE)

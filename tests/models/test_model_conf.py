@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from lowrank_exp import models
-from lowrank_exp.config_path import CONF
+from lowrank_exp.command_line.config_path import CONF
 
 FILES = sorted((CONF / "model").glob("*.yaml"))
 

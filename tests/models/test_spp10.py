@@ -6,9 +6,9 @@ import torch
 from numpy_layers import max_pool, recorded, relu
 from torch import nn
 
-from lowrank_exp.cost import layer_costs
 from lowrank_exp.models import spp10
 from lowrank_exp.models.spp10 import PyramidPool
+from lowrank_exp.network.cost import layer_costs
 
 
 def on_meta(**arguments):

@@ -6,8 +6,8 @@ import torch
 from numpy_layers import max_pool, recorded, relu, response_norm
 from torch import nn
 
-from lowrank_exp.cost import layer_costs
 from lowrank_exp.models import zeiler_fergus
+from lowrank_exp.network.cost import layer_costs
 
 
 def on_meta(**arguments):

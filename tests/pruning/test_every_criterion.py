@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from torch.nn.functional import cross_entropy
 
 from lowrank_exp import load, models, save
-from lowrank_exp.config_path import CONF
+from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.pruning import remove_
 from lowrank_exp.pruning.combine import normalised
 from lowrank_exp.pruning.schedules import View

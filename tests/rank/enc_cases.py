@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lowrank_exp.rank import Budget, Candidate, Problem
-from lowrank_exp.rank.enc_files import profiles_from_enc
+from lowrank_exp.rank.enc.files import profiles_from_enc
 from lowrank_exp.rank.rules import cheaper_rungs
 
 FOLDER = Path(__file__).parent / "enc_vgg16"

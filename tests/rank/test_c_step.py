@@ -9,7 +9,7 @@ from profiles import layer, network
 from torch import nn
 
 from lowrank_exp.rank import allocate, profile
-from lowrank_exp.rank.c_step import c_step, squared_error
+from lowrank_exp.rank.policies.c_step import c_step, squared_error
 
 SPECTRA = {"a": [5.0, 3.0, 1.0, 0.5], "b": [2.0, 1.9, 1.8], "c": [9.0, 0.1, 0.0]}
 COSTS = {"a": (700, 200), "b": (500, 150), "c": (300, 110)}  # dense, per rank

@@ -7,7 +7,7 @@ from profiles import layer, network
 from scipy.interpolate import pchip_interpolate
 
 from lowrank_exp.rank import LayerProfile
-from lowrank_exp.rank.enc_curves import energy_curve, measured_curve, network_quality
+from lowrank_exp.rank.enc.curves import energy_curve, measured_curve, network_quality
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from enc_cases import FOLDER, PUBLISHED, problem, vgg16
 from profiles import enc_vgg16
 
 from lowrank_exp.rank import allocate
-from lowrank_exp.rank.enc_files import profiles_from_enc
+from lowrank_exp.rank.enc.files import profiles_from_enc
 
 R_MAX = [19, 96, 128, 192, 256, 384, 384, 512, 768, 768, 768, 768, 768]
 

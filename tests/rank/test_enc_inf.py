@@ -4,8 +4,8 @@ from enc_cases import PUBLISHED, problem, vgg16
 from profiles import layer, network
 
 from lowrank_exp.rank import allocate
-from lowrank_exp.rank.enc_inf import enc_inf
-from lowrank_exp.rank.enc_model import enc_candidates, enc_model
+from lowrank_exp.rank.policies.enc_inf import enc_inf
+from lowrank_exp.rank.policies.enc_model import enc_candidates, enc_model
 
 VGG16 = {"density": 0.096, "first": "half"}
 

@@ -9,8 +9,8 @@ from scipy.interpolate import PchipInterpolator
 from torch import nn
 
 from lowrank_exp.rank import Candidate, LayerProfile, allocate, profile
-from lowrank_exp.rank.enc_curves import network_quality
-from lowrank_exp.rank.enc_map import SharedQuality, cost_tables, enc_map, first_fixed, halves_up, options_at
+from lowrank_exp.rank.enc.curves import network_quality
+from lowrank_exp.rank.policies.enc_map import SharedQuality, cost_tables, enc_map, first_fixed, halves_up, options_at
 
 
 def ranks(policy_problem, **options):

@@ -7,10 +7,10 @@ from enc_cases import PUBLISHED, problem, vgg16
 from profiles import layer, network
 
 from lowrank_exp.rank import LayerProfile, allocate
-from lowrank_exp.rank.enc_curves import energy_curve, measured_curve, network_quality
-from lowrank_exp.rank.enc_map import SharedQuality, enc_map
-from lowrank_exp.rank.enc_model import enc_candidates, enc_model
-from lowrank_exp.rank.enc_sets import RankSets, near, no_layers, thinned
+from lowrank_exp.rank.enc.curves import energy_curve, measured_curve, network_quality
+from lowrank_exp.rank.enc.sets import RankSets, near, no_layers, thinned
+from lowrank_exp.rank.policies.enc_map import SharedQuality, enc_map
+from lowrank_exp.rank.policies.enc_model import enc_candidates, enc_model
 
 
 @pytest.mark.parametrize(

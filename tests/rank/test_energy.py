@@ -10,7 +10,7 @@ from torch import nn
 
 from lowrank_exp.rank import allocate
 from lowrank_exp.rank import profile as profiled
-from lowrank_exp.rank.energy import energy
+from lowrank_exp.rank.policies.energy import energy
 
 
 def spectra(seed=0):

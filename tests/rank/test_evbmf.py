@@ -12,8 +12,8 @@ from profiles import layer, network
 from scipy.optimize import brentq, minimize_scalar
 
 from lowrank_exp.rank import Budget, Candidate, LayerProfile, Problem, allocate
-from lowrank_exp.rank.evbmf import evbmf
 from lowrank_exp.rank.evbmf_solution import evbmf_rank, evbmf_solution, singular_values, strength, strength_bar
+from lowrank_exp.rank.policies.evbmf import evbmf
 from lowrank_exp.rank.profile import Cost
 
 

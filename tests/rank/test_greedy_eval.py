@@ -8,8 +8,8 @@ from enc_cases import problem, vgg16
 from profiles import layer, network
 
 from lowrank_exp.rank import allocate
-from lowrank_exp.rank.enc_curves import samples
-from lowrank_exp.rank.greedy_eval import greedy_eval
+from lowrank_exp.rank.enc.curves import samples
+from lowrank_exp.rank.policies.greedy_eval import greedy_eval
 
 
 def sampled(name, macs, cost, ranks, accuracy, **more):

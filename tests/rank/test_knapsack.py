@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from profiles import enc_vgg16, layer, network
 
 from lowrank_exp.rank import allocate
-from lowrank_exp.rank.enc_curves import network_quality
-from lowrank_exp.rank.enc_files import profiles_from_enc
-from lowrank_exp.rank.knapsack import knapsack
-from lowrank_exp.rank.multiple_choice import Solution, solve
+from lowrank_exp.rank.enc.curves import network_quality
+from lowrank_exp.rank.enc.files import profiles_from_enc
+from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
+from lowrank_exp.rank.policies.knapsack import knapsack
 
 ENC = Path(__file__).parent / "enc_vgg16"
 INF_RANKS = [10, 17, 27, 40, 87, 76, 88, 141, 169, 194, 281, 439, 410]

@@ -3,8 +3,8 @@ import pytest
 from profiles import layer, network
 
 from lowrank_exp.rank import allocate, needs, with_accuracy
-from lowrank_exp.rank.enc_inf import enc_inf
 from lowrank_exp.rank.measure import sampled_rungs
+from lowrank_exp.rank.policies.enc_inf import enc_inf
 
 
 def two_layers():

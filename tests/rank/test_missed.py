@@ -5,7 +5,7 @@ import functools
 import pytest
 from torch import nn
 
-from lowrank_exp.phases import planned
+from lowrank_exp.phases.factorize import planned
 from lowrank_exp.rank import Plan, PlannedLayer, allocate
 
 NETWORK = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Linear(8, 8))

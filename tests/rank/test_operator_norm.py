@@ -12,7 +12,7 @@ from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.rank import LayerProfile, allocate, profile
-from lowrank_exp.rank.operator_norm import operator_norm
+from lowrank_exp.rank.policies.operator_norm import operator_norm
 
 
 def truncated(matrix, rank):

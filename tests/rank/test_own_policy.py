@@ -57,7 +57,7 @@ def test_a_policy_bound_by_partial_has_its_functions_name_and_options():
 
 
 def test_a_policy_by_its_import_path():
-    by_path = allocate(two(), "lowrank_exp.rank.uniform.uniform", macs=0.5)
+    by_path = allocate(two(), "lowrank_exp.rank.policies.uniform.uniform", macs=0.5)
     assert by_path.layers == allocate(two(), "uniform", macs=0.5).layers
 
 

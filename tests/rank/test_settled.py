@@ -9,8 +9,8 @@ from torch import nn
 
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.candidates import candidates
+from lowrank_exp.rank.policies.stable_rank import stable_ranks
 from lowrank_exp.rank.settled import settled
-from lowrank_exp.rank.stable_rank import stable_ranks
 
 
 def line(slope, epochs=5, start=10.0):

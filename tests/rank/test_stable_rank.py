@@ -12,7 +12,7 @@ from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.rank import Candidate, LayerProfile, Problem, allocate, profile
-from lowrank_exp.rank.stable_rank import stable_rank, stable_rank_of_noise
+from lowrank_exp.rank.policies.stable_rank import stable_rank, stable_rank_of_noise
 
 
 def falling(rows, columns, power, seed=0):

@@ -7,10 +7,10 @@ import timm
 import torch
 import torchvision
 
-from lowrank_exp.cost import OUTSIDE
+from lowrank_exp.network.cost import OUTSIDE
+from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.replacing import trial
-from lowrank_exp.shapes import meta_copy
 from lowrank_exp.surgery import factorize_
 
 KINDS = {"conv": "channel_svd", "linear": "linear_svd"}

@@ -7,7 +7,7 @@ import torch
 from smoke import SMOKE
 
 from lowrank_exp import load, measure
-from lowrank_exp.results import Result
+from lowrank_exp.files.results import Result
 
 NET = """
 import torch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lowrank_exp.cost import OUTSIDE
+from lowrank_exp.network.cost import OUTSIDE
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.replacing import trial
 from lowrank_exp.surgery import factorize_

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_exp.results import COMPLETE, PhaseResult, Result, fingerprint
+from lowrank_exp.files.results import COMPLETE, PhaseResult, Result, fingerprint
 
 PLACE = {
     "commit": "0123456789abcdef",

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowrank_exp import confusion
+from lowrank_exp.files import confusion
+from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.report.classes import class_table, confusions, shown
 from lowrank_exp.report.cli import main
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.render import class_text
-from lowrank_exp.results import PhaseResult, Result
 
 ANIMALS = ("zebra", "ant", "mole")
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from lowrank_exp.files.results import deciding, digest
 from lowrank_exp.report import configuration
 from lowrank_exp.report.configuration import configurations, differences
-from lowrank_exp.results import deciding, digest
 
 
 def test_seeds_make_one_row_and_other_keys_do_not(job: Callable) -> None:

@@ -108,7 +108,7 @@ def test_a_group_that_cannot_be_told_is_said(conf: Path, job: Callable) -> None:
 def test_a_file_of_options_is_read_once_for_all_rows(job: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "rank").mkdir()
     for name in ("alike", "other"):
-        target = "_target_: lowrank_exp.rank.uniform.uniform\n"
+        target = "_target_: lowrank_exp.rank.policies.uniform.uniform\n"
         (tmp_path / "rank" / f"{name}.yaml").write_text(f"{target}macs: {0.5 if name == 'alike' else 0.9}\n")
     read, asked = [], expected.yaml.safe_load
     monkeypatch.setattr(expected.yaml, "safe_load", lambda text: read.append(text) or asked(text))

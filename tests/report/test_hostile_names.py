@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowrank_exp import confusion
+from lowrank_exp.files import confusion
+from lowrank_exp.files.results import LayerResult, Result
 from lowrank_exp.report.cli import main
 from lowrank_exp.report.escapes import latex_escaped, markdown_escaped, markdown_item
-from lowrank_exp.results import LayerResult, Result
 
 HOSTILE = {
     "rich markup": "[/nosuch] [bold]x[/bold] :bomb:",

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lowrank_exp.files.results import LayerResult
 from lowrank_exp.report.cli import main
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.paper import compared, find_paper, read_paper
 from lowrank_exp.report.quantities import measured_over
 from lowrank_exp.report.table import table
-from lowrank_exp.results import LayerResult
 
 LAYERS = [
     LayerResult("conv1", None, None, 300, 300, 30, 30),

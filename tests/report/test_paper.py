@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lowrank_exp.config_path import CONF
+from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.paper import compared, find_paper, papers_of, read_paper
 from lowrank_exp.report.table import table

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.report.quantities import dense_and_compressed, measured
-from lowrank_exp.results import PhaseResult, Result
 
 PHASES = [PhaseResult(name, accuracy) for name, accuracy in (("to_svd", 0.1), ("train", 0.8), ("truncate", 0.7))]
 

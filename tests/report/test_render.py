@@ -7,6 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from lowrank_exp.files.results import Result
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.render import (
     Section,
@@ -19,7 +20,6 @@ from lowrank_exp.report.render import (
     origin,
 )
 from lowrank_exp.report.table import table
-from lowrank_exp.results import Result
 
 
 def section(frame: pd.DataFrame, **changes: object) -> Section:

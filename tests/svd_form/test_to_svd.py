@@ -10,10 +10,10 @@ from torch import nn
 from lowrank_exp import allocate, load, profile, save
 from lowrank_exp.decomposition import SpatialSVD
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.edit_records import from_records, to_records
 from lowrank_exp.edits import ToSVD, edits_of
 from lowrank_exp.models import cifar_resnet
-from lowrank_exp.shapes import meta_copy
+from lowrank_exp.network.shapes import meta_copy
+from lowrank_exp.network_file.edit_records import from_records, to_records
 from lowrank_exp.surgery import factorize_, replay_
 from lowrank_exp.svd_form import SVDConv2d, SVDLinear, dense_copy, forms_of, profile_svd, to_svd_, truncate_
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank_exp.training import Distillation, fit_
-from lowrank_exp.training.distillation import Teacher
+from lowrank_exp.training.parts.distillation import Teacher
 
 
 def softmax(z_NC):

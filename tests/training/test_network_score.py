@@ -68,7 +68,7 @@ def test_scores_are_stored_one_by_one_and_not_measured_again(tmp_path, monkeypat
 
     measured = []
     monkeypatch.setattr(
-        "lowrank_exp.training.network_score.evaluate", lambda *args: measured.append(args) or evaluate(*args)
+        "lowrank_exp.training.probes.network_score.evaluate", lambda *args: measured.append(args) or evaluate(*args)
     )
     again = NetworkScore(network(), layers, batches(), folder=tmp_path)
     assert [again({"0": 2, "3": None}), again({"3": 4})] == scores

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank_exp.training import evaluate, fit_, module, pace
-from lowrank_exp.training.pace import fit_seconds, forward_seconds
+from lowrank_exp.training import evaluate, fit_, module
+from lowrank_exp.training.probes import pace
+from lowrank_exp.training.probes.pace import fit_seconds, forward_seconds
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 

@@ -15,7 +15,7 @@ from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules import AGP, SFP, Mask, Molchanov, OneShot, Remove, RePr
 from lowrank_exp.pruning.silent import silent_channels
 from lowrank_exp.training import Pruner, Pruning, fit_
-from lowrank_exp.training.optimizer_surgery import follow_removal_
+from lowrank_exp.training.parts.optimizer_surgery import follow_removal_
 from lowrank_exp.training.schedules import cosine
 
 SHAPE = (3, 8, 8)

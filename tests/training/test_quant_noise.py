@@ -14,7 +14,7 @@ from lowrank_exp.decomposition import ChannelSVD, LinearSVD, ProductQuantization
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import SVDForm, to_svd_
 from lowrank_exp.training import QuantNoise, evaluate, fit_
-from lowrank_exp.training.quant_noise import NoisyWeights, noisy, on_grid
+from lowrank_exp.training.parts.quant_noise import NoisyWeights, noisy, on_grid
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
 INT8 = {"phi": "int8", "p": 0.5}

@@ -15,8 +15,8 @@ from lowrank_exp.models import build, cifar_resnet, resnet
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import to_svd_
 from lowrank_exp.training import StochasticDepth, evaluate, fit_
-from lowrank_exp.training.residual_blocks import residual_blocks
-from lowrank_exp.training.stochastic_depth import Survivors
+from lowrank_exp.training.parts.residual_blocks import residual_blocks
+from lowrank_exp.training.parts.stochastic_depth import Survivors
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
 UNIFORM = StochasticDepth(survival="uniform", last=0.5)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import out_channels
+from lowrank_exp.network.cost import out_channels
 from lowrank_exp.pruning.criteria.criterion import WeightCriterion
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.pruning.criteria.criterion import WeightCriterion
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lowrank_exp.cost import out_channels
-from lowrank_exp.draws import kept_generators
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.cost import out_channels
+from lowrank_exp.network.draws import kept_generators
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.pruning.combine import normalised, weighted_sum
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.criteria.criterion import DataCriterion, WeightCriterion

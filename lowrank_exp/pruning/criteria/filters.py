@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import LAYERS
 from lowrank_exp.decomposition.convolution import TRANSPOSED
+from lowrank_exp.network.cost import LAYERS
 
 
 def filters(layer: nn.Module, weight: Tensor | None = None) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lowrank_exp.cost import out_channels
-from lowrank_exp.draws import kept_generators
-from lowrank_exp.modes import evaluating
+from lowrank_exp.network.cost import out_channels
+from lowrank_exp.network.draws import kept_generators
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.pruning.criteria.bn_scale import norms_watched
 from lowrank_exp.pruning.criteria.criterion import PLACES, chosen_from
 from lowrank_exp.pruning.criteria.filters import scored_layers

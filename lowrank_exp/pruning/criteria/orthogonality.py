@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.gram_matrix import gram
+from lowrank_exp.network.gram import gram
 from lowrank_exp.pruning.criteria.criterion import WeightCriterion
 from lowrank_exp.pruning.criteria.filters import filters
 

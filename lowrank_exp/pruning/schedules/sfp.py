@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from lowrank_exp.edits import edits_of
 from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
+from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.pruning.counting import sfp_published_macs
 from lowrank_exp.pruning.criteria import L2
 from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction, some_go, whole
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each
-from lowrank_exp.shapes import meta_copy
 
 
 @dataclass(frozen=True, kw_only=True)

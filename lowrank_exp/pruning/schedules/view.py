@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.cost import CONVOLUTIONS, LAYERS, network_cost, out_channels
 from lowrank_exp.edits import Factorize, edits_of
-from lowrank_exp.environment import tensors_digest
-from lowrank_exp.names import by_layer
+from lowrank_exp.machine.environment import tensors_digest
+from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS, network_cost, out_channels
+from lowrank_exp.network.names import by_layer
+from lowrank_exp.network.shapes import by_shapes
 from lowrank_exp.pruning.counting import removed_macs
 from lowrank_exp.pruning.coupling import channel_groups
 from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores
@@ -18,7 +19,6 @@ from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import keepable
 from lowrank_exp.pruning.schedules.schedule import Filters
 from lowrank_exp.pruning.selection import group_scores, share
-from lowrank_exp.shapes import by_shapes
 
 Criterion = WeightCriterion | DataCriterion | WeightedSum | Oracle
 RANKS = "ranks"  # stands for the factors of decomposed layers that put out a rank's channels

@@ -1,0 +1,1 @@
+"""What was said on the command line: checked, explained and answered before anything is computed."""

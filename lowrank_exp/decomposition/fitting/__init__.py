@@ -1,0 +1,1 @@
+"""How factors are fitted: alternating least squares, HOOI, Gram matrices, k-means."""

@@ -1,0 +1,355 @@
+"""What a job leaves behind: `result.json` and the fingerprint that names its folder. No torch here.
+
+Accuracies are fractions, MACs are multiply-accumulates of one image (convolutions and linear layers), weights
+are the entries of convolution and linear weights, latencies are milliseconds.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+
+from lowrank_exp.files.whole import written_whole
+from lowrank_exp.text.plain_text import plain, shortened
+
+RESULT = "result.json"
+FRACTIONS = ("accuracy", "val_accuracy", "top5", "class_accuracy")  # in [0, 1]; other numbers are at least 0 ...
+ANY_SIGN = ("seed", "values", "rank")  # ... but these
+LARGEST = 1e38  # a number in a result
+DEEPEST = 50  # mappings and lists within each other
+LONGEST_FILE = 2**26  # bytes
+COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met
+STATUSES = (*COMPLETE, "interrupted", "failed")
+
+# What does not decide a number: top-level keys first, then dotted ones.
+EXCLUDED = (
+    "hydra",
+    "logger",
+    "paths",
+    "progress",
+    "debug",
+    "device",
+    "threads",
+    "force_threads",
+    "store",
+    "latency",
+    "dry_run",
+    "tags",
+    "notes",
+    "name",
+    "data.cache_dir",
+    "data.progress",
+    "data.download",
+    "data.memory_limit",
+    "data.workers",
+    "data.num_workers",
+    "data.pin_memory",
+    "data.persistent_workers",
+    "data.prefetch_factor",
+    "data.prefetch",
+    "data.in_memory",
+    "data.cache_limit",
+)
+
+
+@dataclass(frozen=True)
+class PhaseResult:
+    """The network after one phase. None: not measured; `bytes`: of its file; `key`: the hash of the stored outcome.
+
+    `class_accuracy`: of every class by name, in the order of the labels; None for a class without test images, and
+    empty where it was not measured. `values`: figures of the phase's own, by name. `warnings`: what a reader of the
+    figures must know, a sentence each; `missed`: a target was not met. `conditions`: threads, machine, device and
+    versions of the process that computed it, which `seconds` are of; `stored`: another run had done so before.
+    """
+
+    name: str
+    accuracy: float | None = None
+    val_accuracy: float | None = None
+    loss: float | None = None
+    top5: float | None = None
+    macs: float | None = None
+    weights: float | None = None
+    parameters: float | None = None
+    bytes: float | None = None
+    latency_ms: float | None = None
+    seconds: float | None = None
+    key: str = ""
+    class_accuracy: dict[str, float | None] = field(default_factory=dict)
+    values: dict[str, float | None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    missed: bool = False
+    conditions: dict = field(default_factory=dict)
+    stored: bool = False
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """One layer before and after. No `decomposition` and `rank`: it was left alone, and `reason` says why."""
+
+    name: str
+    decomposition: str | None = None
+    rank: int | list | None = None
+    macs_before: float | None = None
+    macs_after: float | None = None
+    weights_before: float | None = None
+    weights_after: float | None = None
+    channels_before: int | None = None
+    channels_after: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One job that has ended. `environment` holds versions, device, threads, commit, machine and date.
+
+    `status`: `ok`; `missed`: all phases have ended, but a target was not met; `interrupted`: by a signal; `failed`.
+    `warnings`: of the job as a whole; `files`: SHA-256 of the files beside it; `skipped`: the phases that had nothing
+    to do in this network, and their keys.
+    `folder` is where it was read from; it is not written.
+    """
+
+    status: str
+    fingerprint: str
+    experiment: str | None
+    row: str | None
+    seed: int
+    method: str
+    config: dict
+    phases: list[PhaseResult] = field(default_factory=list)
+    layers: list[LayerResult] = field(default_factory=list)
+    environment: dict = field(default_factory=dict)
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            got = shortened(repr(self.status), 60)
+            raise ValueError(f"the status of a result is one of {', '.join(STATUSES)}, got {got}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of its phases have ended."""
+        return self.status in COMPLETE
+
+    def told(self) -> list[str]:
+        """The warnings of all phases, each after the name of its phase, and those of the job."""
+        return [f"{phase.name}: {warning}" for phase in self.phases for warning in phase.warnings] + self.warnings
+
+    def write(self, path: str | Path) -> None:
+        """Write the whole file or nothing. Numbers that JSON lacks (NaN, infinities) are written as null.
+
+        Raises ValueError if the configuration or environment holds something that is not plain data.
+        """
+        path = Path(path)
+        record = {name: value for name, value in asdict(self).items() if name != "folder"}
+        text = json.dumps(_plain(record, str(path)), indent=1, ensure_ascii=False, allow_nan=False)
+        # A file's name that is not UTF-8 has halves of surrogate pairs, which no file of text can hold.
+        text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
+        with written_whole(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Result":
+        """Read what `write` wrote, now or in an earlier version: a field that the file lacks takes its default.
+
+        Raises ValueError naming the file: no JSON, a field without a default missing, a field unknown, of another type
+        or out of range.
+        """
+        path = Path(path)
+        record = _checked(cls, _content(path), str(path), "")
+        nested = {"phases": PhaseResult, "layers": LayerResult}
+        for name, kind in nested.items():
+            items = enumerate(record.get(name, []))
+            record[name] = [kind(**_checked(kind, item, str(path), f"{name}[{number}]")) for number, item in items]
+        try:
+            return cls(**record, folder=path.parent)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def digest(obj: object) -> str:
+    """SHA-256, 64 hex characters, of the canonical JSON of `obj`: keys sorted, no spaces, ASCII.
+
+    Raises ValueError for anything that is not a mapping, list, tuple, string, number, bool or None.
+
+    >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    True
+    """
+    try:
+        text = json.dumps(obj, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    except TypeError as error:
+        raise ValueError(
+            f"only plain data has a digest (mappings with keys of one type, lists, strings, numbers): {error}"
+        ) from error
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def fingerprint(config: Mapping) -> str:
+    """The first 16 hex characters of the digest of a resolved configuration without the keys in `EXCLUDED`.
+
+    >>> fingerprint({"seed": 1, "device": "cpu"}) == fingerprint({"device": "cuda", "seed": 1})
+    True
+    """
+    return digest(deciding(config))[:16]
+
+
+def deciding(config: Mapping) -> dict:
+    """A copy of `config` without what does not decide numbers, see `EXCLUDED`.
+
+    >>> deciding({"seed": 1, "device": "cpu", "data": {"size": 32, "progress": True}})
+    {'seed': 1, 'data': {'size': 32}}
+    """
+    return {
+        key: _without(value, [name.split(".", 1)[1] for name in EXCLUDED if name.startswith(f"{key}.")])
+        for key, value in config.items()
+        if key not in EXCLUDED
+    }
+
+
+def gather(folders: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
+    """Every `result.json` below the folders, each file once, sorted by path; and a line on each that cannot be read.
+
+    Raises ValueError for a folder that does not exist.
+    """
+    found: dict[str, Path] = {}
+    results: list[Result] = []
+    unread: list[str] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder; give one that holds jobs, such as outputs")
+        for inner, folders_below, files in os.walk(folder, onerror=lambda error: unread.append(_told(error))):
+            if RESULT in files or RESULT in folders_below:
+                found[os.path.realpath(Path(inner, RESULT))] = Path(inner, RESULT)
+    for path in sorted(found.values()):
+        try:
+            results.append(Result.read(path))
+        except OSError as error:
+            unread.append(_told(error))
+        except ValueError as error:
+            unread.append(str(error))
+    return results, unread
+
+
+def _without(value: object, names: list[str]) -> object:
+    if not names or not isinstance(value, Mapping):
+        return value
+    return {key: item for key, item in value.items() if key not in names}
+
+
+def _plain(value: object, where: str) -> object:
+    """`value` with NaN and infinities as None and tuples as lists; `where` names the place in an error."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"{where}: only plain data can be written as JSON, got {type(value).__name__}")
+
+
+def _content(path: Path) -> object:
+    """What the file holds, if it is one that may be a result."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is not a file: move it away")
+    if status.st_size > LONGEST_FILE:
+        raise ValueError(f"{path} has {status.st_size:,} bytes, a result at most {LONGEST_FILE:,}: move it away")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); delete it and run its job again") from error
+    except RecursionError:
+        record, deep = None, True
+    else:
+        deep = _is_too_deep(record)
+    if deep:
+        raise ValueError(f"{path} is nested more than {DEEPEST} deep: it is not a result, move it away")
+    return record
+
+
+def _is_too_deep(record: object) -> bool:
+    level = [record]
+    for _ in range(DEEPEST + 1):
+        level = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
+
+
+def _told(error: OSError) -> str:
+    return f"{error.filename} cannot be read: {error.strerror}"
+
+
+def _checked(kind: type, record: object, path: str, where: str) -> dict:
+    """`record`, if it has the fields of `kind`: none missing, none unknown, each of its type and within its range."""
+    place = where or "the result"
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: {place} must be a mapping, got {type(record).__name__}")
+    written = [item for item in fields(kind) if item.name != "folder"]
+    lacking = sorted({item.name for item in written if _required(item)} - record.keys())
+    unknown = sorted(record.keys() - {item.name for item in written})
+    if lacking or unknown:
+        problem = f"lacks {', '.join(lacking)}" if lacking else f"has unknown fields {', '.join(unknown)}"
+        raise ValueError(
+            f"{path}: {place} {shortened(problem, 200)}; it was written by another version, run its job again"
+        )
+    hints = _types(kind)
+    for name, value in record.items():
+        least = -LARGEST if name in ANY_SIGN else 0.0
+        most = 1.0 if name in FRACTIONS else LARGEST
+        if not _fits(value, hints[name], least, most):
+            allowed = _in_words(hints[name], least, most)
+            got = shortened(plain(repr(value)), 60) if not isinstance(value, dict | list) else type(value).__name__
+            raise ValueError(f"{path}: {f'{where}.' if where else ''}{name} must be {allowed}, got {got}")
+    return record
+
+
+@functools.cache
+def _types(kind: type) -> dict[str, typing.Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: object, hint: typing.Any, least: float, most: float) -> bool:
+    """Whether `value` is of the type that `hint` says, its numbers within bounds."""
+    parts = typing.get_args(hint)
+    if hint is typing.Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, part, least, most) for part in parts)
+    if typing.get_origin(hint) is list:  # of phases and layers, which are checked one by one, or of words
+        return isinstance(value, list) and (parts[0] is not str or all(isinstance(one, str) for one in value))
+    if typing.get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(one, parts[1], least, most) for one in value.values())
+    if hint in (int, float):
+        number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+        return number and least <= value <= most
+    return isinstance(value, hint)
+
+
+def _in_words(hint: typing.Any, least: float, most: float) -> str:
+    parts = typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_in_words(part, least, most) for part in parts)
+    if typing.get_origin(hint) is dict:
+        return f"a mapping of names to {_in_words(parts[1], least, most)}"
+    if typing.get_origin(hint) is list:
+        return "a list of words" if parts[0] is str else "a list"
+    if hint in (int, float):
+        return f"{'a whole number' if hint is int else 'a number'} from {least:g} to {most:g}"
+    return {str: "a text", dict: "a mapping", list: "a list", bool: "true or false"}.get(hint, "null")
+
+
+def _required(item: Field) -> bool:
+    return item.default is MISSING and item.default_factory is MISSING

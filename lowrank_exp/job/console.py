@@ -1,0 +1,183 @@
+"""What a job prints: a row per phase as it ends, a row per layer, and where the result lies; or what it would do."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from lowrank_exp.files.results import PhaseResult, Result
+from lowrank_exp.job.estimate import Estimate, in_words
+from lowrank_exp.rank import Plan
+from lowrank_exp.rank.plan import DENSE
+from lowrank_exp.rank.reachable import Reach
+from lowrank_exp.text.plain_text import plain, plain_lines
+from lowrank_exp.text.terminal import Terminal
+
+PHASE_COLUMNS = ("phase", "test %", "val %", "MACs", "weights", "parameters", "kB", "ms", "seconds")
+LAYER_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "reason")
+PLAN_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "weights after", "reason")
+BUDGET_COLUMNS = ("budget", "smallest", "all decomposed", "largest")
+TIME_COLUMNS = ("phase", "time", "most of it")
+UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
+SAME = ("threads", "device", "machine", "torch")  # conditions, told where they are not those of the run
+WIDTH = 110  # of tables that go to a file
+
+
+class Console:
+    """Prints to the terminal; `progress` turns the lines that only tell of progress off."""
+
+    def __init__(self, progress: bool) -> None:
+        self.terminal = _terminal()
+        if not self.terminal.is_terminal:
+            self.terminal = _terminal(WIDTH)
+        self.progress = progress
+
+    def say(self, text: str) -> None:
+        """One line of news, or several."""
+        self.terminal.print(plain_lines(text), soft_wrap=True)
+
+    def phase(self, number: int, of: int, name: str) -> None:
+        """A phase begins."""
+        if self.progress:
+            self.say(f"[{number}/{of}] {name}")
+
+    def row(self, phase: PhaseResult) -> None:
+        """A phase has ended."""
+        if self.progress:
+            seconds = "from the store" if phase.stored else f"{phase.seconds:.1f} s"
+            accuracy = "" if phase.accuracy is None else f"accuracy {phase.accuracy:.2%}, "
+            self.say(f"      {phase.name}: {accuracy}{phase.macs:,} MACs, {seconds}")
+            for name, value in phase.values.items():
+                self.say(f"        {name} {value:.4g}")
+            for warning in phase.warnings:
+                self.say(f"        warning: {warning}")
+
+    def result(self, result: Result, path: Path) -> None:
+        """The tables of phases and layers, what they warn of, then the path of the result."""
+        phases = _table(PHASE_COLUMNS, left=1)
+        for p in result.phases:
+            _add_row(
+                phases,
+                p.name,
+                _number(p.accuracy, 100, "{:.2f}"),
+                _number(p.val_accuracy, 100, "{:.2f}"),
+                *(_number(count, 1, "{:,}") for count in (p.macs, p.weights, p.parameters)),
+                _number(p.bytes, 0.001, "{:,.1f}"),
+                _number(p.latency_ms, 1, "{:.3f}"),
+                "stored" if p.stored else _number(p.seconds, 1, "{:.1f}"),
+            )
+        layers = _table(LAYER_COLUMNS, left=2)
+        layers.columns[-1].justify = "left"
+        layers.columns[-1].no_wrap = False
+        for layer in result.layers:
+            rank = "dense" if layer.rank is None else str(layer.rank)
+            before, after = f"{layer.macs_before:,}", f"{layer.macs_after:,}"
+            _add_row(layers, layer.name, layer.decomposition or "-", rank, before, after, layer.reason)
+        self.terminal.print(phases)
+        self.terminal.print(layers)
+        if weakest := _weakest(result.phases):
+            self.say(weakest)
+        for warning in result.told():
+            self.say(f"warning: {warning}")
+        if result.status != "ok":
+            self.say(f"status: {result.status}")
+        threads = result.environment["threads"]
+        conditions = f"{result.environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
+        batch = result.config.get("latency", {}).get("batch_size", 1)
+        self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
+        self.say("kB: 1,000 bytes of the file, everything in it.")
+        self.say(f"ms: latency, median of one forward pass at batch {batch} ({conditions}). seconds: of the phase.")
+        for line in _elsewhere(result):
+            self.say(line)
+        self.terminal.print(plain(str(path)), soft_wrap=True)
+
+    def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
+        """The ranks that a phase would choose; below, what remains of the dense network, by what is counted."""
+        layers = _table(PLAN_COLUMNS, left=2)
+        layers.columns[-1].justify = "left"
+        layers.columns[-1].no_wrap = False
+        for name, layer in plan.layers.items():
+            rank = "dense" if layer.rank is None else str(layer.rank)
+            counts = (f"{count:,}" for count in (layer.macs_before, layer.macs_after, layer.weights_after))
+            _add_row(layers, name, layer.decomposition or "-", rank, *counts, layer.reason)
+        self.say(f"{phase}: the plan")
+        self.terminal.print(layers)
+        for counted, of in remains.items():
+            shares = ", ".join(f"{of.remaining(what):.2%} of the {told}" for what, told in UNITS.items())
+            self.say(f"{counted}: {shares} remain")
+        self.base(phase, plan)
+
+    def base(self, phase: str, plan: Plan) -> None:
+        """What the budget of a plan is a fraction of, where that is not the dense network."""
+        if plan.of != DENSE:
+            before = sum(layer.macs_before for layer in plan.layers.values())
+            self.say(f"{phase}: budgets are fractions of {plan.of}: {before:,} MACs")
+
+    def reachable(self, phase: str, budgets: Mapping[str, Reach], over: str) -> None:
+        """The smallest and the largest budgets that can be met, as fractions of dense."""
+        table = _table(BUDGET_COLUMNS, left=1)
+        for what, reach in budgets.items():
+            _add_row(table, f"rank.{what}", *(f"{share:.4f}" for share in reach))
+        self.say(f"{phase}: budgets that can be met, over {'the convolutions' if over == 'conv' else 'all layers'}")
+        self.terminal.print(table)
+
+    def estimates(self, estimates: Sequence[Estimate], conditions: str) -> None:
+        """The time of every phase and of all."""
+        table = _table(TIME_COLUMNS, left=3)
+        table.columns[-1].no_wrap = False
+        for one in estimates:
+            _add_row(table, one.phase, one.told, one.dominant)
+        left = [one for one in estimates if one.parts]
+        total = in_words(sum(one.seconds for one in left), any(one.unknown for one in left)) if left else "finished"
+        _add_row(table, "all", total, "")
+        self.terminal.print(table)
+        self.say(f"time: a few steps and forward passes of each phase's network, timed here ({conditions}), times")
+        self.say("their number. Nothing was trained.")
+
+
+def _terminal(width: int | None = None) -> Terminal:
+    """A terminal that finds no markup in what it prints."""
+    return Terminal(width=width, markup=False, emoji=False, highlight=False)
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    table.add_row(*map(plain, cells))
+
+
+def _table(columns: tuple[str, ...], left: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
+    return table
+
+
+def _elsewhere(result: Result) -> list[str]:
+    """The phases from the store that were computed under other conditions than those of this run, and which."""
+    here, lines = result.environment, []
+    for phase in result.phases:
+        there = phase.conditions
+        differing = [name for name in SAME if there.get(name) != here.get(name)]
+        other = [f"{name} {there.get(name)}" for name in differing]
+        if phase.stored and there and other:
+            lines.append(f"{phase.name}: from the store, computed with {', '.join(other)}")
+    return lines
+
+
+def _weakest(phases: Sequence[PhaseResult]) -> str:
+    """The class of the lowest accuracy after the last phase, with what it had after the first; the first of equals."""
+    measured = [phase for phase in phases if phase.class_accuracy]
+    known = (
+        {name: share for name, share in measured[-1].class_accuracy.items() if share is not None} if measured else {}
+    )
+    if not known:
+        return ""
+    name, before = min(known, key=known.__getitem__), measured[0].class_accuracy
+    earlier = (
+        f"; after {measured[0].name} {before[name]:.2%}" if len(measured) > 1 and before.get(name) is not None else ""
+    )
+    return f"weakest class: {name}, {known[name]:.2%} of its test images recognised{earlier}"
+
+
+def _number(value: float | None, factor: int, form: str) -> str:
+    return "-" if value is None else form.format(value * factor if factor != 1 else value)

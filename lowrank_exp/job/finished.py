@@ -1,0 +1,67 @@
+"""Whether a job has ended before, with what decides its numbers now and with the files that it wrote."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lowrank_exp import artifact
+from lowrank_exp.files.results import RESULT, Result
+from lowrank_exp.files.whole import check_sums, differing
+from lowrank_exp.rank import Plan
+
+MODEL, PLAN = "model.pt", "plan.yaml"
+
+
+def finished(
+    folder: Path,
+    fingerprint: str,
+    steps: Sequence[tuple[str, str]],
+    exact: Mapping[str, Any] | None,
+    say: Callable[[str], None],
+) -> Result | None:
+    """The result in a job's folder, if all phases ended with these keys and its files are whole; else why not is told.
+
+    Args:
+        folder: of the job.
+        fingerprint: of its configuration now.
+        steps: name and key of every phase, in order.
+        exact: conditions under which all phases must have been computed; None: any.
+        say: is told of damage.
+    """
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        result = Result.read(path)
+        if not result.complete or result.fingerprint != fingerprint or not result.phases:
+            return None
+        if not _same(result, steps) or any(exact not in (None, phase.conditions) for phase in result.phases):
+            return None
+        problem = differing(folder, result.files) if result.files else _unreadable(folder)
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    if problem is None:
+        return result
+    say(f"running again: in {folder}, {problem}")
+    return None
+
+
+def _same(result: Result, steps: Sequence[tuple[str, str]]) -> bool:
+    """Whether the phases are these. Results of earlier versions do not tell which ones had nothing to do."""
+    told = [(phase.name, phase.key) for phase in result.phases]
+    known = [step for step in steps if step in told]
+    if known != told:
+        return False
+    return len(told) == len(steps) or not result.files or dict(steps) == dict(told) | result.skipped
+
+
+def _unreadable(folder: Path) -> str | None:
+    """What is wrong with files whose digests an earlier version did not keep; None: they can be read."""
+    try:
+        check_sums(folder / MODEL)
+        artifact.read(folder / MODEL)
+        if (folder / PLAN).is_file():
+            Plan.read(folder / PLAN)
+    except Exception as error:  # what a damaged file makes its reader raise
+        return f"a file cannot be read ({type(error).__name__}: {str(error)[:200]})"
+    return None

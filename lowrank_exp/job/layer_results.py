@@ -1,0 +1,110 @@
+"""What became of every layer of a dense network, and why."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from lowrank_exp.decomposition import named
+from lowrank_exp.edits import Edit, Factorize, KeepChannels, ToSVD, edits_of
+from lowrank_exp.files.results import LayerResult
+from lowrank_exp.network.cost import LayerCost, network_cost
+from lowrank_exp.network.shapes import by_shapes
+from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
+from lowrank_exp.pruning.graph import channel_graph
+from lowrank_exp.rank import Plan
+from lowrank_exp.replacing import trial
+from lowrank_exp.svd_form.profile import not_in_form
+
+
+def layer_results(
+    dense: nn.Module, network: nn.Module, example: Tensor, plan: Plan | None = None, given: Sequence[Edit] = ()
+) -> list[LayerResult]:
+    """Every layer of the dense network: what it cost, what became of it, and why.
+
+    Args:
+        dense: as its constructor makes it.
+        network: what phases have made of it.
+        example: `(N, C, ...)`.
+        plan: the last one that was carried out; None: none was.
+        given: edits that the network came with, from its weights file.
+    """
+    before, after = (by_shapes(network_cost, one, example).every for one in (dense, network))
+    made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
+    staying = _staying(network, example, given) | (_not_in_form(network, example, made, given) if plan is None else {})
+    rows = []
+    for name, cost in before.items():
+        parts = [part for inner, part in after.items() if f"{inner}.".startswith(f"{name}.")]
+        edits = [edit for edit in made if f"{edit.layer}.".startswith(f"{name}.")]
+        ranks = [_rank_left(edit, network) for edit in edits]
+        rows.append(
+            LayerResult(
+                name,
+                edits[0].decomposition if edits else None,
+                ranks if len(ranks) > 1 else ranks[0] if ranks else None,
+                cost.macs,
+                sum(part.macs for part in parts),
+                cost.weights,
+                sum(part.weights for part in parts),
+                cost.channels,
+                parts[-1].channels if parts else 0,
+                _reason(name, edits, plan, given, _pruned(name, network, cost, given) or staying.get(name, "")),
+            )
+        )
+    return rows
+
+
+def _reason(
+    name: str, edits: Sequence[Factorize | ToSVD], plan: Plan | None, given: Sequence[Edit], pruned: str
+) -> str:
+    if len(edits) > 1:
+        return "decomposed more than once: " + ", ".join(f"{edit.layer} at rank {edit.rank}" for edit in edits)
+    if edits and edits[0] in given:
+        return "as in the weights file"
+    if edits and isinstance(edits[0], ToSVD):
+        return "in SVD form, not truncated"
+    planned = plan.layers.get(name) if plan is not None else None
+    if planned is None:
+        return pruned or "no phase decomposes it"
+    return f"{planned.reason}; {pruned}" if pruned else planned.reason
+
+
+def _pruned(name: str, network: nn.Module, dense: LayerCost, given: Sequence[Edit]) -> str:
+    """What phases have left of a layer of the dense network, or of its factors; empty: all of it."""
+    kept = [edit for edit in edits_of(network) if isinstance(edit, KeepChannels) and edit not in given]
+    left: dict[str, int] = {}
+    for edit in kept:
+        if edit.layer == name and edit.inputs is not None:
+            left["inputs"] = len(edit.inputs)
+        if edit.layer == name and edit.out is not None:
+            left[f"of {dense.channels} filters"] = len(edit.out)
+        if edit.layer.startswith(f"{name}.") and edit.out is not None:
+            left[f"filters of {edit.layer}"] = len(edit.out)
+    parts = [f"{count} {what}" for what, count in sorted(left.items(), key=lambda item: item[0] == "inputs")]
+    return f"pruning left {' and '.join(parts)}" if parts else ""
+
+
+def _staying(network: nn.Module, example: Tensor, given: Sequence[Edit]) -> dict[str, str]:
+    """The layers that pruning has gone around because no gradient reaches them, and that this is so."""
+    if not any(isinstance(edit, KeepChannels) and edit not in given for edit in edits_of(network)):
+        return {}
+    layers = channel_graph(network, example).without_gradient
+    return dict.fromkeys(layers, f"pruning goes around it: {WITHOUT_GRADIENT}")
+
+
+def _not_in_form(
+    network: nn.Module, example: Tensor, made: Sequence[Factorize | ToSVD], given: Sequence[Edit]
+) -> dict[str, str]:
+    """Where a phase has put layers into SVD form, that the others are not, and why those that could not be."""
+    if not any(isinstance(edit, ToSVD) and edit not in given for edit in made):
+        return {}
+    refused = by_shapes(trial, network, example)
+    return {name: not_in_form(refused.get(name)) for name, _ in network.named_modules()}
+
+
+def _rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:
+    """The rank of a decomposed layer, less what pruning has taken of the channels between its factors."""
+    rank, inside = edit.rank, f"{edit.layer}."
+    if any(isinstance(one, KeepChannels) and one.layer.startswith(inside) for one in edits_of(network)):
+        kind = named(edit.decomposition, **edit.options)
+        rank = kind.rank_left(network.get_submodule(edit.layer), rank)
+    return list(rank) if isinstance(rank, tuple) else rank

@@ -1,0 +1,230 @@
+"""Where curves and figures go: wandb (offline by default, no login), CSV, TensorBoard, or nowhere.
+
+Each function opens one run for one job; Hydra names them in `conf/logger/`. What a killed run of the same job left
+behind in its folder is replaced.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from lowrank_exp.files.results import LayerResult, PhaseResult, Result
+from lowrank_exp.job.preflight import unwritable
+from lowrank_exp.text.plain_text import as_cell, plain
+
+HOMES = {  # where wandb keeps settings, caches, and files until they are sent
+    "WANDB_CONFIG_DIR": "~/.config/wandb",
+    "WANDB_CACHE_DIR": "~/.cache/wandb",
+    "WANDB_DATA_DIR": "~/.local/share/wandb",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose run it is: the job's folder, fingerprint, name, group, tags and resolved configuration."""
+
+    folder: Path
+    fingerprint: str
+    name: str
+    group: str | None
+    tags: Sequence[str]
+    config: Mapping[str, Any]
+
+
+def wandb(identity: Identity, project: str, mode: str = "offline", entity: str | None = None) -> Logger:
+    """One wandb run, its id the job's fingerprint.
+
+    Args:
+        identity: of the job.
+        project: the wandb project.
+        mode: `offline` (no login; `wandb sync` sends it later), `online` or `disabled`.
+        entity: user or team; None is wandb's default.
+    """
+    import wandb as client
+
+    if mode not in ("offline", "online", "disabled"):
+        raise ValueError(f"logger.mode={mode!r} is not known: offline, online or disabled")
+    for left_over in (identity.folder / "wandb").glob(f"*run-*-{identity.fingerprint}"):
+        shutil.rmtree(left_over)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    stay_below(identity.folder / "wandb" / "home")
+    run = client.init(
+        project=project,
+        entity=entity,
+        mode=mode,
+        id=identity.fingerprint,
+        name=identity.name,
+        group=identity.group,
+        tags=list(identity.tags),
+        config=dict(identity.config),
+        dir=str(identity.folder),
+        reinit="finish_previous",
+        resume="allow" if mode == "online" else None,
+        settings=client.Settings(silent=True, console="off", x_disable_stats=True, save_code=False),
+    )
+    return WandbLogger(experiment=run)
+
+
+def stay_below(folder: Path) -> None:
+    """Have wandb use `folder` for what it would keep below a home that cannot be written to, as in containers."""
+    for variable, place in HOMES.items():
+        if variable in os.environ:
+            continue
+        try:
+            problem = unwritable(Path(place).expanduser())
+        except RuntimeError:  # there is no home
+            problem = "no home"
+        if problem is not None:
+            os.environ[variable] = str(folder.absolute())
+
+
+def csv(identity: Identity) -> Logger:
+    """`metrics.csv` in the job's folder."""
+    return _fresh(_PlainCSV, identity, "csv")
+
+
+def tensorboard(identity: Identity) -> Logger:
+    """TensorBoard events in the job's folder."""
+    return _fresh(TensorBoardLogger, identity, "tensorboard")
+
+
+def _fresh(kind: type[Logger], identity: Identity, name: str) -> Logger:
+    shutil.rmtree(identity.folder / name, ignore_errors=True)
+    logger = kind(save_dir=identity.folder, name="", version=name)
+    logger.log_hyperparams(dict(identity.config))
+    return logger
+
+
+class _PlainCSV(CSVLogger):
+    """With names of columns that no spreadsheet takes for formulas."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({as_cell(plain(name)): value for name, value in metrics.items()}, step)
+
+
+def _unless_it_fails(method: Callable[..., None]) -> Callable[..., None]:
+    """A method of `Log` that does nothing without a logger, and gives a logger up that fails: the job goes on."""
+
+    @functools.wraps(method)
+    def guarded(self: "Log", *arguments: Any, **named: Any) -> None:
+        if self.logger is None:
+            return
+        try:
+            method(self, *arguments, **named)
+        except Exception as error:
+            self.give_up(error)
+
+    return guarded
+
+
+class Log:
+    """One job's log over any of the loggers, or none; steps count epochs over all phases.
+
+    A logger that fails is told once, in `warnings` too, and the job goes on without it.
+    """
+
+    def __init__(self, logger: Logger | None, say: Callable[[str], None] = print) -> None:
+        self.logger = logger
+        self.say = say
+        self.step = 0
+        self.warnings: list[str] = []
+
+    @classmethod
+    def opened(cls, open_: Callable[[], Logger] | None, say: Callable[[str], None]) -> "Log":
+        """The log over the logger that `open_` gives.
+
+        Raises:
+            ValueError: an option of the logger that is not known.
+        """
+        log = cls(None, say)
+        try:
+            log.logger = None if open_ is None else open_()
+        except ValueError:
+            raise
+        except Exception as error:
+            log.give_up(error)
+        return log
+
+    def give_up(self, error: Exception) -> None:
+        """Go on without the logger."""
+        logger, self.logger = self.logger, None
+        told = " ".join(str(error).split())[:300]
+        line = f"the logger has failed, nothing more is logged ({type(error).__name__}: {told})"
+        self.warnings.append(line)
+        self.say(f"warning: {line}")
+        with contextlib.suppress(Exception):
+            _close(logger, failed=True)
+
+    def epoch(self, phase: str, metrics: Mapping[str, float]) -> None:
+        """One epoch's metrics, under the phase's name."""
+        self.step += 1
+        self._metrics({f"{phase}/{key}": value for key, value in metrics.items() if value is not None})
+
+    @_unless_it_fails
+    def _metrics(self, values: Mapping[str, float]) -> None:
+        self.logger.log_metrics(values, step=self.step)
+
+    @_unless_it_fails
+    def phase(self, result: PhaseResult) -> None:
+        """One phase's figures: in wandb the summary, elsewhere one more record."""
+        figures = asdict(result) | result.values
+        numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        values = {f"{result.name}.{k}": v for k, v in numbers.items()}
+        if isinstance(self.logger, WandbLogger):
+            self.logger.experiment.summary.update(values)
+        else:
+            self.logger.log_metrics(values, step=self.step)
+
+    @_unless_it_fails
+    def ended(self, result: Result) -> None:
+        """How the job ended: its status and warnings in words, or, where a logger takes none, how many they are."""
+        told = result.told()
+        if isinstance(self.logger, WandbLogger):
+            run = self.logger.experiment
+            run.summary.update({"status": result.status, "warnings": "\n".join(told)})
+            run.tags = (*run.tags, *([result.status] if result.status != "ok" else []), *(["warnings"] if told else []))
+            return
+        numbers = {"missed": float(result.status == "missed"), "warnings": float(len(told))}
+        self.logger.log_metrics(numbers, step=self.step)
+        if isinstance(self.logger, TensorBoardLogger):
+            self.logger.experiment.add_text("warnings", "\n\n".join(told), self.step)
+
+    @_unless_it_fails
+    def layers(self, layers: Sequence[LayerResult]) -> None:
+        """The table of layers, where the logger has tables."""
+        if isinstance(self.logger, WandbLogger) and layers:
+            import wandb as client
+
+            rows = [[str(v) if isinstance(v, list) else v for v in asdict(layer).values()] for layer in layers]
+            self.logger.experiment.log({"layers": client.Table(columns=list(asdict(layers[0])), data=rows)})
+
+    @_unless_it_fails
+    def classes(self, phases: Sequence[PhaseResult]) -> None:
+        """The table of accuracies by class, a column per phase, where the logger has tables."""
+        measured = [phase for phase in phases if phase.class_accuracy]
+        if isinstance(self.logger, WandbLogger) and measured:
+            import wandb as client
+
+            columns = ["class", *(phase.name for phase in measured)]
+            rows = [[name, *(p.class_accuracy[name] for p in measured)] for name in measured[0].class_accuracy]
+            self.logger.experiment.log({"classes": client.Table(columns=columns, data=rows)})
+
+    @_unless_it_fails
+    def finish(self, failed: bool) -> None:
+        """Close the run, in every outcome."""
+        _close(self.logger, failed)
+
+
+def _close(logger: Logger | None, failed: bool) -> None:
+    if logger is None:
+        return
+    logger.finalize("failed" if failed else "success")
+    if isinstance(logger, WandbLogger):
+        logger.experiment.finish(exit_code=int(failed))

@@ -1,0 +1,65 @@
+"""The keys of stored phases: what decides their numbers, chained from one phase to the next."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowrank_exp.files.whole import file_digest
+
+LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
+
+# Classes that have moved since outcomes of theirs were first stored: the keys, and with them the seeds, stay.
+FORMER_HOMES = {
+    "lowrank_exp.phases.Agree": "lowrank_exp.agreement_phase.Agree",
+    "lowrank_exp.phases.LearningCompression": "lowrank_exp.learning_compression.LearningCompression",
+    "lowrank_exp.phases.Prune": "lowrank_exp.pruning_phases.Prune",
+    "lowrank_exp.phases.Remove": "lowrank_exp.pruning_phases.Remove",
+    "lowrank_exp.phases.Rewind": "lowrank_exp.rewind_phase.Rewind",
+    "lowrank_exp.phases.ToSVD": "lowrank_exp.svd_phases.ToSVD",
+    "lowrank_exp.phases.TrainOn": "lowrank_exp.settled_phases.TrainOn",
+    "lowrank_exp.phases.TrainUntilSettled": "lowrank_exp.settled_phases.TrainUntilSettled",
+    "lowrank_exp.phases.Truncate": "lowrank_exp.svd_phases.Truncate",
+}
+
+WIDTH_LATER = {f"lowrank_exp.models.{name}" for name in ("cifar_resnet", "lenet5", "lenet_300_100")}
+
+
+def of_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's configuration without its weights, whose content counts, and without what earlier outcomes lack.
+
+    >>> of_model({"_target_": "lowrank_exp.models.lenet5", "width": 1.0, "num_classes": 10, "weights": None})
+    {'_target_': 'lowrank_exp.models.lenet5', 'num_classes': 10}
+    """
+    left_out = {"weights"}
+    if model.get("_target_") in WIDTH_LATER and model.get("width") == 1.0:
+        left_out.add("width")
+    return {name: value for name, value in model.items() if name not in left_out}
+
+
+def by_content(phase: Mapping[str, Any]) -> dict[str, Any]:
+    """A phase's configuration with digests for the files that it names, at any depth, and without `LATER` where null.
+
+    A file is named by `ranks`, which are given as such or by a plan file, and by any other string that has the suffix
+    of a file and is the path of one.
+    """
+    kept = {name: value for name, value in phase.items() if name not in LATER or value is not None}
+    if kept.get("_target_") in FORMER_HOMES:
+        kept["_target_"] = FORMER_HOMES[kept["_target_"]]
+    return _by_content(kept)
+
+
+def _by_content(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _by_content(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(item, key) for item in value]
+    if isinstance(value, str) and not key.startswith("_") and (key == "ranks" or _is_file(value)):
+        return file_digest(value)
+    return value
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return bool(Path(text).suffix) and Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with characters that none has
+        return False

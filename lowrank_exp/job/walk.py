@@ -1,0 +1,107 @@
+"""A method taken over the shapes of a network before anything is trained: what cannot be ends here."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from lowrank_exp.data import ImageData
+from lowrank_exp.job.outcomes import check_name
+from lowrank_exp.network.copying import copied
+from lowrank_exp.network.inputs import HALF, floating_type, like_network
+from lowrank_exp.network.shapes import copy_that_runs
+from lowrank_exp.phases.phase import Phase
+from lowrank_exp.replacing import note_, trial
+
+
+def phases_of(method: DictConfig) -> dict[str, Phase]:
+    """The phases of a method, in order.
+
+    Raises:
+        ValueError: a name that no phase has or may have, a phase named twice, or something else than a phase.
+    """
+    for name in method.order:
+        check_name(name)
+        if name not in method.phases:
+            raise ValueError(f"method.order names the phase {name!r}; method.phases has: {', '.join(method.phases)}")
+    if not method.order or len(set(method.order)) != len(method.order):
+        raise ValueError(f"method.order must name at least one phase, each once, got {list(method.order)}")
+    phases = {name: instantiate(method.phases[name], _convert_="all") for name in method.order}
+    for name, phase in phases.items():
+        if not isinstance(phase, Phase):
+            raise ValueError(
+                f"method.phases.{name} is a {type(phase).__name__}, which is not a phase of lowrank_exp.phases"
+            )
+    return phases
+
+
+def walk(initial: nn.Module, phases: Mapping[str, Phase], data: ImageData, device: str) -> Tensor:
+    """Take every phase over the shapes of the network; the image that it takes, `(1, ...)`.
+
+    Args:
+        initial: the network that the first phase gets; it stays as it is.
+        phases: by name, in order.
+        data: set up.
+        device: where layers are tried on numbers.
+
+    Raises:
+        ValueError: what a phase would end in, with its name.
+    """
+    network, example, logits = copy_that_runs(initial, _examples(data))
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < data.num_classes:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the network gives {got} for one image, the data have {data.num_classes} classes: it must give "
+            f"(1, classes) logits. Set model.num_classes={data.num_classes}"
+        )
+    if floating_type(initial) in HALF:
+        _step_in_half_precision(initial, example, device, any(phase.trains for phase in phases.values()))
+    note_(network, _tried(initial, example, device))
+    before = ["initial"]
+    for name, phase in phases.items():
+        if missing := [other for other in phase.looks_back if other not in before]:
+            raise ValueError(f"phase {name} asks for the network of {missing[0]!r}; there is: {', '.join(before)}")
+        before.append(name)
+        if phase.validates and not data.sizes["val"]:
+            raise ValueError(
+                f"phase {name}: {phase.validates} on validation images, and there are none: set data.validation to "
+                "a fraction of the training images, or choose a method that does without"
+            )
+        try:
+            phase.check_steps(network, example, data.sizes["train"])
+            phase.walk_(network, example)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            raise type(error)(f"phase {name}: {error}") from error
+    return example
+
+
+def _examples(data: ImageData) -> Iterator[Tensor]:
+    """One image of zeros; for networks that do not take it, the first of the training data."""
+    yield torch.zeros(1, *data.input_shape)
+    images, _ = next(iter(data.train_loader(2, seed=0, augment=False)))
+    yield images[:1]
+
+
+def _tried(initial: nn.Module, example: Tensor, device: str) -> dict[str, str]:
+    """Layers that the phases must leave alone, found on numbers: the walk has none."""
+    network = initial.to(device)
+    try:
+        return trial(network, example)
+    finally:
+        network.to("cpu")
+
+
+def _step_in_half_precision(initial: nn.Module, example: Tensor, device: str, backward: bool) -> None:
+    """Try a forward and a backward pass: not every operation of a network has them in half precision."""
+    network, kind = copied(initial).to(device).train(), floating_type(initial)
+    images = like_network(example.repeat(2, *[1] * (example.dim() - 1)), network)
+    try:
+        if (logits := network(images)).requires_grad and backward:
+            logits.float().sum().backward()
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"the network is {kind}, in which {device} cannot compute it ({error}): build it in float32, "
+            "without .half(), and set training.precision=bf16 for speed"
+        ) from error

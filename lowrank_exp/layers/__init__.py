@@ -1,0 +1,1 @@
+"""Layers of ours that surgery understands."""

@@ -1,0 +1,1 @@
+"""The machine: its cores, its memory allocator, what it is and how long it takes."""

@@ -1,0 +1,1 @@
+"""What may be asked of any network: costs, shapes, modes, names, its state."""

@@ -1,0 +1,1 @@
+"""What a file of a network holds, looked through before anything is built of it."""

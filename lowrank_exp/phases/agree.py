@@ -1,0 +1,154 @@
+"""The phase that compares criteria of pruning with the oracle, on the network as it is."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lowrank_exp.files.whole import written_whole
+from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
+from lowrank_exp.network.names import by_layer
+from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.pruning.correlation import Agreement, agreement
+from lowrank_exp.pruning.criteria import DataCriterion, WeightCriterion, WeightedSum, filter_scores, oracle
+from lowrank_exp.pruning.criteria.bn_scale import norms_behind
+from lowrank_exp.pruning.criteria.criterion import PLACES
+from lowrank_exp.text.plain_text import as_cell
+from lowrank_exp.training import FirstImages, evaluate
+
+Batches = list[tuple[Tensor, Tensor]]
+SOURCES = ("val", "train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agree(Phase):
+    """Spearman's rank correlation of criteria with the oracle; the network stays as it is.
+
+    The oracle silences one filter at a time and measures the loss on validation images: a pass over them for every
+    filter. Its losses go to `oracle.jsonl` in the phase's folder as they are measured, and a run that was killed goes
+    on with them. `agreement.csv` there has the correlation of every criterion within every layer.
+
+    The values are `spearman_<criterion>_per_layer`, the mean over the layers, `_raw`, over the filters of all layers
+    with the scores as they are, and `_l2`, with the scores of each layer divided by their norm. Left out is what is not
+    defined: that of a criterion with equal scores only, and that of one that looks at batch norms without any. A
+    criterion that finds a batch norm behind some layers only is compared on those.
+
+    Args:
+        criteria: by the name that its values get.
+        layers: names or `re:` patterns of the layers whose filters are compared; None: all convolutions.
+        images: validation images for the oracle, drawn by `seed`, or all where there are fewer; they are held in
+            memory.
+        seed: draws them.
+        batch_size: of these.
+        score_on: what criteria look at: `val`, the images of the oracle; `train`, so many training images without
+            augmentation, as in pruning.
+        absolute: the paper's better oracle counts a change of the loss for the better as one for the worse; false: it
+            does not.
+        at: what the oracle silences, see `oracle`; criteria have an option of their own.
+
+    Raises:
+        ValueError: no criteria, an option out of range.
+
+    Source: Molchanov, Tyree, Karras, Aila, Kautz 2017, "Pruning convolutional neural networks for resource efficient
+    inference", table of correlations.
+    """
+
+    criteria: Mapping[str, WeightCriterion | DataCriterion | WeightedSum]
+    layers: Sequence[str] | None = None
+    images: int = 1000
+    seed: int = 0
+    batch_size: int = 128
+    score_on: str = "val"
+    absolute: bool = True
+    at: str = "relu"
+
+    def __post_init__(self) -> None:
+        if not self.criteria:
+            raise ValueError("criteria: there are none to compare with the oracle; name at least one")
+        for name, criterion in self.criteria.items():
+            if not isinstance(criterion, WeightCriterion | DataCriterion | WeightedSum):
+                raise ValueError(
+                    f"criteria.{name} is a {type(criterion).__name__}, none of lowrank_exp.pruning.criteria that "
+                    "estimates the oracle"
+                )
+        for name in ("images", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        for name, allowed in (("score_on", SOURCES), ("at", PLACES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not known: {' or '.join(allowed)}")
+
+    @property
+    def validates(self) -> str:
+        return "the oracle measures losses"
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        self.compared(network)
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        layers = self.compared(network)
+        held_out = list(setting.data.val_sample(self.images, self.seed, self.batch_size))
+        changes = oracle(
+            network,
+            layers,
+            lambda network: evaluate(network, held_out, setting.device).loss,
+            absolute=self.absolute,
+            at=self.at,
+            path=setting.folder / "oracle.jsonl",
+            progress=setting.progress,
+        )
+        looked_at = held_out if self.score_on == "val" else self._training_images(setting)
+        found = {}
+        for name, criterion in self.criteria.items():
+            scored = _with_norms(network, layers, held_out) if getattr(criterion, "needs_norm", False) else layers
+            if scored:
+                found[name] = agreement(filter_scores(network, scored, criterion, looked_at), changes)
+        _write(setting.folder / "agreement.csv", layers, found)
+        return Done(values=_values(found))
+
+    def compared(self, network: nn.Module) -> list[str]:
+        """The names of the layers, in the order of the network.
+
+        Raises:
+            ValueError: a name that does not exist, or no convolution.
+        """
+        modules = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
+        if self.layers is not None:
+            given = [self.layers] if isinstance(self.layers, str) else self.layers
+            return list(by_layer(dict.fromkeys(given), modules, "the layers to compare"))
+        names = [name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)]
+        if not names:
+            raise ValueError("this network has no convolution: name the layers to compare, such as layers=[re:fc.*]")
+        return names
+
+    def _training_images(self, setting: Setting) -> FirstImages:
+        loader = setting.data.train_loader(self.batch_size, self.seed, augment=False)
+        return FirstImages(loader, min(self.images, setting.data.sizes["train"]), labels=True)
+
+
+def _with_norms(network: nn.Module, layers: Sequence[str], batches: Batches) -> list[str]:
+    """The layers behind which there is a batch norm with a scale."""
+    norms = norms_behind(network, layers, batches[0][0][:1])
+    return [name for name in layers if name in norms and norms[name].weight is not None]
+
+
+def _values(found: Mapping[str, Agreement]) -> dict[str, float]:
+    values = {
+        f"spearman_{name}_{what}": S
+        for name, one in found.items()
+        for what, S in (("per_layer", one.per_layer), ("raw", one.raw), ("l2", one.normalised))
+    }
+    return {name: S for name, S in values.items() if S is not None}
+
+
+def _write(path: Path, layers: Sequence[str], found: Mapping[str, Agreement]) -> None:
+    """A line per criterion; what is not defined is empty."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["criterion", "per_layer", "raw", "l2", *map(as_cell, layers)])
+        for name, one in found.items():
+            within = [one.layers.get(layer) for layer in layers]
+            table.writerow([as_cell(name), one.per_layer, one.raw, one.normalised, *within])

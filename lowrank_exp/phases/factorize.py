@@ -1,0 +1,175 @@
+"""`Factorize`: ranks are chosen and layers replaced by their factors."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowrank_exp.data import ImageData
+from lowrank_exp.decomposition import Decompositions
+from lowrank_exp.files.results import digest
+from lowrank_exp.machine.environment import tensors_digest
+from lowrank_exp.network.shapes import finite
+from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.rank import (
+    BudgetError,
+    LayerProfile,
+    Plan,
+    allocate,
+    needs,
+    profile,
+    with_accuracy,
+    with_sensitivity,
+)
+from lowrank_exp.rank.missed import missed_budget, without_effect
+from lowrank_exp.reconstruct import check_options
+from lowrank_exp.surgery import factorize_, replay_to_plan_
+from lowrank_exp.training import (
+    FirstImages,
+    NetworkScore,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factorize(Phase):
+    """Choose ranks and replace layers by their factors.
+
+    Args:
+        decomposition: `conv` and `linear`, as `lowrank_exp.profile` takes them.
+        rank: called with the profiles, gives the plan: `lowrank_exp.allocate` with its policy and budget.
+        measure: for policies that look at data: `quality` (accuracy or loss), `images` for validation drawn by `seed`,
+            `samples` of ranks per layer and what the `others` are (`with_accuracy`), `gradients`: training images for
+            the sensitivity, and `batch_size`.
+        reconstruct: a fit to training images: `fit` (whitened, response, relu; null: to the weights alone), `images`,
+            `batch_size`, and the fit's own options.
+    """
+
+    decomposition: Mapping[str, Any]
+    rank: Callable[..., Plan]
+    measure: Mapping[str, Any] = field(default_factory=dict)
+    reconstruct: Mapping[str, Any] = field(default_factory=lambda: {"fit": None})
+
+    def __post_init__(self) -> None:
+        options = dict(self.reconstruct)
+        if (fit := options.pop("fit", None)) is None:
+            return
+        for name in ("images", "batch_size"):
+            value = options.pop(name, None)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"reconstruct.{name} must be a whole number of at least 1, got {value!r}")
+        check_options(fit, **options)
+
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        layers = profile(network, example, Decompositions.of(self.decomposition))
+        plan = self.stand_in(layers, lambda ranks: 1.0)
+        with finite(network):
+            replay_to_plan_(network, plan, self.reconstruct.get("fit"), self.reconstruct.get("asymmetric", False))
+
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        plan = self.plan(network, setting)
+        done = planned(plan, self.rank, network)
+        factorize_(network, plan, store=setting.svds, **self.fit_to(setting))
+        return done
+
+    def stand_in(self, layers: Mapping[str, LayerProfile], score: Callable[..., float]) -> Plan:
+        """A plan with made-up sensitivities and the given `score`, of which no more than the shapes is to be believed.
+
+        The score is asked for as many rank sets as that of the data would be.
+        """
+        if "accuracy" in self.needs:
+            layers = with_accuracy(layers, score, **self._sampling)
+        if "sensitivity" in self.needs:
+            layers = {name: _stand_in(layer) for name, layer in layers.items()}
+        try:
+            return self._planned(layers, score)
+        except BudgetError as error:
+            # The ladders of Tucker-2 and the tensor train follow the spectra, which are not known yet.
+            if not error.between or not any(layer.ladder_follows_weights for layer in layers.values()):
+                raise
+            lowest = {layer.name: layer.ranks[0] for layer in layers.values() if layer.rungs}
+            return allocate(layers, "fixed", ranks=lowest)
+
+    def profiles(self, network: nn.Module, setting: Setting) -> dict[str, LayerProfile]:
+        """What the layers of this network would cost and keep."""
+        return profile(network, setting.example, Decompositions.of(self.decomposition), store=setting.svds)
+
+    def plan(self, network: nn.Module, setting: Setting) -> Plan:
+        """The ranks that the policy chooses for this network."""
+        layers = self.profiles(network, setting)
+        if "sensitivity" in self.needs:
+            loader = setting.data.train_loader(self.measure["batch_size"], self.measure["seed"], augment=False)
+            images = min(self.measure["gradients"], setting.data.sizes["train"])
+            layers = with_sensitivity(layers, network, FirstImages(loader, images, labels=True), store=setting.svds)
+        with contextlib.ExitStack() as stack:
+            score = None
+            if self.needs & {"accuracy", "score"}:
+                score = stack.enter_context(self._score(network, layers, setting))
+            if "accuracy" in self.needs:
+                layers = with_accuracy(layers, score, **self._sampling)
+            with warnings.catch_warnings():  # said once, by the walk
+                warnings.simplefilter("ignore")
+                return self._planned(layers, score)
+
+    def _planned(self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None) -> Plan:
+        return self.rank(layers, score=score) if "score" in self.needs else self.rank(layers)
+
+    @property
+    def remedy(self) -> str:
+        return "Keep more (a larger budget or larger ranks), or train on afterwards"
+
+    @property
+    def validates(self) -> str:
+        return "this rank policy measures accuracies" if self.needs & {"accuracy", "score"} else ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the policy looks at beside the weights."""
+        options = getattr(self.rank, "keywords", {})
+        return needs(options["policy"], options) if "policy" in options else frozenset()
+
+    @property
+    def _sampling(self) -> dict[str, Any]:
+        return {name: self.measure[name] for name in ("samples", "others")}
+
+    def scored_images(self, data: ImageData) -> int:
+        """How many validation images a score looks at."""
+        return min(self.measure["images"], data.sizes["val"])
+
+    def _score(self, network: nn.Module, layers: Mapping[str, LayerProfile], setting: Setting) -> NetworkScore:
+        images, seed = self.measure["images"], self.measure["seed"]
+        decides = [tensors_digest(network), setting.data.digest, images, seed]
+        return NetworkScore(
+            network,
+            layers,
+            setting.data.val_sample(images, seed, self.measure["batch_size"]),
+            quality=self.measure["quality"],
+            device=setting.device,
+            svds=setting.svds,
+            folder=setting.scores / digest(decides)[:16],
+            progress=setting.progress,
+        )
+
+    def fit_to(self, setting: Setting) -> dict[str, Any]:
+        """What `factorize_` takes beside the plan: nothing where the fit is to the weights."""
+        options = dict(self.reconstruct)
+        if (fit := options.pop("fit", None)) is None:
+            return {}
+        images = min(options.pop("images"), setting.data.sizes["train"])
+        if fit == "relu":
+            options["images"] = images
+        loader = setting.data.train_loader(options.pop("batch_size"), setting.seed, augment=False)
+        return {"reconstruct": fit, "batches": FirstImages(loader, images), "seed": setting.seed, **options}
+
+
+def planned(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:
+    """What is to be said of a plan that is carried out: a budget missed, or nothing changed. See `rank.missed`."""
+    missed = missed_budget(plan, rank, network)
+    return Done(plan=plan, warnings=[*([missed] if missed else []), *without_effect(plan)], missed=bool(missed))
+
+
+def _stand_in(layer: LayerProfile) -> LayerProfile:
+    """A profile with sensitivities that nobody has measured, for the walk."""
+    return replace(layer, sensitivity=layer.error, others=tuple(map(_stand_in, layer.others)))

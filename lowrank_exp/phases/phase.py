@@ -1,0 +1,94 @@
+"""What a method is made of: the contract of a phase, what it may use, and what it leaves behind."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lowrank_exp.data import ImageData
+from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.rank import (
+    Plan,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a phase may use: the data, its own seed, where it runs, and folders for what it must not lose.
+
+    `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs`
+    has how many epochs the phases before it have trained, by name; `folders` their folders; `network` gives the one
+    that an earlier phase has left, or `initial`, what the first phase got; `example` is an image, `(1, C, H, W)`, that
+    networks take: of zeros, or the first training image where they do not take zeros.
+    """
+
+    name: str
+    data: ImageData
+    seed: int
+    device: str
+    progress: bool
+    folder: Path
+    scores: Path
+    svds: SVDStore
+    on_epoch: Callable[[Mapping[str, float]], None]
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    network: Callable[[str], nn.Module] | None = None
+    example: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a phase did: its curve, the plan it carried out, and whether there was anything for it to do.
+
+    `values`: figures that only this phase has, by name (letters, digits, underscores); they stand with it in
+    `result.json`. `warnings`: what a reader of its figures must know, a sentence each; `missed`: its target was not
+    met, which a warning tells in numbers.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    plan: Plan | None = None
+    applied: bool = True
+    values: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    missed: bool = False
+
+
+class Phase(ABC):
+    """One step of a method. `version` is raised by hand whenever the same configuration gives other numbers."""
+
+    version: ClassVar[int] = 1
+    trains: ClassVar[bool] = False  # the weights, by images and labels
+
+    @property
+    def looks_back(self) -> list[str]:
+        """Earlier phases whose networks it uses, beside the one that it gets."""
+        return []
+
+    @property
+    def validates(self) -> str:
+        """What it measures on validation images, as the beginning of a sentence; empty: nothing."""
+        return ""
+
+    @property
+    def remedy(self) -> str:
+        """What to try where the network is no better than chance after it, a sentence; empty: nothing."""
+        return ""
+
+    @abstractmethod
+    def walk_(self, network: nn.Module, example: Tensor) -> None:
+        """Do to a network on the meta device what `run_` will do to its shapes; raise ValueError for a mistake."""
+
+    def check_steps(self, network: nn.Module, example: Tensor, images: int) -> None:
+        """Raise ValueError if so many training images give too few steps for what `run_` is to do; change nothing.
+
+        Called before `walk_`, with the same network on the meta device.
+        """
+        return
+
+    @abstractmethod
+    def run_(self, network: nn.Module, setting: Setting) -> Done:
+        """Change `network` in place."""

@@ -1,0 +1,1 @@
+"""What the three policies of ENC have in common: quality curves, rank sets, the authors' files."""

@@ -1,0 +1,1 @@
+"""The multiple-choice knapsack: its search, its parts, its relaxation."""

@@ -1,0 +1,1 @@
+"""Rank policies, one file each."""

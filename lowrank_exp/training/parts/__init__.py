@@ -1,0 +1,1 @@
+"""What a training may have beside the loss: penalties, pruning, noise, a teacher, an early end."""
