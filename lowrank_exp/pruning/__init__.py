@@ -5,9 +5,10 @@
 
 from lowrank_exp.pruning.counting import molchanov_flops, removed_macs, sfp_published_macs
 from lowrank_exp.pruning.coupling import Coupling, channel_groups, couple
+from lowrank_exp.pruning.cut_groups import Removal
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import Masks, keepable, mask_
-from lowrank_exp.pruning.remove import Removal, remove_
+from lowrank_exp.pruning.remove import remove_
 
 __all__ = [
     "ChannelGroup",

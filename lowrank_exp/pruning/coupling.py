@@ -16,6 +16,7 @@ from lowrank_exp.network.names import by_layer
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.graph import ChannelGraph, Place, channel_graph
 from lowrank_exp.pruning.groups import ChannelGroup, Entries
+from lowrank_exp.pruning.trial import unfaithful
 from lowrank_exp.svd_form.layers import SVDForm
 
 
@@ -62,8 +63,6 @@ def couple(model: nn.Module, example_input: Tensor, ignored: Iterable[str] = (),
     Raises:
         ValueError: a bare layer as model, a network that cannot be traced, or a name in `ignored` that does not exist.
     """
-    from lowrank_exp.pruning.trial import unfaithful
-
     found = _Components(channel_graph(model, example_input, close_up))
     for name, reason in _fixed_layers(model, ignored, found.graph).items():
         for places in (found.graph.outputs, found.graph.inputs):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 Entries = tuple[tuple[int, ...], ...]  # for each channel of a group, its indices in one layer; often one, may be none
+Filters = Mapping[str, tuple[int, ...]]  # by layer, ascending
 
 
 @dataclass(frozen=True)

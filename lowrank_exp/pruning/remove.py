@@ -1,25 +1,13 @@
-"""Channels removed: every layer of the network is sliced once, to what is kept of it."""
+"""Channels removed: a network without all channels of its groups but those kept."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lowrank_exp.edits import KeepChannels, remember, shape_of
-from lowrank_exp.layers.reorder import Reorder
 from lowrank_exp.network.names import by_layer
-from lowrank_exp.pruning.cut import Slice, cut_
+from lowrank_exp.pruning.coupling import channel_groups
+from lowrank_exp.pruning.cut_groups import Removal, cut_groups_
 from lowrank_exp.pruning.groups import ChannelGroup
-
-
-class Removal(NamedTuple):
-    """What was done: one edit for each changed layer, and how each parameter and buffer was cut.
-
-    `slices["conv1.weight"](buffer)` cuts a momentum buffer, say, as the parameter was cut.
-    """
-
-    edits: list[KeepChannels]
-    slices: dict[str, Slice]
 
 
 def remove_(
@@ -56,81 +44,7 @@ def remove_(
     elif len(known) < len(keep):
         if example_input is None:
             raise ValueError("remove_ got names of groups: pass the groups, or an example_input to find them with")
-        from lowrank_exp.pruning.coupling import channel_groups
-
         known |= {group.name: group for group in channel_groups(model, example_input)}
-    named = {key if isinstance(key, str) else key.name: tuple(sorted(map(int, kept))) for key, kept in keep.items()}
-    wanted = {known[name]: kept for name, kept in by_layer(named, known, "the channels to keep").items()}
-    for group, kept in wanted.items():
-        _check(group, kept)
-    edits = [edit for edit in keep_edits(model, wanted) if edit is not None]
-    modules = dict(model.named_modules())
-    slices = {}
-    for edit in edits:
-        layer = modules[edit.layer]
-        before = shape_of(layer)
-        slices |= {f"{edit.layer}.{name}": slice_ for name, slice_ in cut_(layer, edit).items()}
-        remember(layer, edit, before)
-    return Removal(edits, slices)
-
-
-def keep_edits(model: nn.Module, keep: Mapping[ChannelGroup, Sequence[int]]) -> list[KeepChannels]:
-    """The edits that leave of each group the channels of `keep`, one for each layer that changes, in network order.
-
-    Raises:
-        ValueError: the groups are those of another network.
-    """
-    gone: dict[tuple[str, str], set[int]] = {}
-    sizes: dict[tuple[str, str], int] = {}
-    for group, kept in keep.items():
-        removed = sorted(set(range(group.channels)).difference(kept))
-        for side, layers in (("out", group.producers), ("out", group.norms), ("inputs", group.consumers)):
-            for layer, entries in layers.items():
-                place = (layer, side)
-                sizes[place] = max(sizes.get(place, 0), *(max(e, default=-1) + 1 for e in entries))
-                gone.setdefault(place, set()).update(e for c in removed for e in entries[c])
-    modules = dict(model.named_modules())
-    if missing := [layer for layer, _ in sizes if layer not in modules]:
-        raise ValueError(f"the group's layer {missing[0]!r} does not exist in this network: find its groups anew")
-    edits = []
-    for name, layer in modules.items():
-        sides = {side: removed for (other, side), removed in gone.items() if other == name and removed}
-        if not sides:
-            continue
-        kept_of = {}
-        for side, removed in sides.items():
-            size = channels_of(layer, side) or sizes[name, side]
-            if sizes[name, side] > size:
-                raise ValueError(f"{name} has {size} channels, fewer than the group says: find the groups anew")
-            kept_of[side] = tuple(c for c in range(size) if c not in removed)
-        if isinstance(layer, Reorder):
-            kept_of["inputs"] = tuple(sorted(layer.order[list(kept_of["out"])].tolist()))
-        elif hasattr(layer, "front"):
-            kept_of = {side: kept_of.get(side, tuple(range(sizes[name, side]))) for side in ("out", "inputs")}
-        edits.append(KeepChannels(name, **kept_of))
-    return edits
-
-
-def channels_of(layer: nn.Module, side: str) -> int | None:
-    """How many output or input channels a layer has; None where it does not say."""
-    names = {"out": ("out_channels", "out_features", "num_features", "num_parameters"), "inputs": ("in_channels",)}
-    names["inputs"] += ("in_features",)
-    return next((getattr(layer, name) for name in names[side] if hasattr(layer, name)), None)
-
-
-def _check(group: ChannelGroup, kept: tuple[int, ...]) -> None:
-    if not kept:
-        raise ValueError(f"{group.name} would lose all of its {group.channels} channels: at least one must remain")
-    if len(set(kept)) < len(kept) or not 0 <= kept[0] <= kept[-1] < group.channels:
-        raise ValueError(
-            f"{group.name} has {group.channels} channels, numbered from 0, but those to keep reach from {kept[0]} to "
-            f"{kept[-1]}, {len(kept) - len(set(kept))} of them twice"
-        )
-    if layer := group.emptied(kept):
-        raise ValueError(f"{layer} would lose all of its filters in the group {group.name}: at least one must remain")
-    if not group.balanced(kept):
-        left = [[len(set(block) & set(kept)) for block in blocks] for blocks in group.blocks]
-        raise ValueError(
-            f"{group.name} goes through grouped convolutions, of whose groups {left} channels would remain: keep equal "
-            "numbers, as pruning.keepable does"
-        )
+    named = {key if isinstance(key, str) else key.name: kept for key, kept in keep.items()}
+    wanted = by_layer(named, known, "the channels to keep")
+    return cut_groups_(model, {known[name]: kept for name, kept in wanted.items()})

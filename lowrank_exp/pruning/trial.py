@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lowrank_exp.network.copying import copied
 from lowrank_exp.network.modes import evaluating
+from lowrank_exp.pruning.cut_groups import cut_groups_
 from lowrank_exp.pruning.gradients import tensors_of
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.mask import keepable, mask_
-from lowrank_exp.pruning.remove import remove_
 
 FRACTION = 3  # every third channel goes, roughly
 TOLERANCE = 1e-3  # relative, in single precision and through a hundred layers; a wrong channel gives 0.01 and more
@@ -50,7 +50,7 @@ def fault(model: nn.Module, groups: Sequence[ChannelGroup], example_input: Tenso
         mask_(network, groups, gone)
         masked = tensors_of(network(x))
         try:
-            remove_(network, keep)
+            cut_groups_(network, keep)
             removed = tensors_of(network(x))
         except Exception as error:  # whatever a network's own code raises
             return f"the network fails on fewer channels: {error}"
@@ -95,10 +95,3 @@ def lively_copy(model: nn.Module) -> nn.Module:
             elif buffer.is_floating_point():
                 memo[id(buffer)] = drawn(buffer, -0.2, 0.2)
     return copied(model, memo)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    items = output.values() if isinstance(output, dict) else output
-    return [tensor for item in items if isinstance(item, Tensor | tuple | list | dict) for tensor in _tensors(item)]

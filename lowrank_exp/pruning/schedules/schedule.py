@@ -3,17 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lowrank_exp.pruning.groups import Filters
 from lowrank_exp.pruning.null_space import NullSpace
+from lowrank_exp.pruning.schedules.view import View
 from lowrank_exp.pruning.selection import share
-
-if TYPE_CHECKING:
-    from lowrank_exp.pruning.schedules.view import View
-
-Filters = Mapping[str, tuple[int, ...]]  # by layer, ascending
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Schedule(ABC):
     """Whether channels are taken out of the network while it is trained."""
 
     @abstractmethod
-    def check(self, view: "View", steps_per_epoch: int, epochs: int) -> None:
+    def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         """Nothing, if a training of so many epochs can be pruned so.
 
         Args:
@@ -119,15 +116,15 @@ class Schedule(ABC):
         """
 
     @abstractmethod
-    def due(self, moment: Moment, view: "View") -> Action | None:
+    def due(self, moment: Moment, view: View) -> Action | None:
         """What is to be done now; None: nothing."""
 
-    def missed(self, view: "View") -> str:
+    def missed(self, view: View) -> str:
         """What of the target was not met by the end of the training, with numbers; empty: nothing."""
         return ""
 
     @abstractmethod
-    def stand_in(self, view: "View") -> dict[str, tuple[int, ...]]:
+    def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         """By group how many channels will be left in the end, as nearly as can be told without weights.
 
         Which ones is made up; groups that will stay whole are left out.

@@ -15,9 +15,8 @@ from lowrank_exp.network.shapes import by_shapes
 from lowrank_exp.pruning.counting import removed_macs
 from lowrank_exp.pruning.coupling import channel_groups
 from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores
-from lowrank_exp.pruning.groups import ChannelGroup
+from lowrank_exp.pruning.groups import ChannelGroup, Filters
 from lowrank_exp.pruning.mask import keepable
-from lowrank_exp.pruning.schedules.schedule import Filters
 from lowrank_exp.pruning.selection import group_scores, share
 
 Criterion = WeightCriterion | DataCriterion | WeightedSum | Oracle
