@@ -34,7 +34,7 @@ from lowrank_exp.models import cifar_resnet
 from lowrank_exp.rank import LayerProfile, evbmf_rank, network_quality, profiles_from_enc
 from lowrank_exp.training import NetworkScore
 
-ENC = Path(__file__).parents[1] / "tests" / "rank" / "enc_vgg16"
+ENC = Path(__file__).parents[1] / "tests" / "support" / "enc_vgg16"
 NOISE = 0.5  # norm of the noise beside that of the planted kernel
 IMAGES, BATCH, RANK_SETS = 1000, 250, 20
 Profiles = Mapping[str, LayerProfile]

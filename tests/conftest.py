@@ -8,6 +8,8 @@ import torch
 
 from lowrank_exp.cli import main
 
+pytest.register_assert_rewrite("support")  # its assertions say what they compared
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests on data from outside, unless the environment variable that they name is set."""

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +13,7 @@ from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.phases.phase import Phase
+from support.composed import composed
 
 NEEDS = {
     **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
@@ -29,11 +29,6 @@ OPTIONS = sorted(
 NEEDS |= {f"scale/{name}/smoke": ["method=taylor"] for name in ("resnet20_pruning", "taylor_macs")}
 # Rows change options of what their experiment names, such as the depth of its network.
 NEEDS |= {option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS if option.startswith("row/")}
-
-
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

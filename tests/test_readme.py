@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from smoke import SMOKE
 
 from lowrank_exp import load, profile
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import Result
 from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
+from support.smoke import SMOKE
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BASH = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]

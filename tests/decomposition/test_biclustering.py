@@ -5,14 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
-from tensorly_peers import cp_error, tucker2_error
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition.biclustering import Biclustering
 from lowrank_exp.decomposition.recompose import recompose
 from lowrank_exp.layers.reorder import Reorder
+from support.layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
+from support.tensorly_peers import cp_error, tucker2_error
 
 
 def clusters_for(layer):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, kernels, relative, with_kernels
 from torch import nn
 
 from lowrank_exp.decomposition.cp import CP
 from lowrank_exp.decomposition.recompose import recompose
+from support.layer_cases import LAYERS, filled, images, kernels, relative, with_kernels
 
 CASES = {
     f"{spatial}, {name}": (CP(spatial, max_iterations=5), layer, shape)

@@ -6,7 +6,6 @@ import functools
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, relative
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,6 +27,7 @@ from lowrank_exp.decomposition import (
     named,
     recompose,
 )
+from support.layer_cases import LAYERS, filled, images, relative
 
 KINDS = {
     "channel_svd": ChannelSVD(),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from layer_cases import RANKS
 from torch import nn
 
 from lowrank_exp import factorize_, profile
@@ -11,6 +10,7 @@ from lowrank_exp.decomposition import CP, ChannelSVD, ProductQuantization, named
 from lowrank_exp.decomposition.codebook import as_stored
 from lowrank_exp.decomposition.numbers import numbers, within_range
 from lowrank_exp.svd_form import to_svd_, truncate_
+from support.layer_cases import RANKS
 
 FLOAT32 = (1e38, 1e30, 1e20, 1e-20, 1e-30, 1e-37)
 

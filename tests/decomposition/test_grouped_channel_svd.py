@@ -3,12 +3,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, kernels, relative
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition import ChannelSVD, recompose
 from lowrank_exp.decomposition.grouped_channel_svd import GroupedChannelSVD
+from support.layer_cases import LAYERS, filled, images, kernels, relative
 
 CASES = {
     f"{groups} groups, {name}": (GroupedChannelSVD(groups), layer, shape)

@@ -6,12 +6,12 @@ import scipy.linalg
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layer_cases import LAYERS, filled, images, kernels, relative, with_kernels
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.decomposition.im2col import Im2Col, toeplitz
 from lowrank_exp.decomposition.recompose import recompose
+from support.layer_cases import LAYERS, filled, images, kernels, relative, with_kernels
 
 TAKEN = {name: case for name, case in LAYERS.items() if type(case[0]) in (nn.Conv1d, nn.Conv2d)}
 every_layer = pytest.mark.parametrize(("layer", "shape"), TAKEN.values(), ids=TAKEN.keys())

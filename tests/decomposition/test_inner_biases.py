@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, relative
 from torch import nn
 
 from lowrank_exp.decomposition import (
@@ -22,6 +21,7 @@ from lowrank_exp.decomposition import (
 )
 from lowrank_exp.network.cost import out_channels
 from lowrank_exp.network.shapes import meta_copy
+from support.layer_cases import LAYERS, filled, images, relative
 
 KINDS = {
     "channel_svd": ChannelSVD(),

@@ -6,14 +6,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
-from test_equal_clusters import equal_partitions
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition.monochromatic import Monochromatic
 from lowrank_exp.decomposition.recompose import recompose
 from lowrank_exp.layers.reorder import Reorder
+from support.layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
+from support.partitions import equal_partitions
 
 CASES = {name: case for name, case in LAYERS.items() if not isinstance(case[0], nn.Linear)}
 every_case = pytest.mark.parametrize(("layer", "shape"), CASES.values(), ids=CASES.keys())

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, kernels, relative
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD, recompose
+from support.layer_cases import LAYERS, filled, images, kernels, relative
 
 KINDS = [
     ChannelSVD(),

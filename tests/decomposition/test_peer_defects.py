@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from layer_cases import filled, images, kernels, rebuilt, relative, weight_of
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD
+from support.layer_cases import filled, images, kernels, rebuilt, relative, weight_of
 
 
 def test_spatial_svd_at_half_rank_is_optimal_not_an_average_over_input_channels():

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from layer_cases import LAYERS, filled, images, relative
 from sklearn.cluster import KMeans
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition.codebook import stored_state
 from lowrank_exp.decomposition.product_quantization import ProductQuantization
+from support.layer_cases import LAYERS, filled, images, relative
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 CASES = {  # in blocks of one entry where the row is odd

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images, kernels, relative
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition import recompose
 from lowrank_exp.decomposition.slice_wise_svd import SliceWiseSVD
 from lowrank_exp.layers.reorder import Reorder
+from support.layer_cases import LAYERS, filled, images, kernels, relative
 
 CASES = {
     f"{form}, {name}": (SliceWiseSVD(form=form), layer, shape)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from layer_cases import CASES, cases, filled, images, kernels, rebuilt, relative, singular_values, with_kernels
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition import LinearSVD, SpatialSVD
+from support.layer_cases import CASES, cases, filled, images, kernels, rebuilt, relative, singular_values, with_kernels
 
 every_case = pytest.mark.parametrize(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
 many_cases = settings(max_examples=80, deadline=None, derandomize=True, database=None)

@@ -3,11 +3,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from layer_cases import filled
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD
 from lowrank_exp.decomposition.store import SVDStore
+from support.layer_cases import filled
 
 
 @pytest.fixture

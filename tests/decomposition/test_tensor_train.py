@@ -8,12 +8,12 @@ import pytest
 import tensorly
 import torch
 from hypothesis import given, settings
-from layer_cases import cases, every_convolution, filled, images, kernels, relative, with_kernels
 from tensorly.decomposition import tensor_train
 from torch import nn
 
 from lowrank_exp.decomposition.recompose import recompose
 from lowrank_exp.decomposition.tensor_train import TensorTrain
+from support.layer_cases import cases, every_convolution, filled, images, kernels, relative, with_kernels
 
 TRAIN = TensorTrain()
 many_cases = settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from layer_cases import cases, every_convolution, filled, images, kernels, rebuilt, relative, with_kernels
 from torch import nn
 
 from lowrank_exp.decomposition.channel_svd import ChannelSVD
 from lowrank_exp.decomposition.recompose import recompose
 from lowrank_exp.decomposition.tucker import Tucker1, Tucker2
+from support.layer_cases import cases, every_convolution, filled, images, kernels, rebuilt, relative, with_kernels
 
 every_kind = pytest.mark.parametrize("tucker", [Tucker2(), Tucker1("out"), Tucker1("in")], ids=["2", "1 out", "1 in"])
 many_cases = settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -5,13 +5,13 @@ import pytest
 import torch
 import torchvision
 import yaml
-from numpy_layers import max_pool, recorded, relu, response_norm
 from torch import nn
 
 from lowrank_exp import models
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.models import alexnet, alexnet_torchvision
 from lowrank_exp.network.cost import layer_costs, measure
+from support.numpy_layers import max_pool, recorded, relu, response_norm
 
 
 def on_meta(constructor, **arguments):

@@ -10,7 +10,6 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from smoke import SMOKE
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +19,7 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.models import clip, load_weights_
 from lowrank_exp.models.prompts import class_names, prompt_templates
 from lowrank_exp.network.cost import measure
+from support.smoke import SMOKE
 
 TEXT = {"layers": 1, "width": 16, "heads": 2}
 VIT = {

@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from numpy_layers import max_pool, recorded, relu
 from torch import nn
 
 from lowrank_exp.models import spp10
 from lowrank_exp.models.spp10 import PyramidPool
 from lowrank_exp.network.cost import layer_costs
+from support.numpy_layers import max_pool, recorded, relu
 
 
 def on_meta(**arguments):

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from numpy_layers import max_pool, recorded, relu, response_norm
 from torch import nn
 
 from lowrank_exp.models import zeiler_fergus
 from lowrank_exp.network.cost import layer_costs
+from support.numpy_layers import max_pool, recorded, relu, response_norm
 
 
 def on_meta(**arguments):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from small_networks import Net, conv
 from torch import nn
 from torch.nn.functional import avg_pool2d, pad, relu
 
@@ -11,6 +10,7 @@ from lowrank_exp import factorize_, models
 from lowrank_exp.decomposition import ChannelSVD, ProductQuantization
 from lowrank_exp.pruning import channel_groups, couple, remove_
 from lowrank_exp.svd_form import to_svd_
+from support.small_networks import Net, conv
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 

@@ -6,7 +6,6 @@ from math import ceil, sqrt
 import pytest
 import torch
 import torchvision
-from small_networks import Net, conv
 from torch import nn
 from torch.nn.functional import relu
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,6 +15,7 @@ from lowrank_exp.decomposition import GroupedChannelSVD
 from lowrank_exp.edits import KeepChannels, edits_of
 from lowrank_exp.pruning import ChannelGroup, channel_groups, couple, keepable, mask_, remove_
 from lowrank_exp.surgery import recompose_, replay_
+from support.small_networks import Net, conv
 
 FRACTION = 0.3
 # Networks of the zoo, thin, and layers whose filters stay but those of the output: how many, and why.

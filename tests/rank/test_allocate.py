@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
-from profiles import layer, network
 
 from lowrank_exp.rank import LayerProfile, Plan, PlannedLayer, allocate
+from support.profiles import layer, network
 
 
 def four():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from profiles import enc_vgg16, layer, network
 
 from lowrank_exp.rank import Budget, Candidate, Problem, allocate
+from support.profiles import enc_vgg16, layer, network
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -0.1, 1.0001, 2, True, False, "0.5", float("nan"), float("inf")])

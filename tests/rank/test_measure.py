@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from profiles import layer, network
 
 from lowrank_exp.rank import allocate, needs, with_accuracy
 from lowrank_exp.rank.measure import sampled_rungs
 from lowrank_exp.rank.policies.enc_inf import enc_inf
+from support.profiles import layer, network
 
 
 def two_layers():

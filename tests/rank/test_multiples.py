@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from profiles import layer, network
 from torch import nn
 
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.multiples import at_multiples
+from support.profiles import layer, network
 
 
 def profiles(decomposition, device="cpu"):

@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import pytest
-from profiles import layer, network
 
 from lowrank_exp.rank import allocate, needs
 from lowrank_exp.rank.allocate import policy_named
+from support.profiles import layer, network
 
 
 def two():

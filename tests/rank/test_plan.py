@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from profiles import layer, network
 from torch import nn
 
 from lowrank_exp import factorize_, measure, profile
 from lowrank_exp.rank import LayerProfile, Plan, PlannedLayer, allocate
+from support.profiles import layer, network
 
 
 def layers():

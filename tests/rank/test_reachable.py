@@ -4,10 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from profiles import layer, network
 
 from lowrank_exp.rank import BudgetError, LayerProfile, allocate
 from lowrank_exp.rank.reachable import Reach, reachable
+from support.profiles import layer, network
 
 
 def four():

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from layer_cases import filled, images, relative
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,6 +21,7 @@ from lowrank_exp.decomposition.tensor_train import TensorTrain
 from lowrank_exp.decomposition.tucker import Tucker1, Tucker2
 from lowrank_exp.models.cifar_resnet import cifar_resnet
 from lowrank_exp.reconstruct import CODE, FITS, adds_bias, check_fit, fit_to_data, with_bias
+from support.layer_cases import filled, images, relative
 
 
 def smooth(count, channels=3, side=8, seed=0):

@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from layer_cases import LAYERS, filled, images
 from torch import nn
 
 from lowrank_exp.reconstruct import patches
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO
 from lowrank_exp.reconstruct.weights import weight_GOK
+from support.layer_cases import LAYERS, filled, images
 
 WITH_PATCHES = {name: case for name, case in LAYERS.items() if isinstance(case[0], nn.Conv1d | nn.Conv2d | nn.Linear)}
 every_layer = pytest.mark.parametrize(("layer", "shape"), WITH_PATCHES.values(), ids=WITH_PATCHES.keys())

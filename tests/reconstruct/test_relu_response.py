@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from layer_cases import images
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from lowrank_exp.reconstruct.nonlinear import CODE, PAPER, relu_error, relu_response, z_update
 from lowrank_exp.reconstruct.readers import readers
 from lowrank_exp.reconstruct.samples import Sample
+from support.layer_cases import images
 
 
 @pytest.mark.parametrize("lam", [0.01, 0.1, 1.0, 30.0])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from layer_cases import images
 
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.reduced_rank import affine_fit, floor_of
 from lowrank_exp.reconstruct.response import linear_response
+from support.layer_cases import images
 
 
 def responses(seed=0, G=2, O=6, P=60):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from layer_cases import filled, images
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD
@@ -12,6 +11,7 @@ from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.patches import patches_GPD
 from lowrank_exp.reconstruct.weights import weight_GOK
 from lowrank_exp.reconstruct.whitened import target, whitened, whitened_by_responses
+from support.layer_cases import filled, images
 
 
 def problem(seed=0, G=2, O=5, D=7, P=40):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from layer_cases import CASES, cases, filled, images, relative
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, GroupedChannelSVD, LinearSVD, SpatialSVD
 from lowrank_exp.svd_form import SVDConv2d, SVDConvTranspose2d, SVDForm, SVDLinear
 from lowrank_exp.svd_form.routes import factors_are_cheaper
+from support.layer_cases import CASES, cases, filled, images, relative
 
 OTHER = {"channel_svd": ChannelSVD(order="pointwise_first"), "spatial_svd": SpatialSVD(order="horizontal_first")}
 BOTH = CASES | {

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from layer_cases import filled, relative
 from torch import nn
 
 from lowrank_exp import allocate, load, profile, save
@@ -16,6 +15,7 @@ from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.network_file.edit_records import from_records, to_records
 from lowrank_exp.surgery import factorize_, replay_
 from lowrank_exp.svd_form import SVDConv2d, SVDLinear, dense_copy, forms_of, profile_svd, to_svd_, truncate_
+from support.layer_cases import filled, relative
 
 
 def network():

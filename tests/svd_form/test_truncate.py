@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from layer_cases import filled, relative
 from torch import nn
 
 from lowrank_exp import measure
@@ -13,6 +12,7 @@ from lowrank_exp.decomposition import ChannelSVD, SpatialSVD
 from lowrank_exp.edits import edits_of
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.svd_form import SVDForm, dense_copy, forms_of, profile_svd, sorted_svd, spectrum, to_svd_, truncate_
+from support.layer_cases import filled, relative
 
 BY = pytest.mark.parametrize("by", ["resvd", "by_s"])
 

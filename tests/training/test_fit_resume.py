@@ -8,7 +8,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import interrupted_fit
 import pytest
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from lowrank_exp.training import fit_
 from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.schedules import cosine
+from support import interrupted_fit
 
 
 class InterruptionError(Exception):

@@ -1,0 +1,141 @@
+"""Runs as the loggers leave them on disk."""
+
+import csv
+import json
+import struct
+from pathlib import Path
+
+from lowrank_exp.files.results import Result
+from lowrank_exp.job import loggers
+from lowrank_exp.job.loggers import Identity, Log
+from lowrank_exp.phases.phase import Done
+from lowrank_exp.phases.small import Evaluate
+from support.smoke import SMOKE
+
+RUN = tuple(o for o in SMOKE if not o.startswith("logger"))
+
+
+def wandb_records(path: Path) -> list:
+    """The protobuf records of an offline run: a LevelDB log of 32 KiB blocks behind a header of 7 bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, records, pending = path.read_bytes(), 7, [], b""
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        pending += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(pending)
+            records.append(record)
+            pending = b""
+    return records
+
+
+def wandb_run(folder: Path) -> dict:
+    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    records = wandb_records(path)
+    runs = [record.run for record in records if record.HasField("run")]
+    keys = {(item.key or item.nested_key[0]) for r in records for item in r.history.item}
+    summary = {(item.key or item.nested_key[0]): item.value_json for r in records for item in r.summary.update}
+    exits = [record.exit.exit_code for record in records if record.HasField("exit")]
+    return {"run": runs[0], "tags": set(runs[-1].tags), "history": keys, "summary": summary, "exits": exits}
+
+
+def test_two_jobs_in_one_process_give_two_offline_runs(command, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert command("-m", *RUN, "logger=wandb", "seed=0,1", "tags=[paper]") == 0
+    folders = [path.parent for path in (tmp_path / "outputs/runs").glob("*/result.json")]
+    runs = [wandb_run(folder) for folder in folders]
+    assert {run["run"].run_id for run in runs} == {folder.name for folder in folders}
+    assert len(folders) == 2
+    for run, folder in zip(runs, folders, strict=True):
+        result = Result.read(folder / "result.json")
+        assert run["run"].display_name == f"decompose-s{result.seed}"
+        assert set(run["run"].tags) == {"paper", "decompose"}
+        assert {"train/train_loss", "train/val_accuracy", "finetune/val_loss", "layers", "classes"} <= run["history"]
+        assert {"train.accuracy", "finetune.accuracy", "factorize.macs"} <= run["summary"].keys()
+        told = json.loads(run["summary"]["warnings"])
+        assert (run["summary"]["status"], told) == ('"ok"', "\n".join(result.told()))
+        assert run["exits"] == [0]
+        configuration = {item.key for item in run["run"].config.update}
+        assert {"rank", "model", "seed"} <= configuration
+
+
+def test_left_over_of_a_killed_run_is_replaced_and_a_failed_run_is_closed(command, tmp_path, monkeypatch):
+    assert command(*RUN, "logger=none") == 0
+    (folder,) = (path.parent for path in (tmp_path / "outputs/runs").glob("*/result.json"))
+    left_over = folder / f"wandb/offline-run-20200101_000000-{folder.name}"
+    left_over.mkdir(parents=True)
+    (left_over / "debris").touch()
+    (folder / "result.json").unlink()
+
+    def broken(*_, **__):
+        raise RuntimeError("broken on the way")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lowrank_exp.job.run.layer_results", broken)
+        assert command(*RUN, "logger=wandb") == 1
+    assert not left_over.exists()
+    assert wandb_run(folder)["exits"] == [1]
+    assert command(*RUN, "logger=wandb") == 0
+    run = wandb_run(folder)  # one folder again
+    assert run["exits"] == [0]
+    assert {"train/train_loss", "finetune/val_loss"} <= run["history"]  # curves of stored phases are there too
+
+
+def test_csv(command, tmp_path):
+    assert command(*RUN, "logger=csv") == 0
+    (path,) = (tmp_path / "outputs/runs").glob("*/csv/metrics.csv")
+    rows = list(csv.DictReader(path.open()))
+    result = Result.read(path.parents[1] / "result.json")
+    logged = {key: float(row[key]) for row in rows for key in row if row[key]}
+    assert logged["finetune.accuracy"] == result.phases[-1].accuracy
+    assert 0 < logged["train/train_loss"] < 5
+
+
+def test_a_column_of_a_csv_is_no_formula(tmp_path):
+    identity = Identity(tmp_path, "0" * 16, "a", None, (), {})
+    log = Log(loggers.csv(identity))
+    log.epoch("=1+1", {"train_loss": 0.5})
+    log.finish(failed=False)
+    (path,) = tmp_path.rglob("metrics.csv")
+    assert set(next(csv.reader(path.open()))) == {"'=1+1/train_loss", "step"}
+
+
+def test_tensorboard(command, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert command(*RUN, "logger=tensorboard") == 0
+    (folder,) = (tmp_path / "outputs/runs").glob("*/tensorboard")
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    result = Result.read(folder.parent / "result.json")
+    assert abs(events.Scalars("train.accuracy")[0].value - result.phases[0].accuracy) < 1e-6
+
+
+def test_warnings_stand_in_every_logger_and_leave_the_status(command, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(Evaluate, "run_", lambda self, network, setting: Done(warnings=["at chance"]))
+    for logger in ("wandb", "csv", "tensorboard"):
+        assert command(*RUN, "method=evaluate", f"logger={logger}", outputs=tmp_path / logger) == 0
+    folders = {path.parts[-4]: path.parent for path in tmp_path.glob("*/runs/*/result.json")}
+    for folder in folders.values():
+        result = Result.read(folder / "result.json")
+        told = result.told()
+        assert (result.status, told[0]) == ("ok", "evaluate: at chance")
+        assert ["Nothing has trained this network" in line for line in told] == [False, True]
+    run = wandb_run(folders["wandb"])
+    assert (run["summary"]["status"], json.loads(run["summary"]["warnings"])) == ('"ok"', "\n".join(told))
+    assert run["tags"] == {"evaluate", "warnings"}
+    last = list(csv.DictReader((folders["csv"] / "csv/metrics.csv").open()))[-1]
+    assert (last["warnings"], last["missed"]) == ("2.0", "0.0")
+    events = EventAccumulator(str(folders["tensorboard"] / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("warnings")[0].value == 2
+    (text,) = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val
+    assert text.decode() == "\n\n".join(told)
