@@ -17,6 +17,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lowrank_exp.checks import whole
 from lowrank_exp.command_line.choices import check_choices, labels
 from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
@@ -130,8 +131,9 @@ def use_threads(threads: int | None, side_by_side: int, force: bool = False) -> 
     Raises:
         ValueError: not a number of threads, or more than cores, which `force` allows up to a thousand.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads={threads!r} is not a number of threads: null (all cores) or an integer from 1")
+    if threads is not None:
+        allowed = "null (all cores) or an integer from 1"
+        whole("threads", threads, message=f"threads={threads!r} is not a number of threads: {allowed}")
     most = MOST_THREADS if force else cores()
     if threads is not None and threads > most:
         hint = "" if force else ", or force_threads=true, with which they wait for each other"

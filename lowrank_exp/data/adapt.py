@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lowrank_exp.checks import is_whole
+
 Shape = tuple[int, int, int]
 
 # Images resized at a time: keeps the temporary buffers of the resize small beside the data themselves.
@@ -100,6 +102,6 @@ def image_size_pair(image_size: int | Sequence[int] | None) -> tuple[int, int] |
     if image_size is None:
         return None
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(pair) != 2 or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in pair):
+    if len(pair) != 2 or not all(is_whole(side, least=1) for side in pair):
         raise ValueError(f"data.image_size={image_size}: an int, [height, width] or null is needed, each at least 1")
     return pair

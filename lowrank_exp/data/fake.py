@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowrank_exp.checks import whole
 from lowrank_exp.data.images import LabelledImages, check_memory
 from lowrank_exp.data.module import ImageData
 
@@ -50,8 +51,7 @@ class FakeData(ImageData):
             ("test_images", test_images, 1),
             ("image_seed", image_seed, 0),
         ):
-            if not isinstance(number, int) or isinstance(number, bool) or number < least:
-                raise ValueError(f"data.{name}={number!r}: a whole number of at least {least} is needed")
+            whole(name, number, least, f"data.{name}={number!r}: a whole number of at least {least} is needed")
         self.counts = train_images, test_images
         self.image_seed = image_seed
 

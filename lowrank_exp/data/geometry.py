@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.data.adapt import Shape, adapt_images
 from lowrank_exp.data.square import centre_squares
 from lowrank_exp.data.streamed import StreamedImages
@@ -51,15 +52,16 @@ class Geometry:
 
     def __post_init__(self) -> None:
         side = self.resize_short
-        if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1):
-            raise ValueError(f"data.resize_short={side!r}: the shorter side in pixels, at least 1, or null is needed")
+        if side is not None:
+            allowed = "the shorter side in pixels, at least 1, or null is needed"
+            whole("resize_short", side, message=f"data.resize_short={side!r}: {allowed}")
         for name, allowed in (
             ("train_view", TRAIN_VIEWS),
             ("test_view", TEST_VIEWS),
             ("channel_order", CHANNEL_ORDERS),
         ):
-            if (word := getattr(self, name)) not in allowed:
-                raise ValueError(f"data.{name}={word!r} is not known: {', '.join(allowed)}")
+            word = getattr(self, name)
+            one_of(name, word, allowed, f"data.{name}={word!r} is not known: {', '.join(allowed)}")
         if self.crop_padding and self.train_view != "whole":
             raise ValueError(
                 f"data.crop_padding={self.crop_padding} pads whole images, and data.train_view={self.train_view} cuts "

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.data.cache import manifest_key, read_cache, write_cache
 from lowrank_exp.data.decode import decode_images, stored_as
 from lowrank_exp.data.decode_cache import DecodeCache
@@ -51,18 +52,16 @@ class ClassFolders(ImageData, ABC):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if in_memory not in IN_MEMORY:
-            raise ValueError(f"data.in_memory={in_memory!r} is not known: {', '.join(IN_MEMORY)}")
+        wrong = f"data.in_memory={in_memory!r} is not known: {', '.join(IN_MEMORY)}"
+        one_of("in_memory", in_memory, IN_MEMORY, wrong)
         for name, number, least, null in (
             ("workers", workers, 0, True),
             ("prefetch", prefetch, 1, False),
             ("cache_limit", cache_limit, 0, True),
         ):
-            whole = isinstance(number, int) and not isinstance(number, bool) and number >= least
-            if not whole and not (null and number is None):
-                raise ValueError(
-                    f"data.{name}={number!r}: a whole number of at least {least}{' or null' if null else ''} is needed"
-                )
+            if not null or number is not None:
+                allowed = f"a whole number of at least {least}{' or null' if null else ''}"
+                whole(name, number, least, f"data.{name}={number!r}: {allowed} is needed")
         self.in_memory = in_memory
         self.workers = workers
         self.prefetch = prefetch

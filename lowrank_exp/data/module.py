@@ -11,6 +11,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lowrank_exp.checks import boolean, one_of, whole
 from lowrank_exp.data.adapt import Shape, image_size_pair, target_shape
 from lowrank_exp.data.batches import EpochBatches, ImageBatches, batch_loader
 from lowrank_exp.data.geometry import Geometry
@@ -95,12 +96,10 @@ class ImageData(LightningDataModule, ABC):
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
         ):
-            if not isinstance(number, int) or isinstance(number, bool) or number < least:
-                raise ValueError(f"data.{name}={number!r}: a whole number of at least {least} is needed")
-        if not isinstance(flip, bool):
-            raise ValueError(f"data.flip={flip!r}: true or false is needed")
-        if channels not in (None, 1, 3):
-            raise ValueError(f"data.channels={channels!r}: 1 (grey), 3 (RGB) or null is needed")
+            whole(name, number, least, f"data.{name}={number!r}: a whole number of at least {least} is needed")
+        boolean("flip", flip, f"data.flip={flip!r}: true or false is needed")
+        wrong = f"data.channels={channels!r}: 1 (grey), 3 (RGB) or null is needed"
+        one_of("channels", channels, (None, 1, 3), wrong)
         numbers = all(isinstance(one, int | float) and math.isfinite(one) for one in (*mean, *std))
         if not numbers or len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
             raise ValueError(

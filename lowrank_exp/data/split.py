@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowrank_exp import checks
+
 
 def stratified_split(
     labels: Tensor, fraction: float, seed: int, classes: tuple[str, ...], name: str = "validation"
@@ -53,5 +55,5 @@ def stratified_split(
 
 def check_fraction(fraction: float, name: str) -> None:
     """Raise ValueError unless `0 <= fraction < 1`."""
-    if not 0 <= fraction < 1:
-        raise ValueError(f"data.{name}={fraction}: a fraction of the training images, 0 <= {name} < 1, is needed")
+    allowed = f"a fraction of the training images, 0 <= {name} < 1, is needed"
+    checks.fraction(name, fraction, f"data.{name}={fraction}: {allowed}", zero=True, one=False)

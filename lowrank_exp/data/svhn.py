@@ -6,6 +6,7 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from lowrank_exp.checks import boolean
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
 from lowrank_exp.data.torchvision_files import damage_named, read_once, set_folder
@@ -33,8 +34,7 @@ class SVHN(ImageData):
 
     def __init__(self, root: str | None = "data", download: bool = False, extra: bool = False, **common: Any) -> None:
         super().__init__(**common)
-        if not isinstance(extra, bool):
-            raise ValueError(f"data.extra={extra!r}: true or false is needed")
+        boolean("extra", extra, f"data.extra={extra!r}: true or false is needed")
         self.root = root
         self.download = download
         self.extra = extra

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition.numbers import too_far, within_range
 from lowrank_exp.network.cost import LAYERS, macs_of_factors, out_channels
 
@@ -140,7 +141,7 @@ class Decomposition(ABC):
 
     def _checked(self, one: Any, most: int, rank: Any, full: Any, layer_name: str) -> int:
         """One integer of a rank, within 1 and `most`; `rank` and `full` are what the message shows."""
-        if isinstance(one, bool) or not isinstance(one, int | np.integer):
+        if not is_whole(one) and not isinstance(one, np.integer):
             raise ValueError(f"{layer_name}: rank must be an integer from 1 to {most} for {self.name}, got {rank!r}")
         if one < 1:
             raise ValueError(f"{layer_name}: rank {rank} is below 1; {self.name} takes ranks 1 to {full}")

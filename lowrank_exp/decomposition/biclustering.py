@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.decomposition.base import Decomposition, Rank, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.als_options import ALSOptions
@@ -88,10 +89,9 @@ class Biclustering(Decomposition):
             "iterations": iterations,
         }
         for word, count in counts.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{word} of {self.name} must be an integer of at least 1, got {count!r}")
-        if inner not in INNER:
-            raise ValueError(f"inner of {self.name} must be one of {', '.join(INNER)}, got {inner!r}")
+            wrong = f"{word} of {self.name} must be an integer of at least 1, got {count!r}"
+            whole(word, count, message=wrong)
+        one_of("inner", inner, INNER, f"inner of {self.name} must be one of {', '.join(INNER)}, got {inner!r}")
         self.in_clusters = in_clusters
         self.out_clusters = out_clusters
         self.inner = inner

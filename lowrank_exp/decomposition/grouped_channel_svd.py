@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import whole
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.svd import SVDDecomposition, middle, two, wrong_kind
 from lowrank_exp.network.cost import CONVOLUTIONS
@@ -46,8 +47,7 @@ class GroupedChannelSVD(SVDDecomposition):
     name = "grouped_channel_svd"
 
     def __init__(self, groups: int = 2) -> None:
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"{self.name}: groups must be an integer, 1 or more, got {groups!r}")
+        whole("groups", groups, message=f"{self.name}: groups must be an integer, 1 or more, got {groups!r}")
         self.groups = groups
 
     def options(self) -> dict[str, Any]:

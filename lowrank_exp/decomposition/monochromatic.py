@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.decomposition.base import Decomposition, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.equal_clusters import balanced_assignment, equal_clusters, lines
@@ -58,10 +59,10 @@ class Monochromatic(Decomposition):
     name = "monochromatic"
 
     def __init__(self, centres: str = "best", seed: int = 0, restarts: int = 10) -> None:
-        if centres not in CENTRES:
-            raise ValueError(f"centres of {self.name} must be one of {', '.join(CENTRES)}, got {centres!r}")
-        if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-            raise ValueError(f"restarts of {self.name} must be an integer of at least 1, got {restarts!r}")
+        allowed = f"must be one of {', '.join(CENTRES)}, got {centres!r}"
+        one_of("centres", centres, CENTRES, f"centres of {self.name} {allowed}")
+        wrong = f"restarts of {self.name} must be an integer of at least 1, got {restarts!r}"
+        whole("restarts", restarts, message=wrong)
         self.centres = centres
         self.seed = seed
         self.restarts = restarts

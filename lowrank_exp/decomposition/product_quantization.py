@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.decomposition.codebook import Codebook, as_stored, index_bits, with_codebook_
 from lowrank_exp.decomposition.convolution import plain_like
@@ -91,10 +92,11 @@ class ProductQuantization(Decomposition):
         self.iterations, self.centroids, self.gradient, self.seed = iterations, centroids, gradient, seed
         for option, value in self.options().items():
             if option in _WORDS:
-                if value not in _WORDS[option]:
-                    raise ValueError(f"{option} must be {' or '.join(_WORDS[option])}, got {value!r}")
-            elif isinstance(value, bool) or not isinstance(value, int) or value < (option != "seed"):
-                raise ValueError(f"{option} must be an integer, at least {int(option != 'seed')}, got {value!r}")
+                wrong = f"{option} must be {' or '.join(_WORDS[option])}, got {value!r}"
+                one_of(option, value, _WORDS[option], wrong)
+            else:
+                least = 0 if option == "seed" else 1
+                whole(option, value, least, f"{option} must be an integer, at least {least}, got {value!r}")
 
     def options(self) -> dict[str, Any]:
         return dict(vars(self))

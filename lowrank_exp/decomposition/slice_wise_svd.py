@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.decomposition.base import Rank
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, weight_like
 from lowrank_exp.decomposition.svd import SVDDecomposition, wrong_kind
@@ -58,10 +59,9 @@ class SliceWiseSVD(SVDDecomposition):
     why_no_fit = "it leaves a single layer"
 
     def __init__(self, form: str = "auto", maps_limit: int = 4096) -> None:
-        if form not in _FORMS:
-            raise ValueError(f"{self.name}: form must be one of {', '.join(_FORMS)}, got {form!r}")
-        if isinstance(maps_limit, bool) or not isinstance(maps_limit, int) or maps_limit < 1:
-            raise ValueError(f"{self.name}: maps_limit must be an integer, 1 or more, got {maps_limit!r}")
+        one_of("form", form, _FORMS, f"{self.name}: form must be one of {', '.join(_FORMS)}, got {form!r}")
+        wrong = f"{self.name}: maps_limit must be an integer, 1 or more, got {maps_limit!r}"
+        whole("maps_limit", maps_limit, message=wrong)
         self.form, self.maps_limit = form, maps_limit
 
     def options(self) -> dict[str, Any]:

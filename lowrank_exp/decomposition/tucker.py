@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from lowrank_exp.checks import positive, whole
 from lowrank_exp.decomposition.base import Decomposition, filled
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.gram import gram_singular_values
@@ -55,10 +56,9 @@ class Tucker2(Decomposition):
     ladder_follows_weights = True
 
     def __init__(self, iterations: int = 100, tolerance: float = 1e-3) -> None:
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
-            raise ValueError(f"tucker2: iterations must be an integer, 0 or more, got {iterations!r}")
-        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
-            raise ValueError(f"tucker2: tolerance must be a number, 0 or more, got {tolerance!r}")
+        whole("iterations", iterations, 0, f"tucker2: iterations must be an integer, 0 or more, got {iterations!r}")
+        wrong = f"tucker2: tolerance must be a number, 0 or more, got {tolerance!r}"
+        positive("tolerance", tolerance, wrong, zero=True, infinite=True)
         self.iterations, self.tolerance = iterations, float(tolerance)
 
     def options(self) -> dict[str, Any]:

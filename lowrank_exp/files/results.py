@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 
+from lowrank_exp.checks import is_number, is_whole
 from lowrank_exp.files.whole import written_whole
 from lowrank_exp.text.plain_text import plain, shortened
 
@@ -332,9 +333,10 @@ def _fits(value: object, hint: typing.Any, least: float, most: float) -> bool:
         return isinstance(value, list) and (parts[0] is not str or all(isinstance(one, str) for one in value))
     if typing.get_origin(hint) is dict:
         return isinstance(value, dict) and all(_fits(one, parts[1], least, most) for one in value.values())
-    if hint in (int, float):
-        number = isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
-        return number and least <= value <= most
+    if hint is int:
+        return is_whole(value, least, most)
+    if hint is float:
+        return is_number(value) and least <= value <= most
     return isinstance(value, hint)
 
 

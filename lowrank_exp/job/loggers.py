@@ -15,6 +15,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from lowrank_exp.checks import is_number
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.job.preflight import unwritable
 from lowrank_exp.text.plain_text import as_cell, plain
@@ -175,7 +176,7 @@ class Log:
     def phase(self, result: PhaseResult) -> None:
         """One phase's figures: in wandb the summary, elsewhere one more record."""
         figures = asdict(result) | result.values
-        numbers = {k: v for k, v in figures.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        numbers = {k: v for k, v in figures.items() if is_number(v)}
         values = {f"{result.name}.{k}": v for k, v in numbers.items()}
         if isinstance(self.logger, WandbLogger):
             self.logger.experiment.summary.update(values)

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.models.weights import load_weights_
 
 P = ParamSpec("P")
@@ -80,17 +81,15 @@ def plain(value: Any) -> Any:
 
 
 def check_whole(name: str, got: object, at_least: int = 1) -> None:
-    """Raise ValueError unless `got` is an int (no bool) of `at_least` or more.
+    """Raise ValueError unless `got` is an integer of `at_least` or more.
 
     >>> check_whole("num_classes", 0)
     Traceback (most recent call last):
     ValueError: num_classes=0, but it must be a whole number, 1 or more
     """
-    if not isinstance(got, int) or isinstance(got, bool) or got < at_least:
-        raise ValueError(f"{name}={got!r}, but it must be a whole number, {at_least} or more")
+    whole(name, got, at_least, f"{name}={got!r}, but it must be a whole number, {at_least} or more")
 
 
 def check_choice(name: str, got: object, allowed: Sequence[str]) -> None:
     """Raise ValueError unless `got` is one of `allowed`."""
-    if got not in allowed:
-        raise ValueError(f"{name}={got!r}, but it must be one of {', '.join(allowed)}")
+    one_of(name, got, allowed, f"{name}={got!r}, but it must be one of {', '.join(allowed)}")

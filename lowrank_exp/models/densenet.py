@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from lowrank_exp.checks import boolean, fraction
 from lowrank_exp.models.constructor import check_whole, network
 
 BLOCKS = 3
@@ -135,10 +136,9 @@ def densenet(
     Conv2d(220, 12, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)
     """
     check_whole("growth", growth)
-    if not isinstance(bottleneck, bool):
-        raise ValueError(f"bottleneck={bottleneck!r}, but it must be true or false")
-    if not isinstance(reduction, int | float) or isinstance(reduction, bool) or not 0 < reduction <= 1:
-        raise ValueError(f"reduction={reduction!r}, but it must be above 0 and at most 1; 1 keeps all maps")
+    boolean("bottleneck", bottleneck, f"bottleneck={bottleneck!r}, but it must be true or false")
+    wrong = f"reduction={reduction!r}, but it must be above 0 and at most 1; 1 keeps all maps"
+    fraction("reduction", reduction, wrong)
     if input_size < SMALLEST_INPUT:
         raise ValueError(f"input_size={input_size}, but densenet needs {SMALLEST_INPUT} or more")
     module = DenseNet(layers_per_block(depth, bottleneck), growth, bottleneck, reduction, num_classes, in_channels)

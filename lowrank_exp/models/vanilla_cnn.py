@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import boolean
 from lowrank_exp.models.constructor import check_whole, network
 
 
@@ -74,6 +75,5 @@ def vanilla_cnn(
     """
     check_whole("convolutions", convolutions)
     check_whole("filters", filters)
-    if not isinstance(batch_norm, bool):
-        raise ValueError(f"batch_norm={batch_norm!r}, but it must be true or false")
+    boolean("batch_norm", batch_norm, f"batch_norm={batch_norm!r}, but it must be true or false")
     return VanillaCNN(convolutions, filters, batch_norm, num_classes, in_channels, input_size)

@@ -1,6 +1,6 @@
 """The width multiplier: all layers of a network made thinner or wider together."""
 
-import math
+from lowrank_exp.checks import positive
 
 
 def scaled(channels: int, width: float, multiple: int = 1) -> int:
@@ -14,6 +14,6 @@ def scaled(channels: int, width: float, multiple: int = 1) -> int:
     >>> scaled(96, 1.0), scaled(96, 0.25), scaled(96, 0.001), scaled(96, 0.3, multiple=2)
     (96, 24, 1, 28)
     """
-    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < math.inf:
-        raise ValueError(f"width={width!r}, but it must be a number above 0 (1.0: the paper's channels, 0.5: half)")
+    allowed = "it must be a number above 0 (1.0: the paper's channels, 0.5: half)"
+    positive("width", width, f"width={width!r}, but {allowed}")
     return multiple * max(1, round(width * channels / multiple))

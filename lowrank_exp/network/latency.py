@@ -1,12 +1,12 @@
 """Measured time of one forward pass."""
 
 import logging
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import positive
 from lowrank_exp.network.inputs import like_network
 from lowrank_exp.network.modes import evaluating
 
@@ -20,8 +20,8 @@ def latency_ms(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2)
     Raises:
         ValueError: the model lies on the meta device, where nothing is computed; there is no image, or no time.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"seconds={seconds!r}, but a measurement takes a finite number above 0, such as 0.2")
+    allowed = "but a measurement takes a finite number above 0, such as 0.2"
+    positive("seconds", seconds, f"seconds={seconds!r}, {allowed}")
     if not example_input.numel():
         raise ValueError("example_input holds no image: give it a first dimension of 1 or more")
     parameter = next(model.parameters(), None)

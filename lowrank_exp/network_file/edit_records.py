@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
+from lowrank_exp.checks import is_whole
 from lowrank_exp.edits import EDITS, Edit
 from lowrank_exp.text.shown import shown
 
@@ -39,18 +40,18 @@ def _edit(record: Any) -> Edit:
         raise ValueError(f"the edit {shown(content)} is not one of this version: {lacks}")
     for key, value in content.items():
         may_be, words = _FIELDS[key]
-        if not may_be(value) or (key == "rank" and name == "ToSVD" and not _is_whole(value)):
+        if not may_be(value) or (key == "rank" and name == "ToSVD" and not _is_natural(value)):
             layer = shown(content["layer"])
             raise ValueError(f"the edit {name} of the layer {layer} has {key} {shown(value)}, but it must be {words}")
     return EDITS[name](**content)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_natural(value: Any) -> bool:
+    return is_whole(value, least=0)
 
 
 def _are_whole(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_whole, value))
+    return isinstance(value, list | tuple) and len(value) > 0 and all(map(_is_natural, value))
 
 
 def _is_plain(value: Any) -> bool:
@@ -62,7 +63,7 @@ def _is_plain(value: Any) -> bool:
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "layer": (lambda value: isinstance(value, str), "a name"),
     "decomposition": (lambda value: isinstance(value, str), "a name"),
-    "rank": (lambda value: _is_whole(value) or _are_whole(value), "a whole number, or a list of them"),
+    "rank": (lambda value: _is_natural(value) or _are_whole(value), "a whole number, or a list of them"),
     "options": (
         lambda value: isinstance(value, dict) and all(isinstance(k, str) and _is_plain(v) for k, v in value.items()),
         "a mapping of names to plain values",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowrank_exp.checks import whole
 from lowrank_exp.edits import KeepChannels
 from lowrank_exp.network_file.edit_records import from_records
 from lowrank_exp.network_file.state import EXTRA
@@ -38,8 +39,8 @@ def checked(content: Any, path: str | os.PathLike, size: int) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by lowrank_exp.save")
     version = content.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"{path} has version {shown(version)}, but it must be a whole number, 1 to {VERSION}")
+    wrong = f"{path} has version {shown(version)}, but it must be a whole number, 1 to {VERSION}"
+    whole("version", version, message=wrong)
     if version > VERSION:
         raise ValueError(f"{path} has version {shown(version)}; this lowrank_exp reads up to {VERSION}: upgrade it")
     try:

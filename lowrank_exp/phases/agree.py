@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.files.whole import written_whole
 from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.network.names import by_layer
@@ -74,12 +75,9 @@ class Agree(Phase):
                     "estimates the oracle"
                 )
         for name in ("images", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            whole(name, getattr(self, name))
         for name, allowed in (("score_on", SOURCES), ("at", PLACES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not known: {' or '.join(allowed)}")
+            one_of(name, getattr(self, name), allowed)
 
     @property
     def validates(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Decomposition, Decompositions
 from lowrank_exp.edits import Factorize as Factorized
 from lowrank_exp.edits import edits_of
@@ -56,8 +57,7 @@ class TrainUntilSettled(Phase):
 
     def __post_init__(self) -> None:
         check_rule(self.window, self.threshold)
-        if isinstance(self.latest, bool) or not isinstance(self.latest, int | float) or not 0 < self.latest <= 1:
-            raise ValueError(f"latest={self.latest!r} must be a fraction of the epochs, in (0, 1]")
+        fraction("latest", self.latest, f"latest={self.latest!r} must be a fraction of the epochs, in (0, 1]")
 
     @property
     def remedy(self) -> str:

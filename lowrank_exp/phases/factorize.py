@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import whole
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.files.results import digest
@@ -58,8 +59,7 @@ class Factorize(Phase):
             return
         for name in ("images", "batch_size"):
             value = options.pop(name, None)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"reconstruct.{name} must be a whole number of at least 1, got {value!r}")
+            whole(name, value, message=f"reconstruct.{name} must be a whole number of at least 1, got {value!r}")
         check_options(fit, **options)
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:

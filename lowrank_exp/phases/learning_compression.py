@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import is_number, whole
 from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompose
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import check_sums, written_whole
@@ -90,13 +91,10 @@ class LearningCompression(Phase):
 
     def __post_init__(self) -> None:
         for name in ("epochs", "steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            whole(name, getattr(self, name))
         for name, least, allowed in (("mu", 0.0, "above 0"), ("growth", 1.0, "of at least 1")):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and value < float("inf")
-            if not number or value < least or value == 0:
+            if not is_number(value) or not least <= value < math.inf or value == 0:
                 raise ValueError(f"{name} must be a number {allowed}, got {value!r}")
         if math.log(self.mu) + (self.steps - 1) * math.log(self.growth) > math.log(HEAVIEST):
             raise ValueError(

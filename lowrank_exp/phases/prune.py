@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import whole
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning import channel_groups, keepable, remove_
@@ -46,9 +47,7 @@ class Prune(Phase):
 
     def __post_init__(self) -> None:
         for name in ("images", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            whole(name, getattr(self, name))
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule is a {type(self.schedule).__name__}, none of lowrank_exp.pruning.schedules")
         replace(self.train, pruning=self.pruning(torch.zeros(1)))

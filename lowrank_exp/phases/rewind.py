@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import fraction
 from lowrank_exp.edits import Edit, KeepChannels, edits_of
 from lowrank_exp.phases.cuttlefish import Later
 from lowrank_exp.phases.phase import Done, Phase, Setting
@@ -42,8 +43,7 @@ class Rewind(Phase):
     weights: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.at, bool) or not isinstance(self.at, int | float) or not 0 <= self.at < 1:
-            raise ValueError(f"at={self.at!r} must be a fraction of the epochs, in [0, 1)")
+        fraction("at", self.at, f"at={self.at!r} must be a fraction of the epochs, in [0, 1)", zero=True, one=False)
         kept = [self.train.epochs_at(point) for point in self.train.snapshots]
         if self.weights and self.train.epochs_at(self.at) not in kept:
             raise ValueError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import whole
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.surgery import recompose_
 from lowrank_exp.training import (
@@ -45,8 +46,8 @@ class Recalibrate(Phase):
     def __post_init__(self) -> None:
         for name, least in (("max_images", 2), ("batch_size", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"recalibration needs {name} of at least {least}, a whole number, got {value!r}")
+            wrong = f"recalibration needs {name} of at least {least}, a whole number, got {value!r}"
+            whole(name, value, least, wrong)
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         return

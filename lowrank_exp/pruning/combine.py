@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lowrank_exp.checks import one_of
+
 Scores = Mapping[str, Tensor]
 FORMS = ("none", "l2", "layer_rank", "rank")
 
@@ -22,8 +24,7 @@ def normalised(scores: Scores, form: str = "l2") -> dict[str, Tensor]:
     Raises:
         ValueError: another form.
     """
-    if form not in FORMS:
-        raise ValueError(f"form={form!r} is not known: {' or '.join(FORMS)}")
+    one_of("form", form, FORMS)
     if form == "none":
         return dict(scores)
     return l2_normalised(scores) if form == "l2" else ranks(scores, over="layer" if form == "layer_rank" else "all")
@@ -61,8 +62,7 @@ def ranks(scores: Scores, over: str = "layer") -> dict[str, Tensor]:
     """
     from scipy.stats import rankdata
 
-    if over not in ("layer", "all"):
-        raise ValueError(f"over={over!r} is not known: layer or all")
+    one_of("over", over, ("layer", "all"))
     if over == "layer":
         return {layer: torch.from_numpy(rankdata(s_O.numpy()) / len(s_O)) for layer, s_O in scores.items()}
     every = torch.cat([s_O.double() for s_O in scores.values()])

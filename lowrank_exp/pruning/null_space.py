@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import one_of, positive
 from lowrank_exp.network.gram import gram
-from lowrank_exp.pruning.criteria.criterion import chosen_from
 from lowrank_exp.pruning.criteria.filters import by_filter, filters
 
 PASSES = 4  # of the projection, each of which leaves about the rounding of the one before
@@ -55,10 +55,9 @@ class NullSpace:
     empty: str = "least"
 
     def __post_init__(self) -> None:
-        chosen_from(self, "scale", ("kept", "unit", "clip"))
-        chosen_from(self, "empty", ("least", "random", "keep"))
-        if isinstance(self.gain, bool) or not isinstance(self.gain, int | float) or not 0 < self.gain < float("inf"):
-            raise ValueError(f"NullSpace: gain={self.gain!r} is no number above 0")
+        one_of("NullSpace: scale", self.scale, ("kept", "unit", "clip"))
+        one_of("NullSpace: empty", self.empty, ("least", "random", "keep"))
+        positive("gain", self.gain, f"NullSpace: gain={self.gain!r} is not a number above 0")
 
     def reinitialise_(
         self, layer: nn.Module, dropped: Iterable[int], generator: torch.Generator, old: Tensor | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lowrank_exp.checks import fraction, one_of, whole
 from lowrank_exp.pruning.groups import ChannelGroup
 
 Chosen = dict[str, tuple[int, ...]]  # ascending indices by target; targets that lose nothing are left out
@@ -37,8 +38,7 @@ def group_scores(scores: Mapping[str, Tensor], groups: Iterable[ChannelGroup], h
     >>> group_scores({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([5.0, 1.0])}, [group])
     {'a': tensor([6., 3.], dtype=torch.float64)}
     """
-    if how not in WAYS:
-        raise ValueError(f"how={how!r} is not known: {' or '.join(WAYS)}")
+    one_of("how", how, WAYS)
     return {group.name: torch.tensor(_of_channels(scores, group, how), dtype=torch.float64) for group in groups}
 
 
@@ -83,8 +83,7 @@ def lowest(
     >>> lowest({"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([0.5, 0.3, 0.9])}, 2)
     {'a': (0,), 'b': (1,)}
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise ValueError(f"n={n!r} is no number of filters: 0 or more")
+    whole("n", n, 0, f"n={n!r} is not a number of filters: 0 or more")
     gone = gone or {}
     coupled = {group.name: group for group in groups if group.name in scores}
     uneven = {name: group for name, group in coupled.items() if _uneven(group)}
@@ -168,8 +167,8 @@ def share(p: float, F: int) -> int:
     >>> share(0.29, 100), share(0.3, 96)
     (29, 28)
     """
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
-        raise ValueError(f"p={p!r} is not a fraction of filters to remove: from 0 to below 1")
+    wrong = f"p={p!r} is not a fraction of filters to remove: from 0 to below 1"
+    fraction("p", p, wrong, zero=True, one=False)
     return math.floor(p * F + 1e-9)
 
 

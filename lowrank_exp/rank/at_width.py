@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lowrank_exp.checks import is_whole, positive
 from lowrank_exp.decomposition import Rank
 
 
@@ -21,8 +22,7 @@ def ranks_at_width(width: float, **ranks: Rank | Sequence[int] | None) -> dict[s
     >>> ranks_at_width(0.125, conv1=10, conv2=[25, 59], fc=None)
     {'conv1': 1, 'conv2': (3, 7), 'fc': None}
     """
-    if isinstance(width, bool) or not isinstance(width, int | float) or not width > 0:
-        raise ValueError(f"width={width!r}, but ranks are multiplied by a number above 0")
+    positive("width", width, f"width={width!r}, but ranks are multiplied by a number above 0", infinite=True)
     return {name: _at_width(name, rank, width) for name, rank in ranks.items()}
 
 
@@ -31,7 +31,7 @@ def _at_width(name: str, rank: Rank | Sequence[int] | None, width: float) -> Ran
         return None
     several = isinstance(rank, Sequence) and not isinstance(rank, str)
     numbers = tuple(rank) if several else (rank,)
-    if not numbers or any(isinstance(one, bool) or not isinstance(one, int) for one in numbers):
+    if not numbers or not all(map(is_whole, numbers)):
         raise ValueError(f"{name}: its rank is a whole number, several of them, or null (leave alone), got {rank!r}")
     scaled = tuple(max(1, round(width * one)) for one in numbers)
     return scaled if several else scaled[0]

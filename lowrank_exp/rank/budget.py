@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.profile import LayerProfile
@@ -33,10 +34,8 @@ class Budget:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-                raise ValueError(
-                    f"the budget {name}={value!r} is not a fraction in (0, 1]: 0.5 keeps half of the dense {name}"
-                )
+            wrong = f"the budget {name}={value!r} is not a fraction in (0, 1]: 0.5 keeps half of the dense {name}"
+            fraction(name, value, wrong)
 
     @property
     def bounds(self) -> dict[str, float]:

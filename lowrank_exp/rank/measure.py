@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.rank.budget import Choice
 from lowrank_exp.rank.profile import LayerProfile
 
@@ -35,10 +36,8 @@ def with_accuracy(
     Source: Kim, Khan, Kyung 2019, "Efficient neural network compression" (ENC): the others are at r_max, and ranks are
     chosen around that of EVBMF. Layers alone against a dense network: the layer-by-layer evaluation of AIMET.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
-        raise ValueError(f"samples={samples!r} is no number of ranks to measure: at least 2")
-    if others not in OTHERS:
-        raise ValueError(f"others={others!r} is not known: {' or '.join(OTHERS)}")
+    whole("samples", samples, 2, f"samples={samples!r} is not a number of ranks to measure: at least 2")
+    one_of("others", others, OTHERS)
     highest = {layer.name: Choice(layer, layer.ranks[layer.r_max - 1]) for layer in layers.values() if layer.rungs}
     around = highest if others == "highest" else {}
     return {name: _measured(layer, score, samples, around) for name, layer in layers.items()}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lowrank_exp.checks import whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.enc.curves import measured_curve
@@ -18,8 +19,8 @@ def check_multiple(multiple: int | None) -> int:
     """
     if multiple is None:
         return 1
-    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise ValueError(f"multiple={multiple!r} is no positive integer: 8, 16, or null for any rank")
+    wrong = f"multiple={multiple!r} is not a positive integer: 8, 16, or null for any rank"
+    whole("multiple", multiple, message=wrong)
     return multiple
 
 

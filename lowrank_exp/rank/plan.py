@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.files.whole import written_whole
 from lowrank_exp.files.yaml_file import yaml_content
@@ -123,7 +124,7 @@ def _planned(path: Path, name: Any, entry: Any) -> PlannedLayer:
         )
     rank, decomposition, options = entry["rank"], entry.get("decomposition"), entry.get("options") or {}
     numbers = rank if isinstance(rank, list) and rank else [rank]
-    if rank is not None and not all(isinstance(one, int) and not isinstance(one, bool) for one in numbers):
+    if rank is not None and not all(map(is_whole, numbers)):
         raise ValueError(
             f"{path}: the layer {name} has rank {shown(rank)}; it takes an integer (a list of them where the "
             "decomposition has several), or null to stay dense"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.network.names import by_layer
@@ -157,7 +158,7 @@ def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
             "decomposition.layers, or give the rank by a plan file, which names it"
         )
     rank, full = plain_rank(rank), layer.full_rank
-    if isinstance(full, int) and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= full):
+    if isinstance(full, int) and not is_whole(rank, 1, full):
         above = isinstance(rank, int) and rank > full
         raise ValueError(
             f"{layer.name}: rank {rank!r} {reason} {'is above the full rank' if above else 'is no rank'}; "

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Budget
 from lowrank_exp.rank.profile import LayerProfile
@@ -51,7 +52,7 @@ def _within(layer: LayerProfile, bound: Any) -> list[int]:
     full = max(_numbers(layer.full_rank))
     low = 1 if bound.get("min") is None else bound["min"]
     high = full if bound.get("max") is None else bound["max"]
-    whole = all(isinstance(b, int) and not isinstance(b, bool) for b in (low, high))
+    whole = is_whole(low) and is_whole(high)
     if whole and low > full:
         raise ValueError(f"the rule for {layer.name} asks for at least {low}, above its full rank {layer.full_rank}")
     if not whole or not 1 <= low <= high:

@@ -3,11 +3,12 @@
 Legend: E epochs so far, rho the stable rank of a matrix after each epoch.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from lowrank_exp.checks import positive, whole
 
 LAST = {1: 5.0, 2: 2.5}  # factor on the threshold where so many matrices are left; the authors' code
 
@@ -51,7 +52,6 @@ def settled(curves: Mapping[str, Sequence[float]], window: int = 11, threshold: 
 
 def check_rule(window: Any, threshold: Any) -> None:
     """Raise ValueError for a window or threshold out of range."""
-    if isinstance(window, bool) or not isinstance(window, int) or window < 2:
-        raise ValueError(f"window={window!r} must be an integer of at least 2: a slope needs two epochs")
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
-        raise ValueError(f"threshold={threshold!r} must be a number above 0, in ranks per epoch")
+    whole("window", window, 2, f"window={window!r} must be an integer of at least 2: a slope needs two epochs")
+    wrong = f"threshold={threshold!r} must be a number above 0, in ranks per epoch"
+    positive("threshold", threshold, wrong)

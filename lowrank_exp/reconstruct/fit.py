@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import boolean, fraction, whole
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.network.copying import copied
 from lowrank_exp.network.cost import LAYERS
@@ -133,13 +134,10 @@ def check_options(how: str, **options: Any) -> None:
         raise ValueError(f"a fit to data has no option {', '.join(unknown)}; it takes {', '.join(known)}")
     for name in ("images", "positions", "memory"):
         value = options.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    if not isinstance(options.get("asymmetric", False), bool):
-        raise ValueError(f"asymmetric must be true or false, got {options['asymmetric']!r}")
-    cutoff = options.get("cutoff", 0.0)
-    if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not 0 <= cutoff < 1:
-        raise ValueError(f"cutoff must lie in [0, 1), got {cutoff!r}")
+        whole(name, value, message=f"{name} must be a whole number of at least 1, got {value!r}")
+    asymmetric, cutoff = options.get("asymmetric", False), options.get("cutoff", 0.0)
+    boolean("asymmetric", asymmetric, f"asymmetric must be true or false, got {asymmetric!r}")
+    fraction("cutoff", cutoff, f"cutoff must lie in [0, 1), got {cutoff!r}", zero=True, one=False)
     stages = options.get("schedule", PAPER)
     if not isinstance(stages, Sequence) or not all(_is_stage(stage) for stage in stages):
         raise ValueError(f"schedule must hold pairs of a penalty above 0 and a number of iterations, got {stages!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from lowrank_exp.checks import fraction, whole
 from lowrank_exp.decomposition import SVDDecomposition
 from lowrank_exp.decomposition.convolution import axes, convolution_like
 from lowrank_exp.network.cost import CONVOLUTIONS
@@ -104,8 +105,8 @@ class TRPProjection:
     layers: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.energy, bool) or not 0 < self.energy <= 1:
-            raise ValueError(f"TRPProjection: energy is {self.energy!r}; allowed is a share in (0, 1], such as 0.9")
+        allowed = "allowed is a share in (0, 1], such as 0.9"
+        fraction("energy", self.energy, f"TRPProjection: energy is {self.energy!r}; {allowed}")
         _check("TRPProjection", self.decomposition, self.period, self.layers)
 
     def apply_(self, network: nn.Module, step: int = 0) -> Tensor | None:
@@ -186,6 +187,6 @@ def _check(who: str, decomposition: Any, period: Any, layers: Any) -> None:
         raise ValueError(
             f"{who}: decomposition is {decomposition!r}; allowed is a decomposition by SVD, such as ChannelSVD()"
         )
-    if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-        raise ValueError(f"{who}: period is {period!r}; allowed is an integer, 1 (every step) or more")
+    wrong = f"{who}: period is {period!r}; allowed is an integer, 1 (every step) or more"
+    whole("period", period, message=wrong)
     checked_layers(layers, who)

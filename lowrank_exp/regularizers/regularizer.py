@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import positive
 from lowrank_exp.regularizers.nuclear_norm import TRPProjection
 from lowrank_exp.regularizers.penalty import Penalty
 
@@ -118,9 +119,8 @@ def _checked(name: str, term: Weighted) -> Weighted:
         raise ValueError(f"{name} is {term!r}; allowed is Weighted(penalty, weight, schedule)") from None
     if not isinstance(term.penalty, Penalty):
         raise ValueError(f"{name}: penalty is {term.penalty!r}; allowed is a penalty, such as Hoyer()")
-    weight = term.weight
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"{name}: weight is {weight!r}; allowed is a finite number, 0 or more")
+    wrong = f"{name}: weight is {term.weight!r}; allowed is a finite number, 0 or more"
+    positive("weight", term.weight, wrong, zero=True)
     if term.schedule is not None and not callable(term.schedule):
         raise ValueError(f"{name}: schedule is {term.schedule!r}; allowed is a function of progress, such as ramp")
     return term

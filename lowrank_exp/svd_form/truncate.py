@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from lowrank_exp.checks import fraction, one_of, positive
 from lowrank_exp.decomposition import SVD
 from lowrank_exp.decomposition.base import filled
 from lowrank_exp.edits import Factorize, ToSVD, replace_
@@ -89,8 +90,8 @@ def truncate_(
     """
     check_spectrum(by)
     _check_rule(ranks, energy, threshold)
-    _check_choice("empty", empty, EMPTY)
-    _check_choice("costly", costly, COSTLY)
+    for name, value, allowed in (("empty", empty, EMPTY), ("costly", costly, COSTLY)):
+        one_of(name, value, allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     everything = forms_of(model)
     if not everything:
         raise ValueError("no layer of this network is in SVD form: there is nothing to truncate")
@@ -250,12 +251,9 @@ def _check_rule(ranks: Any, energy: float | None, threshold: float | None) -> No
     told = [name for name, value in given.items() if value is not None]
     if len(told) != 1:
         raise ValueError(f"give exactly one of ranks, energy and threshold, got {' and '.join(told) or 'none'}")
-    if energy is not None and not 0 <= energy < 1:
-        raise ValueError(f"energy={energy}, but it is the share of the sum of squares that is removed, in [0, 1)")
-    if threshold is not None and not 0 <= threshold < float("inf"):
-        raise ValueError(f"threshold={threshold}, but singular values are removed up to it: 0 or more")
-
-
-def _check_choice(what: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {given!r}")
+    if energy is not None:
+        allowed = "it is the share of the sum of squares that is removed, in [0, 1)"
+        fraction("energy", energy, f"energy={energy}, but {allowed}", zero=True, one=False)
+    if threshold is not None:
+        wrong = f"threshold={threshold}, but singular values are removed up to it: 0 or more"
+        positive("threshold", threshold, wrong, zero=True)

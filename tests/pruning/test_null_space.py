@@ -175,7 +175,7 @@ def test_directions_have_no_preference():
     [
         (lambda: NullSpace(scale="old"), "scale='old' is not known"),
         (lambda: NullSpace(empty="zero"), "empty='zero' is not known"),
-        (lambda: NullSpace(gain=0), "gain=0 is no number above 0"),
+        (lambda: NullSpace(gain=0), "gain=0 is not a number above 0"),
         (lambda: NullSpace().reinitialise_(nn.Linear(4, 3), [3], seeded()), "the layer has 3, counted from 0"),
         (lambda: NullSpace().reinitialise_(nn.Linear(4, 3), [0, 1, 2], seeded()), "at least one is kept"),
     ],

@@ -84,8 +84,8 @@ def test_against_removal_one_by_one(layers, n):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: lowest(SCORES, -1), "n=-1 is no number of filters"),
-        (lambda: lowest(SCORES, 1.5), "n=1.5 is no number of filters"),
+        (lambda: lowest(SCORES, -1), "n=-1 is not a number of filters"),
+        (lambda: lowest(SCORES, 1.5), "n=1.5 is not a number of filters"),
         (lambda: lowest({"a": torch.tensor([math.nan, 1.0])}, 1), "a has scores that are not numbers"),
         (lambda: lowest_share(SCORES, 1), "p=1 is not a fraction"),
         (lambda: lowest_of_each(SCORES, -0.1), "p=-0.1 is not a fraction"),

@@ -55,8 +55,8 @@ def test_rungs_of_a_layer_with_one_rank():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 1}, "samples=1 is no number of ranks"),
-        ({"samples": True}, "samples=True is no number of ranks"),
+        ({"samples": 1}, "samples=1 is not a number of ranks"),
+        ({"samples": True}, "samples=True is not a number of ranks"),
         ({"others": "none"}, "others='none' is not known: dense or highest"),
     ],
 )

@@ -108,5 +108,5 @@ def test_rules_hold_beside_multiples_and_ranks_by_hand_are_obeyed():
 
 @pytest.mark.parametrize("multiple", [0, -8, True, 8.0, "8"])
 def test_a_multiple_is_a_positive_integer(multiple):
-    with pytest.raises(ValueError, match="is no positive integer"):
+    with pytest.raises(ValueError, match="is not a positive integer"):
         allocate(profiles("channel_svd"), "uniform", macs=0.5, multiple=multiple)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowrank_exp.checks import is_number, is_whole
+
 MILLION = 10**6
 SHOWN = 200  # letters of a value that a message shows
 
@@ -63,10 +65,8 @@ def whole(least: int = 0, most: int = MILLION) -> Single:
     ('a whole number of at least 1, at most 1,000,000', True, False, False)
     """
 
-    def test(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-    return Single(f"a whole number of at least {least}, at most {most:,}", str(max(least, min(1, most))), test)
+    allowed = f"a whole number of at least {least}, at most {most:,}"
+    return Single(allowed, str(max(least, min(1, most))), lambda value: is_whole(value, least, most))
 
 
 def number(least: float = 0, most: float = 1e9, *, above: bool = False, below: bool = False) -> Single:
@@ -77,7 +77,7 @@ def number(least: float = 0, most: float = 1e9, *, above: bool = False, below: b
     """
 
     def test(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value) or not math.isfinite(value):
             return False
         return (least < value if above else least <= value) and (value < most if below else value <= most)
 

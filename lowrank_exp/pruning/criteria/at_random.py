@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import whole
 from lowrank_exp.network.cost import out_channels
 from lowrank_exp.pruning.criteria.criterion import WeightCriterion
 
@@ -27,8 +28,7 @@ class Random(WeightCriterion):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"Random: seed={self.seed!r} is no integer of 0 or more")
+        whole("seed", self.seed, 0, f"Random: seed={self.seed!r} is not an integer of 0 or more")
 
     def of_layer(self, name: str, layer: nn.Module, norm: nn.Module | None) -> Tensor:
         generator = np.random.default_rng([self.seed, *name.encode()])

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import one_of
+
 PLACES = ("relu", "layer")
 
 
@@ -52,7 +54,7 @@ class DataCriterion(ABC):
     needs_gradient: ClassVar[bool]
 
     def __post_init__(self) -> None:
-        chosen_from(self, "at", PLACES)
+        one_of(f"{type(self).__name__}: at", self.at, PLACES)
 
     @abstractmethod
     def of_map(self, z: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
@@ -70,14 +72,3 @@ class DataCriterion(ABC):
 def over_positions(x: Tensor) -> Tensor:
     """The sum over the positions of a map: `(N, O, ...)` to `(N, O)`."""
     return x.sum(dim=tuple(range(2, x.dim()))) if x.dim() > 2 else x
-
-
-def chosen_from(criterion: object, option: str, allowed: tuple[str, ...]) -> None:
-    """Nothing, if an option of a criterion has one of the allowed values.
-
-    Raises:
-        ValueError: it has another one.
-    """
-    if getattr(criterion, option) not in allowed:
-        got = getattr(criterion, option)
-        raise ValueError(f"{type(criterion).__name__}: {option}={got!r} is not known: {' or '.join(allowed)}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.pruning.criteria.criterion import WeightCriterion, chosen_from
+from lowrank_exp.checks import one_of
+from lowrank_exp.pruning.criteria.criterion import WeightCriterion
 from lowrank_exp.pruning.criteria.filters import filters
 
 
@@ -45,7 +46,7 @@ class L2(WeightCriterion):
     form: str = "norm"
 
     def __post_init__(self) -> None:
-        chosen_from(self, "form", ("norm", "mean_square"))
+        one_of("L2: form", self.form, ("norm", "mean_square"))
 
     def of_layer(self, name: str, layer: nn.Module, norm: nn.Module | None) -> Tensor:
         W_GFX = filters(layer).double()

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lowrank_exp.checks import boolean, one_of
 from lowrank_exp.network.cost import out_channels
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.pruning.criteria.bn_scale import norms_watched
-from lowrank_exp.pruning.criteria.criterion import PLACES, chosen_from
+from lowrank_exp.pruning.criteria.criterion import PLACES
 from lowrank_exp.pruning.criteria.filters import scored_layers
 
 SAME = 1e-5  # relative difference up to which the loss of the whole network is that of the file
@@ -44,10 +45,9 @@ class Oracle:
     at: str = "relu"
 
     def __post_init__(self) -> None:
-        chosen_from(self, "measure", ("loss", "accuracy"))
-        chosen_from(self, "at", PLACES)
-        if not isinstance(self.absolute, bool):
-            raise ValueError(f"Oracle: absolute={self.absolute!r} is neither true nor false")
+        one_of("Oracle: measure", self.measure, ("loss", "accuracy"))
+        one_of("Oracle: at", self.at, PLACES)
+        boolean("Oracle: absolute", self.absolute)
 
     def scores(
         self,
@@ -126,8 +126,7 @@ def oracle(
     inference", oracle pruning: oracle-abs and oracle-loss.
     """
     modules = scored_layers(network, layers)
-    if at not in PLACES:
-        raise ValueError(f"oracle: at={at!r} is not known: {' or '.join(PLACES)}")
+    one_of("oracle: at", at, PLACES)
     with norms_watched(network, modules) as norms:
         whole = _finite(score(network), "the whole network")
     heading = {"at": at, "layers": {name: out_channels(layer) for name, layer in modules.items()}, "whole": whole}

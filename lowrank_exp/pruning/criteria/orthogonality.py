@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import positive
 from lowrank_exp.network.gram import gram
 from lowrank_exp.pruning.criteria.criterion import WeightCriterion
 from lowrank_exp.pruning.criteria.filters import filters
@@ -68,8 +69,8 @@ class Orthogonality(WeightCriterion):
 
     def __post_init__(self) -> None:
         a = self.fan_in_power
-        if isinstance(a, bool) or not isinstance(a, int | float) or not 0 <= a < float("inf"):
-            raise ValueError(f"Orthogonality: fan_in_power={a!r} is no number of 0 or more: 0 is the paper's metric")
+        wrong = f"Orthogonality: fan_in_power={a!r} is not a number of 0 or more: 0 is the paper's metric"
+        positive("fan_in_power", a, wrong, zero=True)
 
     def of_layer(self, name: str, layer: nn.Module, norm: nn.Module | None) -> Tensor:
         X = filters(layer).shape[2]

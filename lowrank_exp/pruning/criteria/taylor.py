@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lowrank_exp.pruning.criteria.criterion import DataCriterion, chosen_from, over_positions
+from lowrank_exp.checks import one_of
+from lowrank_exp.pruning.criteria.criterion import DataCriterion, over_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,8 @@ class Taylor(DataCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        chosen_from(self, "absolute", ("image", "mean", "none"))
-        chosen_from(self, "positions", ("mean", "sum"))
+        one_of("Taylor: absolute", self.absolute, ("image", "mean", "none"))
+        one_of("Taylor: positions", self.positions, ("mean", "sum"))
 
     def of_map(self, z: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
         return (over_positions(z * g),)
@@ -85,7 +86,7 @@ class OBD(DataCriterion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        chosen_from(self, "form", ("variance", "second_moment"))
+        one_of("OBD: form", self.form, ("variance", "second_moment"))
 
     def of_map(self, z: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
         return (over_positions(z * g),)

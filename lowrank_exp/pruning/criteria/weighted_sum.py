@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lowrank_exp.checks import one_of
 from lowrank_exp.pruning.combine import FORMS
 from lowrank_exp.pruning.criteria.criterion import DataCriterion, WeightCriterion
 
@@ -31,5 +32,4 @@ class WeightedSum:
         for name, criterion in self.criteria.items():
             if not isinstance(criterion, WeightCriterion | DataCriterion):
                 raise ValueError(f"WeightedSum: {name} is a {type(criterion).__name__}, not a single criterion")
-        if self.form not in FORMS:
-            raise ValueError(f"WeightedSum: form={self.form!r} is not known: {' or '.join(FORMS)}")
+        one_of("WeightedSum: form", self.form, FORMS)

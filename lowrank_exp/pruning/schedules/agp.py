@@ -6,10 +6,10 @@ the next, n times.
 
 from dataclasses import dataclass, field
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.pruning.criteria import L2
-from lowrank_exp.pruning.criteria.criterion import chosen_from
 from lowrank_exp.pruning.groups import ChannelGroup
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction, some_go, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
 
@@ -51,14 +51,14 @@ class AGP(Schedule):
 
     def __post_init__(self) -> None:
         for option in ("s_f", "s_i"):
-            fraction(self, option)
+            fraction_of_filters(f"AGP: {option}", getattr(self, option))
         if self.s_i > self.s_f:
             raise ValueError(f"AGP: s_i={self.s_i} is above s_f={self.s_f}: the share of silent filters only grows")
-        whole(self, "begin", 0)
-        whole(self, "every", 1)
+        whole("AGP: begin", self.begin, 0)
+        whole("AGP: every", self.every)
         if self.end is not None:
-            whole(self, "end", self.begin + 1)
-        chosen_from(self, "scope", ("layer", "global"))
+            whole("AGP: end", self.end, self.begin + 1)
+        one_of("AGP: scope", self.scope, ("layer", "global"))
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         some_go(self, "s_f", [group.channels for group in view.groups], together=self.scope == "global")

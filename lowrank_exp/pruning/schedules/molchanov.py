@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from lowrank_exp.checks import fraction, one_of, positive, whole
 from lowrank_exp.pruning.combine import FORMS, cost_regularised, normalised
 from lowrank_exp.pruning.criteria import Taylor
-from lowrank_exp.pruning.criteria.criterion import chosen_from
 from lowrank_exp.pruning.schedules.bound import MostSaved
-from lowrank_exp.pruning.schedules.schedule import Action, Moment, Remove, Schedule, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Moment, Remove, Schedule
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import Chosen, lowest
 
@@ -59,20 +59,18 @@ class Molchanov(Schedule):
 
     def __post_init__(self) -> None:
         if self.filters is not None:
-            whole(self, "filters", 1)
-        whole(self, "updates", 1)
-        chosen_from(self, "form", FORMS)
+            whole("Molchanov: filters", self.filters)
+        whole("Molchanov: updates", self.updates)
+        one_of("Molchanov: form", self.form, FORMS)
         if self.macs is None and self.accuracy is None:
             raise ValueError("Molchanov: there is no target: set macs or accuracy")
         if self.macs is None and self.filters is None:
             raise ValueError("Molchanov: filters=None needs a target for MACs: set macs, or a number of filters")
         for option in ("macs", "accuracy"):
             value = getattr(self, option)
-            if value is not None and (isinstance(value, bool) or not 0 < value < 1):
-                raise ValueError(f"Molchanov: {option}={value!r} is not a fraction between 0 and 1")
-        weight = self.cost_weight
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise ValueError(f"Molchanov: cost_weight={weight!r} is no number of 0 or more")
+            if value is not None:
+                fraction(option, value, f"Molchanov: {option}={value!r} is not a fraction between 0 and 1", one=False)
+        positive("Molchanov: cost_weight", self.cost_weight, zero=True)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         steps = steps_per_epoch * epochs

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.pruning.criteria import L1
-from lowrank_exp.pruning.criteria.criterion import chosen_from
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction, some_go, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
 
@@ -34,9 +34,9 @@ class OneShot(Schedule):
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        fraction(self, "rate")
-        chosen_from(self, "scope", ("layer", "global"))
-        whole(self, "epoch", 0)
+        fraction_of_filters("OneShot: rate", self.rate)
+        one_of("OneShot: scope", self.scope, ("layer", "global"))
+        whole("OneShot: epoch", self.epoch, 0)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         some_go(self, "rate", [group.channels for group in view.groups], together=self.scope == "global")

@@ -7,10 +7,10 @@ dropped, F filters in all.
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from lowrank_exp.checks import one_of, positive, whole
 from lowrank_exp.pruning.criteria import Orthogonality
-from lowrank_exp.pruning.criteria.criterion import chosen_from
 from lowrank_exp.pruning.null_space import NullSpace
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Revive, Schedule, fraction, some_go, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Revive, Schedule, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
 
@@ -71,16 +71,15 @@ class RePr(Schedule):
                     "and up to 1 in all"
                 )
         else:
-            whole(self, "S1", 1)
-            whole(self, "S2", 1)
-        whole(self, "N", 1)
-        fraction(self, "p")
-        chosen_from(self, "scope", ("global", "layer"))
-        chosen_from(self, "next_inputs", ("kept", "zeroed", "redrawn"))
-        chosen_from(self, "last", ("revived", "masked"))
+            whole("RePr: S1", self.S1)
+            whole("RePr: S2", self.S2)
+        whole("RePr: N", self.N)
+        fraction_of_filters("RePr: p", self.p)
+        one_of("RePr: scope", self.scope, ("global", "layer"))
+        one_of("RePr: next_inputs", self.next_inputs, ("kept", "zeroed", "redrawn"))
+        one_of("RePr: last", self.last, ("revived", "masked"))
         factor = self.revived_gradient
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
-            raise ValueError(f"RePr: revived_gradient={factor!r} is no number above 0")
+        positive("revived_gradient", factor, f"RePr: revived_gradient={factor!r} is not a number above 0")
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         places = self._places(steps_per_epoch, epochs)

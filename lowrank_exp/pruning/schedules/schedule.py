@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import fraction
 from lowrank_exp.pruning.groups import Filters
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules.view import View
@@ -144,15 +145,13 @@ class Schedule(ABC):
         return 1.0
 
 
-def fraction(schedule: object, option: str) -> None:
+def fraction_of_filters(name: str, p: object) -> None:
     """Nothing, if an option is a fraction of filters that may go.
 
     Raises:
         ValueError: it is not.
     """
-    p = getattr(schedule, option)
-    if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p < 1:
-        raise ValueError(f"{type(schedule).__name__}: {option}={p!r} is not a fraction of filters: from 0 to below 1")
+    fraction(name, p, f"{name}={p!r} is not a fraction of filters: from 0 to below 1", zero=True, one=False)
 
 
 def some_go(schedule: object, option: str, sizes: Collection[int], together: bool) -> None:
@@ -176,14 +175,3 @@ def some_go(schedule: object, option: str, sizes: Collection[int], together: boo
             f"{type(schedule).__name__}: {option}={p} are {goes} filters of {sum(sizes)}, of which "
             f"{sum(sizes) - len(sizes)} can go: each of {len(sizes)} layers keeps one. Lower {option}"
         )
-
-
-def whole(schedule: object, option: str, least: int) -> None:
-    """Nothing, if an option is an integer of at least `least`.
-
-    Raises:
-        ValueError: it is not.
-    """
-    value = getattr(schedule, option)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{type(schedule).__name__}: {option}={value!r} must be an integer of at least {least}")

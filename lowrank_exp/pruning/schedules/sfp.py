@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from lowrank_exp.checks import whole
 from lowrank_exp.edits import edits_of
 from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
 from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.pruning.counting import sfp_published_macs
 from lowrank_exp.pruning.criteria import L2
-from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction, some_go, whole
+from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
 from lowrank_exp.pruning.selection import lowest_of_each
 
@@ -54,8 +55,8 @@ class SFP(Schedule):
     coupled: bool = False
 
     def __post_init__(self) -> None:
-        fraction(self, "P")
-        whole(self, "every", 1)
+        fraction_of_filters("SFP: P", self.P)
+        whole("SFP: every", self.every)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         some_go(self, "P", view.sizes().values(), together=False)

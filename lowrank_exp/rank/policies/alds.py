@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.rank.budget import ROUNDING, BudgetError, Candidate, Choice, Problem, meet
 from lowrank_exp.rank.profile import LayerProfile
 
@@ -100,11 +101,9 @@ def _check(problem: Problem, bound: str, restarts: int, iterations: int, seed: i
     if not problem.budget:
         raise ValueError("the alds policy needs a budget: set macs or weights to a fraction in (0, 1]")
     for name, value, known in (("bound", bound, BOUNDS), ("solver", solver, SOLVERS)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is not known: {' or '.join(known)}")
+        one_of(name, value, known)
     for name, value, least in (("restarts", restarts, 1), ("iterations", iterations, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} is no integer of at least {least}")
+        whole(name, value, least, f"{name}={value!r} is not an integer of at least {least}")
 
 
 @dataclass(frozen=True, eq=False)

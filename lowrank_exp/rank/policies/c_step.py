@@ -4,10 +4,9 @@ Legend: C cost of a layer, s its singular values, r its rank, lambda the price o
 the squared error.
 """
 
-import math
-
 import numpy as np
 
+from lowrank_exp.checks import one_of, positive
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Candidate, Choice, Problem
 from lowrank_exp.rank.policies.knapsack import knapsack
@@ -55,10 +54,8 @@ def c_step(
     for name, value in (("price", price), ("mu", mu)):
         if value is None and name == "price":
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r} is no positive number")
-    if cost not in COSTS:
-        raise ValueError(f"cost={cost!r} is not known: {' or '.join(COSTS)}")
+        positive(name, value)
+    one_of("cost", cost, COSTS)
     if problem.budget:
         return knapsack(problem, metric=lambda layer: -squared_error(layer, normalised))
     return {c.profile.name: _best(c, price, mu, cost, normalised) for c in problem.candidates}

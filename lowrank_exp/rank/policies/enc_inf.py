@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+from lowrank_exp.checks import whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem
 from lowrank_exp.rank.policies.enc_model import enc_candidates
@@ -37,8 +38,8 @@ def enc_inf(
     """
     if not callable(score):
         raise ValueError(f"enc_inf needs a function score(ranks) -> validation accuracy, got {score!r}")
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
-        raise ValueError(f"candidates={candidates!r} is no number of rank sets: 40 scores the best 40")
+    wrong = f"candidates={candidates!r} is not a number of rank sets: 40 scores the best 40"
+    whole("candidates", candidates, message=wrong)
     options = {"space": space, "margin": margin, "density": density, "first": first}
     found = enc_candidates(problem, metric=metric, sub_groups=sub_groups, curve=curve, **options)
     best, highest = found[0], -math.inf

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lowrank_exp.checks import one_of
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Candidate, Problem, meet
 from lowrank_exp.rank.enc.curves import energy_curve, samples
@@ -71,8 +72,7 @@ class SharedQuality:
 
     def __init__(self, problem: Problem, metric: str, offset: float = 0.0) -> None:
         """`offset` is added to the share of the cost that may remain."""
-        if metric not in CURVES:
-            raise ValueError(f"metric={metric!r} is not known: {' or '.join(CURVES)}")
+        one_of("metric", metric, CURVES)
         self.problem, self.measured = problem, metric == "measured"
         room = {w: bound - problem.alone[w] / problem.dense[w] for w, bound in problem.budget.bounds.items()}
         self.target = next(iter(room.values())) + offset
@@ -150,8 +150,7 @@ class SharedQuality:
 
 def first_fixed(problem: Problem, first: str) -> tuple[Problem, dict[str, int]]:
     """The problem without the first convolution, and the rung of that; unchanged where `first` is map."""
-    if first not in FIRST:
-        raise ValueError(f"first={first!r} is not known: {', '.join(FIRST)}")
+    one_of("first", first, FIRST, f"first={first!r} is not known: {', '.join(FIRST)}")
     if first == "map":
         return problem, {}
     index = next((index for index, c in enumerate(problem.candidates) if c.profile.kind == "conv"), None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lowrank_exp.checks import fraction, one_of, whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import TOLERANCE, Candidate, Problem
 from lowrank_exp.rank.enc.curves import METRICS, energy_curve, measured_curve, network_metric
@@ -274,10 +275,8 @@ def _check(
 ) -> None:
     if not problem.budget:
         raise ValueError("ENC's rank sets need a budget: set macs or weights to a fraction in (0, 1]")
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r} is not known: {', '.join(METRICS)}")
+    one_of("metric", metric, METRICS, f"metric={metric!r} is not known: {', '.join(METRICS)}")
     for name, value in (("space", space), ("margin", margin), ("density", 1.0 if density is None else density)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-            raise ValueError(f"{name}={value!r} is not in (0, 1]")
-    if sub_groups is not None and (isinstance(sub_groups, bool) or not isinstance(sub_groups, int) or sub_groups < 1):
-        raise ValueError(f"sub_groups={sub_groups!r} is neither a number of parts nor null")
+        fraction(name, value)
+    if sub_groups is not None:
+        whole("sub_groups", sub_groups, message=f"sub_groups={sub_groups!r} is neither a number of parts nor null")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from lowrank_exp.checks import fraction, is_whole, one_of
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.fitting.energy import energy_of
 from lowrank_exp.rank.budget import ROUNDING, Candidate, Problem, meet
@@ -58,9 +59,8 @@ def energy(
         4. Where the last drop leaves more than 1 % of the budget, drops are undone, last ones first, rank by rank, as
            far as the budget allows.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r} is not known: {' or '.join(RULES)}")
-    if isinstance(power, bool) or not isinstance(power, int) or power not in (1, 2):
+    one_of("rule", rule, RULES)
+    if not is_whole(power, 1, 2):
         raise ValueError(f"power={power!r} is neither 2 (squared singular values) nor 1 (plain ones)")
     energies = {c.profile.name: _energy(c.profile, power) for c in problem.candidates}
 
@@ -81,9 +81,8 @@ def energy(
         )
     elif share is None:
         options = meet(problem, rung_at, level, None)
-    elif isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-        raise ValueError(f"share={share!r} is not in (0, 1]: 0.9 keeps 90 % of the squared singular values")
     else:
+        fraction("share", share, f"share={share!r} is not in (0, 1]: 0.9 keeps 90 % of the squared singular values")
         options = [c.option_of(rung_at(c.profile, share)) for c in problem.candidates]
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 

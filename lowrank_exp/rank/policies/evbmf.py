@@ -2,6 +2,7 @@
 
 import warnings
 
+from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem
 from lowrank_exp.rank.evbmf_solution import check_solver, evbmf_solution
@@ -40,10 +41,8 @@ def evbmf(problem: Problem, *, solver: str = "global", weaken: float = 1.0) -> d
             "Set macs and weights to null, or choose another policy"
         )
     check_solver(solver)
-    if isinstance(weaken, bool) or not isinstance(weaken, int | float) or not 0 < weaken <= 1:
-        raise ValueError(
-            f"weaken={weaken!r} is not in (0, 1]: 1 takes the EVBMF rank, less comes nearer to the full one"
-        )
+    wrong = f"weaken={weaken!r} is not in (0, 1]: 1 takes the EVBMF rank, less comes nearer to the full one"
+    fraction("weaken", weaken, wrong)
     return {
         c.profile.name: option_at(c, _wished(c.profile, solver, weaken), problem.multiple) for c in problem.candidates
     }

@@ -6,6 +6,7 @@ T what it must reach. Arrays: N sampled ranks of a layer, R rungs.
 
 import numpy as np
 
+from lowrank_exp.checks import positive
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
 from lowrank_exp.rank.enc.curves import samples
@@ -48,9 +49,9 @@ def greedy_eval(problem: Problem, *, threshold: float | None = None) -> dict[str
     table = {c.profile.name: _rising(c.profile) for c in problem.candidates}
     if threshold is None:
         options = _under_budget(problem, table)
-    elif isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold < np.inf:
-        raise ValueError(f"threshold={threshold!r} is no positive number: 0.99 keeps 99 % of the accuracy")
     else:
+        wrong = f"threshold={threshold!r} is not a positive number: 0.99 keeps 99 % of the accuracy"
+        positive("threshold", threshold, wrong)
         options = _options(problem, table, threshold)
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 

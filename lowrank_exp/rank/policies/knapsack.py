@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lowrank_exp.checks import positive
 from lowrank_exp.rank.budget import ROUNDING, TOLERANCE, Candidate, Choice, Problem, meet
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve
 from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
@@ -50,8 +51,8 @@ def knapsack(
     """
     if not problem.budget:
         raise ValueError("the knapsack policy needs a budget: set macs or weights to a fraction in (0, 1]")
-    if isinstance(limit_seconds, bool) or not isinstance(limit_seconds, int | float) or not limit_seconds > 0:
-        raise ValueError(f"limit_seconds={limit_seconds!r} is no positive number of seconds")
+    wrong = f"limit_seconds={limit_seconds!r} is not a positive number of seconds"
+    positive("limit_seconds", limit_seconds, wrong, infinite=True)
     problem = replace(problem, candidates=tuple(sorted(problem.candidates, key=lambda c: c.profile.name)))
     quality = _metric(metric, problem)
     offers = [_offers(candidate) for candidate in problem.candidates]

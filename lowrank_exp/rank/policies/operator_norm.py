@@ -5,6 +5,7 @@ Legend: s singular values of a layer, falling, eps the relative error in the ope
 
 import numpy as np
 
+from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
 from lowrank_exp.rank.profile import LayerProfile
@@ -45,9 +46,9 @@ def operator_norm(problem: Problem, *, eps: float | None = None) -> dict[str, Ra
 
     if eps is None:
         options = meet(problem, lambda layer, t: rung_at(layer, 1 - t), lambda layer: 1 - errors[layer.name], None)
-    elif isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
-        raise ValueError(f"eps={eps!r} is not in [0, 1): 0.1 leaves a tenth of the largest singular value as error")
     else:
+        wrong = f"eps={eps!r} is not in [0, 1): 0.1 leaves a tenth of the largest singular value as error"
+        fraction("eps", eps, wrong, zero=True, one=False)
         options = [c.option_of(rung_at(c.profile, eps)) for c in problem.candidates]
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lowrank_exp.checks import boolean, positive
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
 from lowrank_exp.rank.profile import LayerProfile
@@ -45,8 +46,7 @@ def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 
         3. The knob t, and ranks under a budget.
         4. When to leave full-rank training is decided elsewhere, see `lowrank_exp.rank.settled`.
     """
-    if not isinstance(scaled, bool):
-        raise ValueError(f"scaled={scaled!r} is neither true nor false")
+    boolean("scaled", scaled)
     if (times is None) == (not problem.budget):
         got = "neither" if times is None else f"times={times} and a budget ({problem.budget.bounds})"
         raise ValueError(
@@ -55,8 +55,8 @@ def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 
     widths = {c.profile.name: _widths(c.profile, scaled) for c in problem.candidates}
     if times is None:
         return _under_budget(problem, widths)
-    if isinstance(times, bool) or not isinstance(times, int | float) or not 0 < times < math.inf:
-        raise ValueError(f"times={times!r} is no positive number: 1 takes the stable rank as it is, 0.5 half of it")
+    wrong = f"times={times!r} is not a positive number: 1 takes the stable rank as it is, 0.5 half of it"
+    positive("times", times, wrong)
     ranks = {}
     for candidate in problem.candidates:
         layer = candidate.profile

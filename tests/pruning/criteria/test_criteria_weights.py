@@ -160,8 +160,8 @@ def test_a_weighted_sum_of_criteria():
     ("make", "told"),
     [
         (lambda: L2(form="l3"), "form='l3' is not known: norm or mean_square"),
-        (lambda: Orthogonality(-1.0), "no number of 0 or more"),
-        (lambda: Random(-1), "no integer of 0 or more"),
+        (lambda: Orthogonality(-1.0), "is not a number of 0 or more"),
+        (lambda: Random(-1), "is not an integer of 0 or more"),
         (lambda: WeightedSum({"a": L1()}, {"b": 1.0}), "one weight for each criterion"),
         (lambda: WeightedSum({"a": L1()}, {"a": 1.0}, form="l7"), "form='l7' is not known"),
         (lambda: WeightedSum({"a": WeightedSum({"b": L1()}, {"b": 1})}, {"a": 1.0}), "not a single criterion"),

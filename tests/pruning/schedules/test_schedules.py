@@ -310,7 +310,7 @@ def test_molchanov_with_a_cost_prefers_filters_that_cost_more():
         (lambda: RePr(S1=0.3, S2=0.2, N=3), "RePr: N=3 times S1=0.3 and S2=0.2 must be fractions of a training"),
         (lambda: RePr(p=1.0), "RePr: p=1.0 is not a fraction of filters: from 0 to below 1"),
         (lambda: RePr(next_inputs="old"), "RePr: next_inputs='old' is not known: kept or zeroed or redrawn"),
-        (lambda: RePr(revived_gradient=0), "RePr: revived_gradient=0 is no number above 0"),
+        (lambda: RePr(revived_gradient=0), "RePr: revived_gradient=0 is not a number above 0"),
         (lambda: SFP(P=-0.1), "SFP: P=-0.1 is not a fraction"),
         (lambda: SFP(every=0), "SFP: every=0 must be an integer of at least 1"),
         (lambda: OneShot(scope="net"), "OneShot: scope='net' is not known: layer or global"),
@@ -318,7 +318,7 @@ def test_molchanov_with_a_cost_prefers_filters_that_cost_more():
         (lambda: AGP(begin=3, end=3), "AGP: end=3 must be an integer of at least 4"),
         (lambda: Molchanov(macs=None), "Molchanov: there is no target: set macs or accuracy"),
         (lambda: Molchanov(macs=1.5), "Molchanov: macs=1.5 is not a fraction between 0 and 1"),
-        (lambda: Molchanov(cost_weight=-1), "Molchanov: cost_weight=-1 is no number of 0 or more"),
+        (lambda: Molchanov(cost_weight=-1), "Molchanov: cost_weight=-1 is not a number of 0 or more"),
         (lambda: Molchanov(form="max"), "Molchanov: form='max' is not known"),
     ],
 )  # fmt: skip

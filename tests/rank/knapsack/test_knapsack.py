@@ -377,7 +377,7 @@ def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="a: the metric must give a number, or -inf, for each of 9 rungs"):
         allocate(layers, knapsack, macs=0.5, metric=lambda p: np.zeros(3))
     for seconds in (0, -1, True, "1"):
-        with pytest.raises(ValueError, match=f"limit_seconds={seconds!r} is no positive number of seconds"):
+        with pytest.raises(ValueError, match=f"limit_seconds={seconds!r} is not a positive number of seconds"):
             allocate(layers, knapsack, macs=0.5, limit_seconds=seconds)
 
 

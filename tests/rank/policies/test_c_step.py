@@ -96,8 +96,8 @@ def test_rules_and_multiples_hold():
     [
         ({}, "the c_step policy takes price or a budget .*, got neither: set the other to null"),
         ({"price": 1.0, "macs": 0.5}, r"got price=1.0 and a budget \(\{'macs': 0.5\}\)"),
-        ({"price": 0.0}, "price=0.0 is no positive number"),
-        ({"price": 1.0, "mu": -1}, "mu=-1 is no positive number"),
+        ({"price": 0.0}, "price=0.0 is not a positive number"),
+        ({"price": 1.0, "mu": -1}, "mu=-1 is not a positive number"),
         ({"price": 1.0, "cost": "bytes"}, "cost='bytes' is not known: macs or weights"),
     ],
 )

@@ -55,8 +55,8 @@ def test_fewer_candidates_than_asked_for_and_scores_that_are_not_comparable():
     ("options", "message"),
     [
         ({"score": None}, r"enc_inf needs a function score\(ranks\) -> validation accuracy, got None"),
-        ({"score": len, "candidates": 0}, "candidates=0 is no number of rank sets"),
-        ({"score": len, "candidates": True}, "candidates=True is no number of rank sets"),
+        ({"score": len, "candidates": 0}, "candidates=0 is not a number of rank sets"),
+        ({"score": len, "candidates": True}, "candidates=True is not a number of rank sets"),
         (
             {"score": lambda ranks: float("nan")},
             "the score of rank set 1 is not a number; the ranks are {'conv",

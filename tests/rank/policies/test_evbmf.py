@@ -487,9 +487,9 @@ def test_without_numbers_the_middle_of_the_options_stands_in():
         ({"weaken": 1.01}, r"weaken=1.01 is not in \(0, 1\]"),
         ({"weaken": True}, r"weaken=True is not in \(0, 1\]"),
         ({"weaken": float("nan")}, r"weaken=nan is not in \(0, 1\]"),
-        ({"multiple": 0}, "multiple=0 is no positive integer"),
-        ({"multiple": 8.0}, r"multiple=8.0 is no positive integer"),
-        ({"multiple": True}, "multiple=True is no positive integer"),
+        ({"multiple": 0}, "multiple=0 is not a positive integer"),
+        ({"multiple": 8.0}, r"multiple=8.0 is not a positive integer"),
+        ({"multiple": True}, "multiple=True is not a positive integer"),
         ({"share": 0.9}, r"the evbmf policy has no option \['share'\]"),
     ],
 )

@@ -176,11 +176,11 @@ def test_a_layer_without_samples_is_named():
     [
         ({}, "the greedy_eval policy takes a threshold or a budget .*, got neither: set the other to null"),
         ({"threshold": 0.9, "macs": 0.5}, r"got threshold=0.9 and a budget \({'macs': 0.5}\): set the other to null"),
-        ({"threshold": 0}, "threshold=0 is no positive number: 0.99 keeps 99 %"),
-        ({"threshold": -0.1}, "threshold=-0.1 is no positive number"),
-        ({"threshold": True}, "threshold=True is no positive number"),
-        ({"threshold": float("nan")}, "threshold=nan is no positive number"),
-        ({"threshold": float("inf")}, "threshold=inf is no positive number"),
+        ({"threshold": 0}, "threshold=0 is not a positive number: 0.99 keeps 99 %"),
+        ({"threshold": -0.1}, "threshold=-0.1 is not a positive number"),
+        ({"threshold": True}, "threshold=True is not a positive number"),
+        ({"threshold": float("nan")}, "threshold=nan is not a positive number"),
+        ({"threshold": float("inf")}, "threshold=inf is not a positive number"),
         ({"share": 0.9}, r"the greedy_eval policy has no option \['share'\]; it takes \['threshold'\]"),
     ],
 )
