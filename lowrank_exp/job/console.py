@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from lowrank_exp.files.results import PhaseResult, Result
-from lowrank_exp.job.estimate import Estimate, in_words
+from lowrank_exp.phases.estimate import Estimate, in_words
 from lowrank_exp.rank import Plan
 from lowrank_exp.rank.plan import DENSE
 from lowrank_exp.rank.reachable import Reach

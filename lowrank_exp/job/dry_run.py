@@ -19,10 +19,10 @@ from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.job.console import Console
-from lowrank_exp.job.estimate import Estimate, in_words
 from lowrank_exp.job.outcomes import stopwatch
 from lowrank_exp.network.copying import copied
 from lowrank_exp.network.shapes import copy_that_runs, finite
+from lowrank_exp.phases.estimate import Estimate, in_words
 from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.phases.phase import Phase, Setting
 from lowrank_exp.phases.prune import Prune

@@ -24,7 +24,6 @@ from lowrank_exp.files.whole import file_digest, held
 from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
 from lowrank_exp.job.dry_run import DryRun
-from lowrank_exp.job.estimate import Estimate
 from lowrank_exp.job.finished import PLAN, finished
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.job.loggers import Identity, Log
@@ -40,6 +39,7 @@ from lowrank_exp.network.cost import measure
 from lowrank_exp.network.inputs import floating_type
 from lowrank_exp.network.latency import latency_ms
 from lowrank_exp.phases.collapse import UNTRAINED, Measured, ruined
+from lowrank_exp.phases.estimate import Estimate
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.rank import Plan
 from lowrank_exp.training import Scores, evaluate, resolve_device, why_no_scores

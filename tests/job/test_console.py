@@ -8,7 +8,7 @@ import pytest
 
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.job.console import Console
-from lowrank_exp.job.estimate import Estimate
+from lowrank_exp.phases.estimate import Estimate
 from lowrank_exp.rank import Plan, PlannedLayer
 from lowrank_exp.text.terminal import Terminal
 
