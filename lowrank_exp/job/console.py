@@ -128,7 +128,7 @@ class Console:
         table.columns[-1].no_wrap = False
         for one in estimates:
             _add_row(table, one.phase, one.told, one.dominant)
-        left = [one for one in estimates if one.parts]
+        left = [one for one in estimates if not one.finished]
         total = in_words(sum(one.seconds for one in left), any(one.unknown for one in left)) if left else "finished"
         _add_row(table, "all", total, "")
         self.terminal.print(table)

@@ -6,7 +6,6 @@ killed run goes on where it was, and a change of anything that decides the numbe
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -172,9 +171,3 @@ def _unreadable(folder: Path) -> str | None:
 def _read_network(path: Path) -> None:
     check_sums(path)
     artifact.read(path)
-
-
-def stopwatch() -> Callable[[], float]:
-    """Seconds since the call."""
-    start = time.perf_counter()
-    return lambda: time.perf_counter() - start

@@ -27,13 +27,14 @@ from lowrank_exp.job.dry_run import DryRun
 from lowrank_exp.job.finished import PLAN, finished
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.job.loggers import Identity, Log
-from lowrank_exp.job.outcomes import Outcome, OutcomeStore, stopwatch
+from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.phase_keys import by_content, of_model
 from lowrank_exp.job.preflight import check_folders, check_processes, check_room, check_size, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received
 from lowrank_exp.job.unfinished import Place, recorded
 from lowrank_exp.job.walk import phases_of, walk
 from lowrank_exp.machine.environment import conditions, environment, latency_conditions, tensors_digest
+from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.network.cost import measure
 from lowrank_exp.network.inputs import floating_type
@@ -237,13 +238,14 @@ class _Job:
         for step in self.steps:
             setting = self.setting(step, self.store.folder(step.name, step.key))
             seed_all(setting.seed)
-            if self.store.read(step.name, step.key) is not None:
+            if (outcome := self.store.read(step.name, step.key)) is not None:
                 self.files = self.store.network(step.name, step.key)
-                dry_run.finished(step.phase, setting, self.store.plan(step.name, step.key), self.stored_network())
+                plan, network = self.store.plan(step.name, step.key), self.stored_network()
+                dry_run.add_finished(step.phase, setting, plan, network, len(outcome.history))
             elif finished is not None:
                 dry_run.estimates.append(Estimate(step.name))
             else:
-                dry_run.phase(step.phase, setting)
+                dry_run.rehearse(step.phase, setting)
         self.console.estimates(dry_run.estimates, f"{self.device}, {torch.get_num_threads()} threads")
 
     def finished(self, expected: str) -> Result | None:

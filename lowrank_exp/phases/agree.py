@@ -12,12 +12,14 @@ from lowrank_exp.files.whole import written_whole
 from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.network.names import by_layer
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.pruning.correlation import Agreement, agreement
-from lowrank_exp.pruning.criteria import DataCriterion, WeightCriterion, WeightedSum, filter_scores, oracle
+from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores, oracle
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.criteria.criterion import PLACES
 from lowrank_exp.text.plain_text import as_cell
 from lowrank_exp.training import FirstImages, evaluate
+from lowrank_exp.training.probes.ranking_pace import filters, ranking_seconds
 
 Batches = list[tuple[Tensor, Tensor]]
 SOURCES = ("val", "train")
@@ -101,11 +103,25 @@ class Agree(Phase):
         looked_at = held_out if self.score_on == "val" else self._training_images(setting)
         found = {}
         for name, criterion in self.criteria.items():
-            scored = _with_norms(network, layers, held_out) if getattr(criterion, "needs_norm", False) else layers
-            if scored:
+            if scored := _scored_by(criterion, network, layers, held_out):
                 found[name] = agreement(filter_scores(network, scored, criterion, looked_at), changes)
         _write(setting.folder / "agreement.csv", layers, found)
         return Done(values=_values(found))
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        layers = self.compared(network)
+        held_out = list(setting.data.val_sample(self.images, self.seed, self.batch_size))
+        count, images = len(held_out), sum(len(labels) for _, labels in held_out)
+        seconds = ranking_seconds(network, layers, Oracle(), held_out, count, setting.device)
+        what = f"the oracle, a pass over {images:,} images for each of {filters(network, layers):,} filters"
+        looked_at = held_out if self.score_on == "val" else self._training_images(setting)
+        count = count if self.score_on == "val" else -(-looked_at.images // self.batch_size)
+        others = sum(
+            ranking_seconds(network, scored, criterion, looked_at, count, setting.device)
+            for criterion in self.criteria.values()
+            if (scored := _scored_by(criterion, network, layers, held_out))
+        )
+        return Rehearsal(network, [(what, seconds), (f"{len(self.criteria)} criteria", others)])
 
     def compared(self, network: nn.Module) -> list[str]:
         """The names of the layers, in the order of the network.
@@ -127,8 +143,10 @@ class Agree(Phase):
         return FirstImages(loader, min(self.images, setting.data.sizes["train"]), labels=True)
 
 
-def _with_norms(network: nn.Module, layers: Sequence[str], batches: Batches) -> list[str]:
-    """The layers behind which there is a batch norm with a scale."""
+def _scored_by(criterion: object, network: nn.Module, layers: Sequence[str], batches: Batches) -> Sequence[str]:
+    """The layers that a criterion can score: all, or those behind which there is a batch norm with a scale."""
+    if not getattr(criterion, "needs_norm", False):
+        return layers
     norms = norms_behind(network, layers, batches[0][0][:1])
     return [name for name in layers if name in norms and norms[name].weight is not None]
 

@@ -11,8 +11,10 @@ from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Decomposition, Decompositions
 from lowrank_exp.edits import Factorize as Factorized
 from lowrank_exp.edits import edits_of
+from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.phases.train import Train
 from lowrank_exp.rank import profile
 from lowrank_exp.rank.candidates import candidates
@@ -77,6 +79,16 @@ class TrainUntilSettled(Phase):
             )
             return replace(done, warnings=[*done.warnings, told])
         return done
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        """As if the ranks settled as late as is allowed; `TrainOn` then has the fewest epochs left."""
+        settling = self.settling(network, setting.example)
+        rehearsal = replace(self.train, epochs=settling.most).rehearse(network, setting)
+        seconds = stopwatch()
+        settling.measure(network)
+        seconds = settling.most * seconds()
+        part = (f"stable ranks after each of {settling.most} epochs", seconds)
+        return replace(rehearsal, parts=[*rehearsal.parts, part])
 
     def settling(self, network: nn.Module, example: Tensor) -> "Settling":
         """What is measured of this network, and when it ends the training.
@@ -158,6 +170,13 @@ class TrainOn(Phase):
         self._of(network).walk_(network, example)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
+        return self._rest(network, setting).run_(network, setting)
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        return self._rest(network, setting).rehearse(network, setting)
+
+    def _rest(self, network: nn.Module, setting: Setting) -> Train:
+        """What is left of the training."""
         total, done = self.train.epochs, sum(setting.epochs.values())
         if done > total:
             raise ValueError(
@@ -167,7 +186,7 @@ class TrainOn(Phase):
         train = replace(self._of(network), epochs=total - done)
         if train.schedule is not None and done:
             train = replace(train, schedule=Later(train.schedule, done / total))
-        return train.run_(network, setting)
+        return train
 
     def _of(self, network: nn.Module) -> Train:
         """The training of this network: with penalties on factors where there are some."""

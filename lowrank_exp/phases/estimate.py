@@ -9,28 +9,36 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 class Estimate:
     """A phase by its parts, each a description and its seconds. No parts: the phase has finished.
 
-    `unknown`: what comes on top and is not estimated.
+    `unknown`: what comes on top and is not estimated; `measured`: parts of what is measured after the phase.
     """
 
     phase: str
     parts: tuple[tuple[str, float], ...] = ()
     unknown: str = ""
+    measured: tuple[tuple[str, float], ...] = ()
 
     @property
     def seconds(self) -> float:
         """All parts together."""
-        return sum(seconds for _, seconds in self.parts)
+        return sum(seconds for _, seconds in (*self.parts, *self.measured))
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return not self.parts and not self.measured
 
     @property
     def dominant(self) -> str:
         """What takes longest, and what is not in the time."""
-        longest = max(self.parts, key=lambda part: part[1])[0] if self.parts else ""
+        longest = max((*self.parts, *self.measured), key=lambda part: part[1])[0] if not self.finished else ""
         return f"{longest}; without {self.unknown}" if self.unknown else longest
 
     @property
     def told(self) -> str:
         """The time in words."""
-        return in_words(self.seconds, bool(self.unknown)) if self.parts else "finished"
+        if self.unknown and not self.parts:
+            return "unknown"
+        return "finished" if self.finished else in_words(self.seconds, bool(self.unknown))
 
 
 def in_words(seconds: float, at_least: bool = False) -> str:

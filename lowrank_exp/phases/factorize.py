@@ -13,8 +13,13 @@ from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.files.results import digest
 from lowrank_exp.machine.environment import tensors_digest
+from lowrank_exp.machine.stopwatch import stopwatch
+from lowrank_exp.network.copying import copied
 from lowrank_exp.network.shapes import finite
+from lowrank_exp.phases.estimate import in_words
+from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Parts, Prospect, Rehearsal
 from lowrank_exp.rank import (
     BudgetError,
     LayerProfile,
@@ -26,12 +31,14 @@ from lowrank_exp.rank import (
     with_sensitivity,
 )
 from lowrank_exp.rank.missed import missed_budget, without_effect
+from lowrank_exp.rank.reachable import reachable
 from lowrank_exp.reconstruct import check_options
 from lowrank_exp.surgery import factorize_, replay_to_plan_
-from lowrank_exp.training import (
-    FirstImages,
-    NetworkScore,
-)
+from lowrank_exp.training import FirstImages, NetworkScore
+from lowrank_exp.training.probes.pace import forward_seconds
+
+GRADIENT = 3  # forward passes that one with gradients is worth
+SETTINGS = ("ranks", "rules", "fixed", "multiple", "over")  # of `allocate`, which decide what can be reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +73,74 @@ class Factorize(Phase):
         layers = profile(network, example, Decompositions.of(self.decomposition))
         plan = self.stand_in(layers, lambda ranks: 1.0)
         with finite(network):
-            replay_to_plan_(network, plan, self.reconstruct.get("fit"), self.reconstruct.get("asymmetric", False))
+            replay_to_plan_(network, plan, self.reconstruct.get("fit"), self._asymmetric)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self.plan(network, setting)
         done = planned(plan, self.rank, network)
         factorize_(network, plan, store=setting.svds, **self.fit_to(setting))
         return done
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        seconds = stopwatch()
+        with warnings.catch_warnings():  # said once, by the walk
+            warnings.simplefilter("ignore")
+            layers = self.profiles(network, setting)
+            scores = CountedScores(layers)
+            plan = self.stand_in(layers, scores) if self.needs else self.rank(layers)
+        parts = [("profiles and plan", seconds())]
+        prospect, notes = self._prospect(None if self.needs else plan, layers), []
+        if self.needs:
+            looks = self._looks(network, setting, len(scores.asked))
+            notes = [f"{plan.policy} looks at data, so its plan is not known before the run. It takes"]
+            notes += [f"      {what}: {in_words(seconds)}" for what, seconds in looks]
+            parts += looks
+        network, factors, exact, unknown = self._factors(network, plan, setting)
+        same = exact and not self.needs
+        return Rehearsal(network, [*parts, *factors], unknown, same, prospect=prospect, notes=notes)
+
+    def show(self, plan: Plan, network: nn.Module, setting: Setting) -> Prospect:
+        return self._prospect(plan, self.profiles(network, setting))
+
+    def _prospect(self, plan: Plan | None, layers: Mapping[str, LayerProfile]) -> Prospect:
+        """The plan, where it is known, and the budgets that can be met."""
+        remains, budgets, given = {}, {}, {}
+        if plan is not None:
+            convs = {name: one for name, one in plan.layers.items() if layers[name].kind == "conv"}
+            remains = {"all layers": plan} | ({"convolutions": Plan(convs)} if plan.over == "conv" else {})
+        if getattr(self.rank, "func", None) is allocate:
+            given = {name: value for name, value in self.rank.keywords.items() if name in SETTINGS}
+            budgets = reachable(layers, **given)
+        return Prospect(plan, remains, budgets, given.get("over", "all"))
+
+    def _looks(self, network: nn.Module, setting: Setting, scores: int) -> Parts:
+        """What the policy looks at, with so many scores asked for."""
+        loader = setting.data.train_loader(self.measure["batch_size"], 0, augment=False)
+        forward, parts = forward_seconds(network, loader, setting.device), []
+        if "sensitivity" in self.needs:
+            images = min(self.measure["gradients"], setting.data.sizes["train"])
+            parts.append((f"gradients of {images:,} training images", GRADIENT * images * forward))
+        if self.needs & {"accuracy", "score"}:
+            images = self.scored_images(setting.data)
+            parts.append((f"{scores:,} rank sets scored on {images:,} validation images", scores * images * forward))
+        return parts
+
+    def _factors(self, network: nn.Module, plan: Plan, setting: Setting) -> tuple[nn.Module, Parts, bool, str]:
+        """A copy with the layers replaced, what that takes, whether its weights are the run's, what is not known."""
+        network, layers = copied(network), sum(layer.rank is not None for layer in plan.layers.values())
+        if (fit := self.reconstruct.get("fit")) is None:
+            seconds, exact = factorize_for_a_while_(network, plan, setting.svds)
+            return network, [(f"factors of {layers} layers", seconds)], exact, ""
+        images, asymmetric = min(self.reconstruct["images"], setting.data.sizes["train"]), self._asymmetric
+        loader = setting.data.train_loader(self.reconstruct["batch_size"], 0, augment=False)
+        seconds = (2 * layers if asymmetric else 1) * images * forward_seconds(network, loader, setting.device)
+        with finite(network):
+            replay_to_plan_(network, plan, fit, asymmetric)
+        return network, [(f"passes over {images:,} training images", seconds)], False, f"the fit {fit} itself"
+
+    @property
+    def _asymmetric(self) -> bool:
+        return self.reconstruct.get("asymmetric", False)
 
     def stand_in(self, layers: Mapping[str, LayerProfile], score: Callable[..., float]) -> Plan:
         """A plan with made-up sensitivities and the given `score`, of which no more than the shapes is to be believed.

@@ -17,10 +17,12 @@ from lowrank_exp.checks import is_number, whole
 from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompose
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import check_sums, written_whole
+from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copied
 from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.factorize import planned
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.phases.train import Train
 from lowrank_exp.rank import Plan, PlannedLayer, needs, profile
 from lowrank_exp.rank.candidates import candidates
@@ -136,6 +138,19 @@ class LearningCompression(Phase):
         done = replace(planned(state.plan, self.rank, network), history=state.history)
         factorize_(network, state.plan, example_input=example)
         return replace(done, warnings=[*done.warnings, *_apart(state.history)])
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        network = copied(network)
+        state = _State.read(setting.folder / "last.ckpt", network)
+        steps, seconds = self.steps - (0 if state is None else state.step), stopwatch()
+        plan, theta = self.c_step(network, {}, self.mu, setting.example)
+        seconds = seconds()
+        training = self._l_step(self.mu, theta).rehearse(network, replace(setting, folder=setting.folder / "l_step"))
+        parts = [(f"{steps} L steps of {what}", steps * each) for what, each in training.parts]
+        with finite(network):
+            replay_to_plan_(network, plan)
+        parts.append((f"{steps} C steps and the factors", (steps + 1) * seconds))
+        return Rehearsal(network, parts, same_weights=False, epochs=self.steps * self.epochs)
 
     def c_step(
         self, network: nn.Module, shifts: Mapping[str, Tensor], mu: float, example: Tensor

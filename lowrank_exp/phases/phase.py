@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
-from lowrank_exp.rank import (
-    Plan,
-)
+from lowrank_exp.phases.rehearsal import Prospect, Rehearsal, walked
+from lowrank_exp.rank import Plan
 
 
 @dataclass(frozen=True)
@@ -92,3 +91,21 @@ class Phase(ABC):
     @abstractmethod
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         """Change `network` in place."""
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        """What `run_` would do and how long it would take, without running it; `network` stays as it is.
+
+        A phase of your own that does not tell has the shapes of `walk_`, and its cost is unknown.
+
+        Args:
+            network: on the device, as the phases before are expected to leave it: the shapes are exact, the weights are
+                those at hand.
+            setting: as for `run_`; of phases that have not run, `epochs` and `network` give what is expected.
+        """
+        return Rehearsal(
+            walked(network, setting.example, self.walk_), unknown=f"{type(self).__name__} itself", same_weights=False
+        )
+
+    def show(self, plan: Plan, network: nn.Module, setting: Setting) -> Prospect:
+        """What is to be seen of the plan that it carried out on `network`."""
+        return Prospect.of(plan)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.checks import whole
+from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Rehearsal, walked
 from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning import channel_groups, keepable, remove_
 from lowrank_exp.pruning.criteria import Oracle, WeightCriterion, WeightedSum
@@ -16,6 +18,7 @@ from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.schedules import Schedule
 from lowrank_exp.pruning.silent import silent_channels
 from lowrank_exp.training import FirstImages, Pruner, Pruning
+from lowrank_exp.training.probes.ranking_pace import filters, ranking_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +92,7 @@ class Prune(Phase):
             remove_(network, self.schedule.stand_in(view), groups=view.groups)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)
-        images = min(self.images, setting.data.sizes["train"])
-
-        def batches(ranking: int) -> Iterable:
-            return FirstImages(loader, images, labels=True, epoch=ranking)
-
-        pruning = replace(self.pruning(setting.example), batches=batches, folder=setting.folder)
-        if isinstance(self.criterion, Oracle):
-            held_out = setting.data.val_sample(self.images, setting.seed, self.batch_size)
-            pruning = replace(pruning, held_out=held_out)
+        pruning = self._with_images(setting)
         before = pruning.view(network).dense_macs
         done = Done()
         if self.train.epochs:
@@ -110,6 +104,44 @@ class Prune(Phase):
         told = [missed] if (missed := self.schedule.missed(after)) else []
         values = revival_figures(done.history)
         return replace(done, values=values, warnings=[*done.warnings, *told], missed=bool(told))
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        training = self.train.rehearse(network, setting)
+        pruning = self._with_images(setting)
+        view = pruning.view(network)
+        batches = -(-setting.data.sizes["train"] // self.train.batch_size)
+        rankings = self.schedule.rankings(view, -(-batches // self.train.accumulate), self.train.epochs)
+        parts, unknown = [*training.parts], ""
+        if self.criterion is None or rankings is None:
+            unknown = f"the rankings of {type(self.schedule).__name__}"
+        elif isinstance(self.criterion, WeightCriterion):
+            seconds = ranking_seconds(network, view.layers, self.criterion, pruning.batches(0), 1, setting.device)
+            parts.append((f"{rankings:,} rankings of filters", rankings * seconds))
+        else:
+            oracle = isinstance(self.criterion, Oracle)
+            images = min(self.images, setting.data.sizes["val" if oracle else "train"])
+            batches, count = pruning.held_out if oracle else pruning.batches(0), -(-images // self.batch_size)
+            seconds = ranking_seconds(network, view.layers, self.criterion, batches, count, setting.device)
+            passes = f"a pass over {images:,} images for each of {filters(network, view.layers):,} filters"
+            of_what = passes if oracle else f"{images:,} images each"
+            parts.append((f"{rankings:,} rankings, {of_what}", rankings * seconds))
+        return Rehearsal(
+            walked(network, setting.example, self.walk_), parts, unknown, same_weights=False, epochs=self.train.epochs
+        )
+
+    def _with_images(self, setting: Setting) -> Pruning:
+        """What the training is told."""
+        loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)
+        images = min(self.images, setting.data.sizes["train"])
+
+        def batches(ranking: int) -> Iterable:
+            return FirstImages(loader, images, labels=True, epoch=ranking)
+
+        pruning = replace(self.pruning(setting.example), batches=batches, folder=setting.folder)
+        if isinstance(self.criterion, Oracle):
+            held_out = setting.data.val_sample(self.images, setting.seed, self.batch_size)
+            pruning = replace(pruning, held_out=held_out)
+        return pruning
 
     def pruning(self, example: Tensor) -> Pruning:
         """What the training is told, but for the images; `example` is one of them, `(1, C, ...)`."""
@@ -166,3 +198,9 @@ class Remove(Phase):
             group: keepable(group, silent[group.name]) for group in groups if group.name in silent
         }
         return Done(applied=bool(remove_(network, keep, groups=groups).edits), values=costs)
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        """As many channels go as the schedule says, which are made up: none is silent yet."""
+        seconds = stopwatch()
+        network = walked(network, setting.example, self.walk_)
+        return Rehearsal(network, [("silent channels taken out", seconds())], same_weights=False)

@@ -11,6 +11,7 @@ from lowrank_exp.checks import fraction
 from lowrank_exp.edits import Edit, KeepChannels, edits_of
 from lowrank_exp.phases.cuttlefish import Later
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.phases.train import Train, snapshot
 from lowrank_exp.pruning.cut import cut_
 
@@ -70,6 +71,9 @@ class Rewind(Phase):
             rewound_(earlier, edits_of(network)[len(edits_of(earlier)) :])
             network.load_state_dict(earlier.state_dict())
         return self._rest().run_(network, setting)
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        return replace(self._rest().rehearse(network, setting), same_weights=False)
 
     def _rest(self) -> Train:
         done, total = self.train.epochs_at(self.at), self.train.epochs

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowrank_exp.checks import whole
+from lowrank_exp.machine.stopwatch import stopwatch
+from lowrank_exp.network.copying import copied
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.surgery import recompose_
-from lowrank_exp.training import (
-    recalibrate_,
-)
+from lowrank_exp.training import recalibrate_
+from lowrank_exp.training.probes.pace import forward_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,11 @@ class Recompose(Phase):
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         recompose_(network, self.layers)
         return Done()
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        network, seconds = copied(network), stopwatch()
+        self.run_(network, setting)
+        return Rehearsal(network, [("weights multiplied out", seconds())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +65,14 @@ class Recalibrate(Phase):
         images = min(self.max_images, setting.data.sizes["train"])
         return Done(applied=recalibrate_(network, loader, images, setting.device) > 0)
 
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        if not any(isinstance(one, _BatchNorm) and one.running_mean is not None for one in network.modules()):
+            return Rehearsal(network)
+        images = min(self.max_images, setting.data.sizes["train"])
+        loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)
+        seconds = images * forward_seconds(network, loader, setting.device)
+        return Rehearsal(network, [(f"statistics of {images:,} images", seconds)])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Phase):
@@ -67,3 +83,6 @@ class Evaluate(Phase):
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         return Done()
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        return Rehearsal(network)

@@ -6,8 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowrank_exp.machine.stopwatch import stopwatch
+from lowrank_exp.network.copying import copied
 from lowrank_exp.phases.factorize import planned
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Prospect, Rehearsal
 from lowrank_exp.rank import Plan
 from lowrank_exp.svd_form import profile_svd, to_svd_, truncate_
 from lowrank_exp.svd_form.convert import WantedRank
@@ -33,6 +36,9 @@ class ToSVD(Phase):
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         to_svd_(network, self.decomposition, self.rank, self.layers, store=setting.svds, example_input=setting.example)
         return Done()
+
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        return _run_on_a_copy(self, network, setting)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +74,9 @@ class Truncate(Phase):
         plan = self._truncate_(network, setting.example)
         return planned(plan, self.rank, network)
 
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        return _run_on_a_copy(self, network, setting)
+
     def _truncate_(self, network: nn.Module, example: Tensor) -> Plan:
         ranks = None if self.rank is None else self.rank(profile_svd(network, example, self.by))
         return truncate_(
@@ -80,3 +89,10 @@ class Truncate(Phase):
             costly=self.costly,
             example_input=example,
         )
+
+
+def _run_on_a_copy(phase: ToSVD | Truncate, network: nn.Module, setting: Setting) -> Rehearsal:
+    """These phases are short enough to be run."""
+    network, seconds = copied(network), stopwatch()
+    plan = phase.run_(network, setting).plan
+    return Rehearsal(network, [("SVDs", seconds())], prospect=None if plan is None else Prospect.of(plan))

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lowrank_exp.phases.collapse import outweighed
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import (
     Distillation,
@@ -23,7 +25,9 @@ from lowrank_exp.training import (
     fit_,
     trained,
 )
+from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.parts.until import Until
+from lowrank_exp.training.probes.pace import fit_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +160,45 @@ class Train(Phase):
             told = outweighed(history, self.regularizer.weights, self.epochs, setting.data.num_classes)
         return Done(history, warnings=told)
 
+    def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
+        loader = setting.data.train_loader(self.batch_size, setting.seed, self.augment)
+        epochs = self.epochs - _epochs_done(setting.folder / "last.ckpt")
+        distill = Distillation.of(self.distill)
+        if distill is not None:
+            distill = replace(distill, teacher=setting.network(distill.teacher))
+        seconds = fit_seconds(
+            network,
+            loader,
+            setting.data.val_loader(self.batch_size) if setting.data.sizes["val"] else None,
+            epochs=epochs,
+            optimizer=self.optimizer,
+            seed=setting.seed,
+            device=setting.device,
+            label_smoothing=self.label_smoothing,
+            precision=self.precision,
+            accumulate=self.accumulate,
+            channels_last=self.channels_last,
+            regularizer=self.regularizer,
+            exempt=self.exempt,
+            stochastic_depth=self.stochastic_depth,
+            quant_noise=self.quant_noise,
+            distill=distill,
+        )
+        left = f"{epochs} of {self.epochs} epochs" if epochs < self.epochs else f"{epochs} epochs"
+        steps = -(-len(loader) // self.accumulate)
+        otherwise = (("not compiled", self.compile), ("on one device", self.devices > 1))
+        measured = [told for told, differs in otherwise if differs]
+        part = ", ".join([left, f"{steps:,} steps each", *measured])
+        return Rehearsal(network, [(part, seconds)], same_weights=not self.epochs, epochs=self.epochs)
+
 
 def snapshot(folder: Path, epochs: int) -> Path:
     """The file of the weights after so many epochs of the phase whose folder it is."""
     return folder / f"epoch-{epochs}.pt"
+
+
+def _epochs_done(checkpoint: Path) -> int:
+    """Finished epochs of a training that was interrupted."""
+    if not checkpoint.is_file():
+        return 0
+    return len(torch.load(checkpoint, map_location="cpu", weights_only=True)[FIT]["history"])

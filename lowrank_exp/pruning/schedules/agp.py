@@ -85,6 +85,9 @@ class AGP(Schedule):
             return None
         return Mask(view.filters_of({name: sorted({*off[name], *more.get(name, ())}) for name in off}))
 
+    def rankings(self, view: View, steps_per_epoch: int, epochs: int) -> int:
+        return 1 + -(-(self._end(epochs) - self.begin) * steps_per_epoch // self.every)
+
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         return view.shares(self.s_f)
 

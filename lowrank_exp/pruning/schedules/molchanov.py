@@ -136,8 +136,8 @@ class Molchanov(Schedule):
         count = sum(group.channels - 1 for group in view.groups)
         goal = 1.0 if self.macs is None else self.macs
         if self.filters is None:
-            times = len(range(0, moment.steps_per_epoch * moment.epochs * 3 // 4 + 1, self.updates))
-            goal = 1 - (1 - self.macs) * min(1, (moment.step // self.updates + 1) / times)
+            turns = self._turns(moment.steps_per_epoch * moment.epochs)
+            goal = 1 - (1 - self.macs) * min(1, (moment.step // self.updates + 1) / turns)
         else:
             count = min(self.filters, count)
         if not count or self.met(view) or (self.filters is None and view.macs() <= goal * view.dense_macs):
@@ -161,6 +161,21 @@ class Molchanov(Schedule):
         if left <= self.macs * (1 + TOLERANCE):
             return ""
         return f"{left:.4f} of the MACs remain, the target is {self.macs}; {channels:,} channels are left: {more}"
+
+    def rankings(self, view: View, steps_per_epoch: int, epochs: int) -> int:
+        steps = steps_per_epoch * epochs
+        times = len(range(0, steps, self.updates))
+        if self.macs is None:
+            return times
+        if self.filters is None:
+            return min(times, self._turns(steps))
+        kept = self.stand_in(view)
+        gone = sum(group.channels - len(kept[group.name]) for group in view.groups if group.name in kept)
+        return min(times, -(-gone // self.filters))
+
+    def _turns(self, steps: int) -> int:
+        """How many times filters go until the target for MACs is met, of a training of so many steps."""
+        return len(range(0, steps * 3 // 4 + 1, self.updates))
 
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         if self.macs is None:

@@ -50,5 +50,8 @@ class OneShot(Schedule):
         scores = view.of_groups(view.scores(self.criterion), self.how)
         return Mask(view.filters_of(choose(scores, self.rate, groups=view.groups)))
 
+    def rankings(self, view: View, steps_per_epoch: int, epochs: int) -> int:
+        return 1
+
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         return view.shares(self.rate)

@@ -109,6 +109,9 @@ class RePr(Schedule):
         back = max((t for t in places[1::2] if t <= moment.step), default=None)
         return 1.0 if back is None or moment.step >= back + places[0] else self.revived_gradient
 
+    def rankings(self, view: View, steps_per_epoch: int, epochs: int) -> int:
+        return 1 if self.same else self.N
+
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         if self.last == "revived":
             return {}

@@ -131,6 +131,14 @@ class Schedule(ABC):
         Which ones is made up; groups that will stay whole are left out.
         """
 
+    def rankings(self, view: "View", steps_per_epoch: int, epochs: int) -> int | None:
+        """How often filters are scored in a training, at most; None: it is not known. For estimates of time.
+
+        Args:
+            view, steps_per_epoch, epochs: see `check`.
+        """
+        return None
+
     def published_costs(self, network: nn.Module, example: Tensor) -> dict[str, float]:
         """What the pruned network costs as the schedule's paper counts it, by name; nothing where it has no such count.
 

@@ -74,6 +74,9 @@ class SFP(Schedule):
             return Zero(self._smallest(view))
         return None
 
+    def rankings(self, view: View, steps_per_epoch: int, epochs: int) -> int:
+        return self.start + -(-epochs // self.every)
+
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         single = {group.name for group in view.groups if self.coupled or len(group.producers) == 1}
         return {name: kept for name, kept in view.shares(self.P).items() if name in single}
