@@ -2,6 +2,7 @@
 
 from lowrank_exp.rank.allocate import allocate
 from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Problem, meet
+from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import network_quality
 from lowrank_exp.rank.enc.files import profiles_from_enc
 from lowrank_exp.rank.evbmf_solution import evbmf_rank
@@ -21,6 +22,7 @@ __all__ = [
     "PlannedLayer",
     "Problem",
     "allocate",
+    "declares",
     "evbmf_rank",
     "meet",
     "needs",

@@ -1,7 +1,5 @@
 """Profiles and a budget in, a plan out: the one door to every rank policy."""
 
-import functools
-import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,44 +8,15 @@ from typing import Any
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Problem
+from lowrank_exp.rank.declares import Policy, chooses_decompositions, name_of, plain_function, why_dense
+from lowrank_exp.rank.needs import needs
 from lowrank_exp.rank.plan import COMPRESSED, DENSE, Plan, PlannedLayer
-from lowrank_exp.rank.policies.alds import alds
-from lowrank_exp.rank.policies.c_step import c_step
-from lowrank_exp.rank.policies.enc_inf import enc_inf
-from lowrank_exp.rank.policies.enc_map import enc_map
-from lowrank_exp.rank.policies.enc_model import enc_model
-from lowrank_exp.rank.policies.energy import energy
-from lowrank_exp.rank.policies.evbmf import evbmf
-from lowrank_exp.rank.policies.fixed import fixed as given_ranks
-from lowrank_exp.rank.policies.greedy_eval import greedy_eval
-from lowrank_exp.rank.policies.knapsack import knapsack
-from lowrank_exp.rank.policies.operator_norm import operator_norm
-from lowrank_exp.rank.policies.stable_rank import stable_rank
-from lowrank_exp.rank.policies.uniform import uniform
+from lowrank_exp.rank.policies.fixed import fixed as ranks_by_hand
+from lowrank_exp.rank.policy_names import policy_named, policy_names
 from lowrank_exp.rank.problem import plain_rank, planned_layer, problem_of
 from lowrank_exp.rank.profile import LayerProfile
 
-_POLICIES = {
-    policy.__name__: policy
-    for policy in (
-        alds,
-        c_step,
-        enc_inf,
-        enc_map,
-        enc_model,
-        energy,
-        evbmf,
-        given_ranks,
-        greedy_eval,
-        knapsack,
-        operator_norm,
-        stable_rank,
-        uniform,
-    )
-}
-_CHOOSING = (alds, knapsack)  # among several decompositions of a layer
 Score = Callable[[dict[str, Rank | None]], float]
-Policy = Callable[..., dict[str, Rank | Choice | None]]
 
 
 def allocate(
@@ -72,7 +41,7 @@ def allocate(
         policy: `alds`, `c_step`, `enc_inf`, `enc_map`, `enc_model`, `energy`, `evbmf`, `fixed`, `greedy_eval`,
             `knapsack`, `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that returns ranks by
             name, itself or as its import path (`my_package.my_policy`); what it looks at beside costs and weights it
-            says as `lowrank_exp.rank.needs` has it.
+            declares, see `lowrank_exp.rank.declares`.
         macs: fraction of the MACs of the profiled network that may remain, in (0, 1]. Of a network that was compressed
             before, that is a fraction of what it costs now; `Plan.of` says so.
         weights: fraction of the dense weights that may remain, in (0, 1].
@@ -85,7 +54,7 @@ def allocate(
         multiple: the policy chooses among ranks that are multiples of this (8, 16, 32); None: among all.
         over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
         score: of ranks by layer name (None: dense), higher is better; what `enc_inf` asks. It must know all layers,
-            those left alone too. Other policies do not look at it.
+            those left alone too. Policies that do not declare it are not given it.
         options: the policy's own (`share` of energy, `metric` of enc_map ...).
 
     Raises:
@@ -95,14 +64,14 @@ def allocate(
     chosen, name, options = _policy(policy, options)
     budget = Budget(macs, weights, bytes)
     problem, planned = problem_of(layers, budget, ranks, rules, fixed, multiple, over)
-    if chosen is given_ranks and ranks is None and fixed is None:
+    if plain_function(chosen) is ranks_by_hand and ranks is None and fixed is None:
         raise ValueError(
             "the fixed policy needs `ranks`: a mapping such as {conv1: 4, 're:fc.*': 8}, or the path of a plan file. "
             f"The layers are: {', '.join(layers)}"
         )
-    if chosen in _POLICIES.values() and chosen not in _CHOOSING:
+    if not chooses_decompositions(chosen):
         _check_single(problem.candidates, name)
-    if "score" in inspect.signature(chosen).parameters:
+    if "score" in needs(chosen, options):
         options["score"] = _scored(score, planned, name)
     try:
         wished = chosen(problem, **options)
@@ -111,7 +80,7 @@ def allocate(
         raise error.with_reasons(refused) from None
     for layer_name, choice in _checked(wished, problem, name).items():
         if choice is None:
-            planned[layer_name] = planned_layer(layers[layer_name], None, _why_dense(name))
+            planned[layer_name] = planned_layer(layers[layer_name], None, why_dense(chosen))
         else:
             planned[layer_name] = planned_layer(choice.profile, choice.rank, f"chosen by {name}")
     tried = all(layer.tried for layer in layers.values())
@@ -125,7 +94,8 @@ def _check_single(candidates: Sequence[Candidate], policy: str) -> None:
             names = [one.profile.decomposition for one in (candidate, *candidate.others)]
             raise ValueError(
                 f"{candidate.profile.name} may be decomposed by {', '.join(names)}, and {policy} does not choose among "
-                "decompositions: give one, or take a policy that does (knapsack, alds)"
+                f"decompositions: give one, or take a policy that does ({', '.join(policy_names(choosing=True))}; one "
+                "of your own says so by `chooses = True`)"
             )
 
 
@@ -163,49 +133,6 @@ def _choice(candidate: Candidate, rank: Rank | Choice | None, policy: str) -> Ch
     return None if given.rank is None else replace(given, rank=plain_rank(given.rank))
 
 
-def policy_named(name: str) -> Policy:
-    """The policy called `name`, one of ours or the import path of another: `my_package.my_policy`.
-
-    Raises:
-        ValueError: an unknown name, with the known ones, or a path that leads to no function.
-    """
-    if name in _POLICIES:
-        return _POLICIES[name]
-    module, dot, function = name.rpartition(".")
-    if not dot:
-        raise ValueError(
-            f"unknown rank policy {name!r}; known: {', '.join(sorted(_POLICIES))}. One of your own is named by its "
-            "import path, such as my_package.my_policy"
-        )
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"the rank policy {name!r} cannot be imported ({error}): the module must be installed or lie in the "
-            f"working directory. Those of our own are {', '.join(sorted(_POLICIES))}"
-        ) from error
-    if not callable(found):
-        raise ValueError(f"the rank policy {name!r} is a {type(found).__name__}; a policy is a function of a Problem")
-    return found
-
-
-def plain_function(policy: Policy) -> Policy:
-    """A policy without the options that `functools.partial` has bound."""
-    while isinstance(policy, functools.partial):
-        policy = policy.func
-    return policy
-
-
-def name_of(policy: Policy) -> str:
-    """What a policy is called in plans and messages.
-
-    >>> name_of(functools.partial(uniform))
-    'uniform'
-    """
-    function = plain_function(policy)
-    return getattr(function, "__name__", type(function).__name__)
-
-
 def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
     policy = policy_named(policy) if isinstance(policy, str) else policy
     if not callable(policy):
@@ -221,11 +148,3 @@ def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str,
     if unknown := set(options) - set(allowed):
         raise ValueError(f"the {name} policy has no option {sorted(unknown)}; it takes {allowed or 'none'}")
     return policy, name, options
-
-
-def _why_dense(policy: str) -> str:
-    if policy == "fixed":
-        return "not named in ranks"
-    if policy in ("c_step", "knapsack"):
-        return f"dense is best for the whole, says {policy}"
-    return f"the rank that {policy} wished is not cheaper than dense"

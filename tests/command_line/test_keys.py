@@ -15,7 +15,7 @@ from lowrank_exp.command_line.keys.low_rank import ALLOCATE, POLICIES, of_alloca
 from lowrank_exp.command_line.keys.phases import OURS
 from lowrank_exp.command_line.keys.root import ROOT, TARGETS
 from lowrank_exp.command_line.keys.targets import check_targets
-from lowrank_exp.rank.allocate import policy_named
+from lowrank_exp.rank.policy_names import policy_named
 from support.composed import composed
 from support.smoke import SMOKE
 

@@ -32,6 +32,7 @@ from lowrank_exp.decomposition import SpatialSVD, SVDDecomposition
 from lowrank_exp.decomposition.svd import two
 from lowrank_exp.phases.phase import Done, Phase
 from lowrank_exp.phases.train import Train
+from lowrank_exp.rank import declares
 
 
 class Stripes(ImageData):
@@ -86,6 +87,7 @@ class RowsSVD(SVDDecomposition):
         return two(first, nn.Linear(rank, layer.out_features, bias=layer.bias is not None, device=device))
 
 
+@declares(looks_at="score")
 def share_of_rungs(problem, *, share, score=None):
     """The rung at that share of each ladder, if the network keeps its accuracy there, else the highest."""
     chosen = {c.profile.name: c.ranks[int(share * (len(c.ranks) - 1))] for c in problem.candidates}

@@ -9,7 +9,7 @@ from torch import nn
 
 from lowrank_exp import factorize_, load, measure, save
 from lowrank_exp.decomposition import ChannelSVD, Decompositions, GroupedChannelSVD, LinearSVD, SpatialSVD, named
-from lowrank_exp.rank import Choice, LayerProfile, Plan, allocate, profile, with_sensitivity
+from lowrank_exp.rank import Choice, LayerProfile, Plan, allocate, declares, profile, with_sensitivity
 
 IMAGE = torch.zeros(1, 4, 12, 12)
 THREE = ["channel_svd", "spatial_svd", "tucker2"]
@@ -267,7 +267,8 @@ def test_policies_that_do_not_choose_refuse_several(joined, policy):
     with pytest.raises(
         ValueError,
         match=rf"0 may be decomposed by channel_svd, spatial_svd, tucker2, and {policy} does not choose among "
-        r"decompositions: give one, or take a policy that does \(knapsack, alds\)",
+        r"decompositions: give one, or take a policy that does \(alds, knapsack; one of your own "
+        r"says so by `chooses = True`\)",
     ):
         allocate(joined, policy, macs=0.5)
 
@@ -296,13 +297,18 @@ def test_a_bare_rank_by_hand_does_not_say_by_which(joined):
 
 def test_a_policy_of_ones_own_may_choose(joined):
     def lowest_tucker(problem):
+        """Declared below, so that it is refused before."""
         offers = [(c.profile.name, one) for c in problem.candidates for one in (c, *c.others)]
         return {name: Choice(one.profile, one.ranks[0]) for name, one in offers}
 
+    with pytest.raises(ValueError, match="lowest_tucker does not choose among decompositions: give one, or take a pol"):
+        allocate(joined, lowest_tucker)
+    lowest_tucker.chooses = True
     plan = allocate(joined, lowest_tucker)
     assert [one.decomposition for one in plan.layers.values()] == ["tucker2", "tucker2", "tucker2", "linear_svd"]
     other = profile(network(), IMAGE, "spatial_svd")
 
+    @declares(chooses=True)
     def stranger(problem):
         return {c.profile.name: Choice(other[c.profile.name], 1) for c in problem.candidates}
 

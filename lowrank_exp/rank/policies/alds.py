@@ -12,6 +12,7 @@ import numpy as np
 
 from lowrank_exp.checks import one_of, whole
 from lowrank_exp.rank.budget import ROUNDING, BudgetError, Candidate, Choice, Problem, meet
+from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.profile import LayerProfile
 
 BOUNDS = ("paper", "code")
@@ -20,6 +21,7 @@ STARTS = (3, 5, 7, 9)  # k of all layers in the first restarts
 ALLOWED = ("channel_svd", "grouped_channel_svd", "linear_svd")
 
 
+@declares(chooses=True)
 def alds(
     problem: Problem,
     *,

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from lowrank_exp.checks import whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem
-from lowrank_exp.rank.policies.enc_model import enc_candidates
+from lowrank_exp.rank.declares import declares
+from lowrank_exp.rank.policies.enc_model import enc_candidates, measured_curves
 
 
+@declares(looks_at=lambda options: ["score", *measured_curves(options)])
 def enc_inf(
     problem: Problem,
     *,

@@ -12,6 +12,7 @@ import numpy as np
 from lowrank_exp.checks import one_of
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Candidate, Problem, meet
+from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import energy_curve, samples
 from lowrank_exp.rank.profile import LayerProfile
 
@@ -22,6 +23,7 @@ STEP = 0.001  # of C_t, until C(R) is near
 ITERATIONS = 501
 
 
+@declares(looks_at=lambda options: ["accuracy"] if options["metric"] == "measured" else [])
 def enc_map(problem: Problem, *, metric: str = "energy", first: str = "map") -> dict[str, Rank | None]:
     r"""The ranks of one quality alpha for all layers, chosen so that the budget is met.
 

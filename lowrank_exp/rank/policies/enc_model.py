@@ -10,12 +10,14 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lowrank_exp.checks import fraction, one_of, whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import TOLERANCE, Candidate, Problem
+from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import METRICS, energy_curve, measured_curve, network_metric
 from lowrank_exp.rank.enc.sets import JOINED, RankSets, best_of_each, joined, near, no_layers
 from lowrank_exp.rank.policies.enc_map import (
@@ -49,6 +51,12 @@ class EncCandidates:
         return {c.profile.name: rank_of(c, o) for c, o in zip(self.candidates, options, strict=True)}
 
 
+def measured_curves(options: Mapping[str, Any]) -> list[str]:
+    """Accuracies, where the metric or ENC-Map's curve is made of them; a curve of None takes them where they are."""
+    return ["accuracy"] if options["metric"] in ("A_c", "A_m") or options["curve"] == "measured" else []
+
+
+@declares(looks_at=measured_curves)
 def enc_model(
     problem: Problem,
     *,

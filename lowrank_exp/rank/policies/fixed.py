@@ -1,8 +1,10 @@
 """Fixed: the ranks that were given, and nothing else."""
 
 from lowrank_exp.rank.budget import Problem
+from lowrank_exp.rank.declares import declares
 
 
+@declares(why_dense="not named in ranks")
 def fixed(problem: Problem) -> dict[str, int | None]:
     """Leave every layer whose rank is not given as it is.
 

@@ -9,12 +9,14 @@ import numpy as np
 from lowrank_exp.checks import positive
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
+from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import samples
 from lowrank_exp.rank.profile import LayerProfile
 
 Table = dict[str, tuple[np.ndarray, np.ndarray]]  # by layer: rungs, and the accuracy at each, rising
 
 
+@declares(looks_at="accuracy")
 def greedy_eval(problem: Problem, *, threshold: float | None = None) -> dict[str, Rank | None]:
     r"""The lowest sampled ranks that reach a threshold of accuracy, or the highest threshold that a budget allows.
 
@@ -54,9 +56,6 @@ def greedy_eval(problem: Problem, *, threshold: float | None = None) -> dict[str
         positive("threshold", threshold, wrong)
         options = _options(problem, table, threshold)
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
-
-
-greedy_eval.looks_at = ("accuracy",)
 
 
 def _rising(layer: LayerProfile) -> tuple[np.ndarray, np.ndarray]:

@@ -2,21 +2,31 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lowrank_exp.checks import positive
 from lowrank_exp.rank.budget import ROUNDING, TOLERANCE, Candidate, Choice, Problem, meet
+from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve
 from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
 from lowrank_exp.rank.profile import LayerProfile
 
 Quality = Callable[[LayerProfile], np.ndarray]
+_MEASURED = {"measured": "accuracy", "sensitivity": "sensitivity"}  # what metrics look at
 Offer = tuple[Candidate, int]  # one of the decompositions of a layer, and an option of it
 
 
+def _measured_for(options: Mapping[str, Any]) -> list[str]:
+    """What a metric of ours is made of; a function is of what profiles have already."""
+    metric = options["metric"]
+    return [_MEASURED[metric]] if isinstance(metric, str) and metric in _MEASURED else []
+
+
+@declares(looks_at=_measured_for, chooses=True, why_dense="dense is best for the whole, says {policy}")
 def knapsack(
     problem: Problem, *, metric: str | Quality = "error", limit_seconds: float = 5.0
 ) -> dict[str, Choice | None]:
