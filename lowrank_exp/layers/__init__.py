@@ -1,1 +1,7 @@
-"""Layers of ours that surgery understands."""
+"""Layers of ours that surgery understands, and what it asks of them: a user's own may answer too."""
+
+from lowrank_exp.layers.moves_channels import NOTHING, MovesChannels
+from lowrank_exp.layers.pad_shortcut import PadShortcut
+from lowrank_exp.layers.reorder import Reorder
+
+__all__ = ["NOTHING", "MovesChannels", "PadShortcut", "Reorder"]

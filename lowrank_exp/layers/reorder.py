@@ -26,5 +26,19 @@ class Reorder(nn.Module):
     def forward(self, x_NC: Tensor) -> Tensor:
         return x_NC.index_select(1, self.order)
 
+    @property
+    def in_channels(self) -> int:
+        return len(self.order)
+
+    def sources(self) -> list[int]:
+        return self.order.tolist()
+
+    def keep_channels_(self, out: Sequence[int], inputs: Sequence[int]) -> None:
+        place = {channel: i for i, channel in enumerate(inputs)}
+        order = [place.get(source) for source in self.order[list(out)].tolist()]
+        if None in order:  # the order of a network that is rebuilt comes with its weights, later
+            order = range(len(out))
+        self.order = torch.tensor(order, device=self.order.device)
+
     def extra_repr(self) -> str:
         return f"{len(self.order)} channels"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lowrank_exp.edits import RECORDS, Edit, KeepChannels, placed_records, shape_of
-from lowrank_exp.layers.pad_shortcut import PadShortcut
+from lowrank_exp.layers.moves_channels import moves_channels
 from lowrank_exp.models.parts import listed
 from lowrank_exp.network.wrappers import full_name, joined, plain_names, set_layer_
 from lowrank_exp.network_file.state import own_entries
@@ -63,9 +63,15 @@ def lost_edits(model: nn.Module, edits: Iterable[Edit]) -> str | None:
         )
     for module in modules.values():
         if isinstance(module, fx.GraphModule):
-            through = [kind for node in module.graph.nodes for _, kind in node.meta.get("nn_module_stack", {}).values()]
-            if PadShortcut in through:
-                return "torch.fx went through a PadShortcut after channels had been removed: save the network it traced"
+            # What such a layer moves is written into the graph. Where it has tensors, their shapes tell what was cut.
+            stacks = [node.meta.get("nn_module_stack", {}).values() for node in module.graph.nodes]
+            tensors = tuple(name for name, _ in (*module.named_parameters(), *module.named_buffers()))
+            for path, kind in (part for stack in stacks for part in stack):
+                if moves_channels(kind) and not any(name.startswith(f"{path}.") for name in tensors):
+                    return (
+                        f"torch.fx went through a {kind.__name__} after channels had been removed: save the network it "
+                        "traced"
+                    )
     return None
 
 

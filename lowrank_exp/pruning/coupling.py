@@ -108,7 +108,7 @@ class _Components:
         why = {f: next((reason[c] for c in channels if c in reason), None) for f, channels in members.items()}
         blocks = self._blocks(model, channel, family, members, why)
         own = self._own_norms(model)
-        read = self.graph.inputs | self._read_by_passing(model)
+        read = graph.inputs | graph.moved
         groups, reasons = [], {}
         for f, channels in members.items():
             number = np.full(int(channel.max()) + 1, -1)
@@ -204,15 +204,6 @@ class _Components:
                 mine = np.where((of >= place.first) & (of < place.first + place.size), of - place.first, -1)
                 found.setdefault(layer, {})[name] = _entries(mine, place.size)
         return found
-
-    def _read_by_passing(self, model: nn.Module) -> dict[str, Place]:
-        """What layers read that move channels."""
-        read = {}
-        for name, place in self.graph.passing.items():
-            layer = model.get_submodule(name)
-            if hasattr(layer, "front"):
-                read[name] = Place(place.first + layer.front, place.size - layer.front - layer.behind)
-        return read
 
     def _touching(self, places: dict[str, Place], number: np.ndarray, channels: int) -> dict[str, Entries]:
         read = {name: number[place.ids] for name, place in places.items()}

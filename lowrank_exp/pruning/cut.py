@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.edits import KeepChannels
-from lowrank_exp.layers.pad_shortcut import PadShortcut
-from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.layers.moves_channels import MovesChannels
 from lowrank_exp.network.cost import CONVOLUTIONS
 
 Slice = Callable[[Tensor], Tensor]  # of a tensor shaped as a parameter was, to one shaped as it is
@@ -74,17 +73,10 @@ def cut_(layer: nn.Module, edit: KeepChannels) -> dict[str, Slice]:
         _check(edit, layer.num_parameters, None)
         slices = {"weight": Rows(edit.out)}
         layer.num_parameters = len(edit.out)
-    elif isinstance(layer, PadShortcut):
-        front = sum(o < layer.front for o in edit.out)
-        layer.front, layer.behind = front, len(edit.out) - front - len(edit.inputs)
-        return {}
-    elif isinstance(layer, Reorder):
-        _check(edit, len(layer.order), len(layer.order))
-        place = {channel: i for i, channel in enumerate(edit.inputs)}
-        order = [place[layer.order[o].item()] for o in edit.out] if set(edit.inputs) >= _read(layer, edit) else None
-        if order is None:
-            raise ValueError(f"the kept outputs of {edit.layer} read other inputs than the kept ones")
-        layer.order = torch.tensor(order, device=layer.order.device)
+    elif isinstance(layer, MovesChannels):
+        out, inputs = len(layer.sources()), layer.in_channels
+        _check(edit, out, inputs)
+        layer.keep_channels_(edit.out or range(out), edit.inputs or range(inputs))
         return {}
     else:
         raise ValueError(f"{edit.layer} is a {type(layer).__name__}, which has no channels that could be removed")
@@ -179,10 +171,6 @@ def _shown(kept: Sequence[int] | None) -> str:
 
 def _left(kept: tuple[int, ...] | None, size: int) -> int:
     return size if kept is None else len(kept)
-
-
-def _read(layer: Reorder, edit: KeepChannels) -> set[int]:
-    return set(layer.order[list(edit.out)].tolist())
 
 
 def _set_(layer: nn.Module, name: str, slice_: Slice) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from lowrank_exp.edits import KeepChannels, remember, shape_of
-from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.layers.moves_channels import NOTHING, MovesChannels
 from lowrank_exp.pruning.cut import Slice, cut_
 from lowrank_exp.pruning.groups import ChannelGroup
 
@@ -70,16 +70,19 @@ def keep_edits(model: nn.Module, keep: Mapping[ChannelGroup, Sequence[int]]) -> 
             if sizes[name, side] > size:
                 raise ValueError(f"{name} has {size} channels, fewer than the group says: find the groups anew")
             kept_of[side] = tuple(c for c in range(size) if c not in removed)
-        if isinstance(layer, Reorder):
-            kept_of["inputs"] = tuple(sorted(layer.order[list(kept_of["out"])].tolist()))
-        elif hasattr(layer, "front"):
-            kept_of = {side: kept_of.get(side, tuple(range(sizes[name, side]))) for side in ("out", "inputs")}
+        if isinstance(layer, MovesChannels):
+            kept_of = {side: kept_of.get(side, tuple(range(channels_of(layer, side)))) for side in ("out", "inputs")}
+            sources = layer.sources()
+            if not {sources[channel] for channel in kept_of["out"]} <= {NOTHING, *kept_of["inputs"]}:
+                raise ValueError(f"{name} takes channels from others than the groups say: find the groups anew")
         edits.append(KeepChannels(name, **kept_of))
     return edits
 
 
 def channels_of(layer: nn.Module, side: str) -> int | None:
     """How many output or input channels a layer has; None where it does not say."""
+    if isinstance(layer, MovesChannels):
+        return len(layer.sources()) if side == "out" else layer.in_channels
     names = {"out": ("out_channels", "out_features", "num_features", "num_parameters"), "inputs": ("in_channels",)}
     names["inputs"] += ("in_features",)
     return next((getattr(layer, name) for name in names[side] if hasattr(layer, name)), None)

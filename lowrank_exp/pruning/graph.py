@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from lowrank_exp.layers.pad_shortcut import PadShortcut
-from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.layers.moves_channels import NOTHING, MovesChannels
 from lowrank_exp.network.cost import LAYERS, out_channels
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
-from lowrank_exp.pruning.trace import BATCH_NORMS, PER_CHANNEL, Entry, Trace, trace
+from lowrank_exp.pruning.trace import BATCH_NORMS, PER_CHANNEL, Entry, Moving, Trace, trace
 
 # Operations, as autograd names them, whose channel c is made of channel c of each operand.
 CHANNEL_WISE = """
@@ -45,13 +44,15 @@ class Place(NamedTuple):
 class ChannelGraph:
     """All channels of a network, numbered, and which flow into which.
 
-    `inputs` and `outputs` are those of convolutions and linear layers; `passing` are layers with one value per channel.
-    `links` holds arrays (sources, targets); `fixed` the places whose channels cannot be removed, and why;
-    `without_gradient` the layers that no gradient reaches, some of which have no place.
+    `inputs` and `outputs` are those of convolutions and linear layers, `moved` and `passing` those of layers that move
+    channels; `passing` are also layers with one value per channel. `links` holds arrays (sources, targets); `fixed` the
+    places whose channels cannot be removed, and why; `without_gradient` the layers that no gradient reaches, some of
+    which have no place.
     """
 
     inputs: dict[str, Place] = field(default_factory=dict)
     outputs: dict[str, Place] = field(default_factory=dict)
+    moved: dict[str, Place] = field(default_factory=dict)
     passing: dict[str, Place] = field(default_factory=dict)
     links: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     fixed: list[tuple[Place, str]] = field(default_factory=list)
@@ -94,7 +95,7 @@ class _Reading:
         self._fix_without_gradient()
         for node in self.nodes:
             self._set_links(node)
-        for places in (self.graph.inputs, self.graph.outputs, self.graph.passing):
+        for places in (self.graph.inputs, self.graph.outputs, self.graph.moved, self.graph.passing):
             found = dict(places)
             places.clear()
             places.update({name: found[name] for name in self.names.values() if name in found})
@@ -109,12 +110,12 @@ class _Reading:
             self.ends[node] = graph.outputs[name] = graph.place(out_channels(layer))
             if isinstance(layer, nn.Linear) and len(shape) != 2:
                 self._fix(node, f"{name} is a linear layer on inputs of more than one axis")
+        elif isinstance(layer, Moving):
+            self._set_moved(node, name, *layer.layer)
         else:
             size = sum(s[1] if len(s) > 1 else 1 for s in _shapes(node)) if _operation(node) in SPLITS else None
             self.starts[node] = self.ends[node] = graph.place(size or (shape[1] if len(shape) > 1 else 1))
-            if isinstance(layer, (*BATCH_NORMS, PadShortcut, Reorder)) or (
-                isinstance(layer, nn.PReLU) and layer.num_parameters > 1
-            ):
+            if isinstance(layer, BATCH_NORMS) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
                 graph.passing[name] = self.starts[node]
         if isinstance(layer, Entry):
             self._fix(node, "they are, or are added to, the network's input")
@@ -128,6 +129,13 @@ class _Reading:
             )
         elif self.calls.get(layer, 1) > 1:
             self._fix(node, f"{name} is called {self.calls[layer]} times in one forward pass")
+
+    def _set_moved(self, node: Any, name: str, layer: MovesChannels) -> None:
+        graph, sources = self.graph, np.array(layer.sources())
+        self.starts[node] = graph.moved[name] = graph.place(layer.in_channels)
+        self.ends[node] = graph.passing[name] = graph.place(len(sources))
+        made = np.flatnonzero(sources != NOTHING)
+        graph.links.append((self.starts[node].first + sources[made], self.ends[node].first + made))
 
     def _fix_without_gradient(self) -> None:
         """Layers that no gradient reaches stay as they are: inputs and outputs."""
@@ -168,11 +176,7 @@ class _Reading:
         if len(read) < 2:
             return f"{_called(node, self.names)} reads a tensor without channels"
         same = np.arange(read[1])
-        if isinstance(layer, PadShortcut):
-            return same, same + layer.front
-        if isinstance(layer, Reorder):
-            return layer.order.cpu().numpy(), same
-        if isinstance(layer, (*LAYERS, *PER_CHANNEL)):
+        if isinstance(layer, (*LAYERS, *PER_CHANNEL, Moving)):
             known = self.starts[node].size == read[1]
             return (same, same) if known else f"{_called(node, self.names)} reads {read[1]} channels"
         if isinstance(layer, Entry) or operation in ("Neighbours", *SPLITS):

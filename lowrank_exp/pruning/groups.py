@@ -20,7 +20,7 @@ class ChannelGroup:
         channels: C, how many there are.
         producers: `producers[layer][c]` are the filters of `layer` (indices of its output channels or features) that
             make channel c; none where the layer does not reach it, as behind a shortcut that pads.
-        norms: the entries of layers with one value per channel: batch norms, PReLU, shortcuts that pad.
+        norms: the entries of layers with one value per channel: batch norms, PReLU, those that move channels.
         consumers: the input channels or features in which a layer reads c; several where a map was flattened.
         own_norms: `own_norms[layer][norm][f]` are the entries of a batch norm that see filter f of `layer` alone,
             before anything is added to it.

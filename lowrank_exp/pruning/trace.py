@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.layers.pad_shortcut import PadShortcut
-from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.layers.moves_channels import MovesChannels
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.inputs import like_network
 from lowrank_exp.network.shapes import by_shapes
@@ -59,6 +58,29 @@ class Normalisation(nn.Module):
         return Neighbours.apply(x)
 
 
+class Moved(torch.autograd.Function):
+    """One operation that does what a layer does which moves channels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: nn.Module) -> Tensor:
+        return layer(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+        return None, None  # never asked for: only the graph is read
+
+
+class Moving(nn.Module):
+    """Stands for a layer that moves channels, and calls it as one operation, however many it consists of."""
+
+    def __init__(self, layer: MovesChannels) -> None:
+        super().__init__()
+        self.layer = (layer,)  # in a tuple, so that it is not a module of the traced network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Moved.apply(x, *self.layer)
+
+
 class Through:
     """What torch-pruning asks of a layer that it does not know."""
 
@@ -95,7 +117,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
     hooks = [
         module.register_forward_hook(lambda m, *_: calls.update({m: calls.get(m, 0) + 1}))
         for module in names
-        if isinstance(module, (*LAYERS, *PER_CHANNEL, PadShortcut, Reorder))
+        if isinstance(module, (*LAYERS, *PER_CHANNEL, Moving))
     ]
     hooks += [module.register_forward_pre_hook(_followed_anew) for module in names if isinstance(module, LAYERS)]
     graph = torch_pruning.DependencyGraph()
@@ -106,7 +128,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
                 x,
                 forward_fn=lambda sequence, x: sequence(x),
                 output_transform=_ended,
-                customized_pruners={kind: Through() for kind in (Entry, PadShortcut, Reorder)},
+                customized_pruners={kind: Through() for kind in (Entry, Moving)},
                 verbose=False,
             )
     except Exception as error:
@@ -125,12 +147,17 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
 
 
 def _to_trace_(network: nn.Module) -> nn.Module:
-    """The network with its SVD forms dense and its parameters frozen: only activations are recorded."""
+    """The network with its SVD forms dense and its parameters frozen: only activations are recorded.
+
+    Layers that move channels, or read neighbouring ones, become one operation each, which the graph knows by its name.
+    """
     for name, module in list(network.named_modules()):
         if isinstance(module, SVDForm):
             network.set_submodule(name, module.like if module.U.is_meta else module.dense())
         elif isinstance(module, nn.LocalResponseNorm):
             network.set_submodule(name, Normalisation())
+        elif isinstance(module, MovesChannels):
+            network.set_submodule(name, Moving(module))
     return network.requires_grad_(False)
 
 
