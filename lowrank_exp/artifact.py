@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from lowrank_exp.edits import placed_records
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.models import build
 from lowrank_exp.models.numbers import check_numbers
 from lowrank_exp.models.parts import listed
@@ -73,7 +73,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         "wrappers": state.wrappers,
         "metadata": state.metadata,
     }
-    with written_whole(path) as temporary:
+    with write_whole(path) as temporary:
         torch.save(content, temporary)
         _check_written(temporary, path, content)
 

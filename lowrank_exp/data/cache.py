@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lowrank_exp.data.images import LabelledImages
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 
 CACHE_VERSION = 1
 
@@ -66,7 +66,7 @@ def write_cache(cache_dir: str | None, key: str, images: LabelledImages) -> None
         "digest": images.digest,
     }
     try:
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         log.warning("decoded images could not be cached in %s (%s): the next start decodes again", cache_dir, error)

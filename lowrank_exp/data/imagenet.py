@@ -13,7 +13,7 @@ from typing import Any, final
 
 from lowrank_exp.data.image_folder import ClassFolders
 from lowrank_exp.data.scan import FolderScan, layout, scan_folder
-from lowrank_exp.files.whole import held
+from lowrank_exp.files.whole import hold_lock
 
 NAME = "ImageNet (ILSVRC-2012)"
 ARCHIVES = {
@@ -77,7 +77,7 @@ def unpack_archives(root: Path) -> None:
     """
     if not any(_to_unpack(root, part) for part in ("train", "val")):
         return
-    with held(root / ".unpack.lock", lambda: log.warning("waiting for another job that unpacks %s", NAME)):
+    with hold_lock(root / ".unpack.lock", lambda: log.warning("waiting for another job that unpacks %s", NAME)):
         from torchvision.datasets import imagenet  # slow to import, and only for this
 
         if _to_unpack(root, "train"):

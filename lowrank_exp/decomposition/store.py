@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition.svd import SVD, SVDDecomposition
-from lowrank_exp.files.whole import check_sums, written_whole
+from lowrank_exp.files.whole import check_sums, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class SVDStore:
             except Exception as error:  # torch raises many kinds for files that are not whole
                 log.warning("%s is damaged and is made anew (%s: %.200s)", path, type(error).__name__, error)
         svd = decomposition.svd(layer)
-        with written_whole(path, durable=False) as temporary:
+        with write_whole(path, durable=False) as temporary:
             torch.save([t.cpu().contiguous() for t in svd], temporary)
         return svd
 

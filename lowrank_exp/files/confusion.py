@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.text.plain_text import as_cell, as_file_name, from_cell, plain
 
 FOLDER = "confusion"  # of a job; one file per phase
@@ -50,7 +50,7 @@ def write(path: str | Path, classes: Sequence[str], counts_CC: np.ndarray) -> No
         )
     names = (*class_names(classes), *(f"output {number}" for number in range(len(classes), outputs)))
     text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-    with written_whole(path) as temporary, open(temporary, "w", **text) as file:
+    with write_whole(path) as temporary, open(temporary, "w", **text) as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(COLUMNS)
         for label in range(len(classes)):

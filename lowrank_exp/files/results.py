@@ -18,7 +18,7 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 
 from lowrank_exp.checks import is_number, is_whole
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.text.plain_text import plain, shortened
 
 RESULT = "result.json"
@@ -157,7 +157,7 @@ class Result:
         text = json.dumps(_plain(record, str(path)), indent=1, ensure_ascii=False, allow_nan=False)
         # A file's name that is not UTF-8 has halves of surrogate pairs, which no file of text can hold.
         text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod

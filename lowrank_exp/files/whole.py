@@ -19,7 +19,7 @@ PART = re.compile(r"\..*\.([^.]+)\.(\d+)\.part")  # .<name>.<host>.<process id>.
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
+def write_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the place of `path` when the block ends well.
 
     durable: the content has reached the disk before the name does, so that no power cut leaves an empty file; to be
@@ -27,7 +27,7 @@ def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "note.txt"
-    >>> with written_whole(target) as temporary:
+    >>> with write_whole(target) as temporary:
     ...     _ = temporary.write_text("all of it")
     >>> target.read_text()
     'all of it'
@@ -48,7 +48,7 @@ def written_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[
 
 def copy_whole(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Copy a file so that `target` is there whole or not at all."""
-    with written_whole(target) as temporary:
+    with write_whole(target) as temporary:
         shutil.copyfile(source, temporary)
 
 
@@ -72,10 +72,10 @@ def digest_once(path: Path) -> str:
     return _digest(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-def differing(folder: Path, digests: dict[str, str]) -> str | None:
+def find_difference(folder: Path, digests: dict[str, str]) -> str | None:
     """The first of the files below a folder that is not the one that has the digest, with the reason; None: all are.
 
-    >>> differing(Path("nowhere"), {"a.txt": "0"})
+    >>> find_difference(Path("nowhere"), {"a.txt": "0"})
     'a.txt is missing'
     """
     for name, expected in digests.items():
@@ -108,7 +108,7 @@ def check_sums(file: str | os.PathLike | object) -> None:
 
 
 @contextmanager
-def held(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def hold_lock(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold a file lock; `waiting` is called once if another process has it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     guard = FileLock(lock)

@@ -4,15 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowrank_exp import artifact
 from lowrank_exp.files.results import RESULT, Result
-from lowrank_exp.files.whole import check_sums, differing
-from lowrank_exp.rank import Plan
+from lowrank_exp.files.whole import find_difference
+from lowrank_exp.job.readable import find_unreadable
 
 MODEL, PLAN = "model.pt", "plan.yaml"
 
 
-def finished(
+def read_finished(
     folder: Path,
     fingerprint: str,
     steps: Sequence[tuple[str, str]],
@@ -37,7 +36,7 @@ def finished(
             return None
         if not _same(result, steps) or any(exact not in (None, phase.conditions) for phase in result.phases):
             return None
-        problem = differing(folder, result.files) if result.files else _unreadable(folder)
+        problem = find_difference(folder, result.files) if result.files else find_unreadable(folder, MODEL)
     except (ValueError, OSError) as error:
         problem = str(error)
     if problem is None:
@@ -48,20 +47,7 @@ def finished(
 
 def _same(result: Result, steps: Sequence[tuple[str, str]]) -> bool:
     """Whether the phases are these. Results of earlier versions do not tell which ones had nothing to do."""
-    told = [(phase.name, phase.key) for phase in result.phases]
-    known = [step for step in steps if step in told]
-    if known != told:
+    stored = [(phase.name, phase.key) for phase in result.phases]
+    if stored != [step for step in steps if step in stored]:
         return False
-    return len(told) == len(steps) or not result.files or dict(steps) == dict(told) | result.skipped
-
-
-def _unreadable(folder: Path) -> str | None:
-    """What is wrong with files whose digests an earlier version did not keep; None: they can be read."""
-    try:
-        check_sums(folder / MODEL)
-        artifact.read(folder / MODEL)
-        if (folder / PLAN).is_file():
-            Plan.read(folder / PLAN)
-    except Exception as error:  # what a damaged file makes its reader raise
-        return f"a file cannot be read ({type(error).__name__}: {str(error)[:200]})"
-    return None
+    return len(stored) == len(steps) or not result.files or dict(steps) == dict(stored) | result.skipped

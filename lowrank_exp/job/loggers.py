@@ -138,7 +138,7 @@ class Log:
         self.warnings: list[str] = []
 
     @classmethod
-    def opened(cls, open_: Callable[[], Logger] | None, say: Callable[[str], None]) -> "Log":
+    def open(cls, open_: Callable[[], Logger] | None, say: Callable[[str], None]) -> "Log":
         """The log over the logger that `open_` gives.
 
         Raises:
@@ -184,7 +184,7 @@ class Log:
             self.logger.log_metrics(values, step=self.step)
 
     @_unless_it_fails
-    def ended(self, result: Result) -> None:
+    def end(self, result: Result) -> None:
         """How the job ended: its status and warnings in words, or, where a logger takes none, how many they are."""
         told = result.told()
         if isinstance(self.logger, WandbLogger):

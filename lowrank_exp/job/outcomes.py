@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lowrank_exp import artifact
-from lowrank_exp.files import confusion
 from lowrank_exp.files.results import PhaseResult, digest
-from lowrank_exp.files.whole import check_sums, differing, file_digest, held, sweep_parts, written_whole
+from lowrank_exp.files.whole import file_digest, find_difference, hold_lock, sweep_parts, write_whole
+from lowrank_exp.job.readable import find_unreadable
 from lowrank_exp.rank import Plan
 
 NAMELESS = ("initial",)  # what the first phase gets is called so
@@ -83,7 +82,7 @@ class OutcomeStore:
                 raise ValueError("outcome.json is of another phase")
             if self.exact is not None and outcome.conditions != self.exact:
                 return None
-            problem = differing(folder, outcome.files) if outcome.files else _unreadable(folder)
+            problem = find_difference(folder, outcome.files) if outcome.files else find_unreadable(folder, "network.pt")
             if problem is not None:
                 raise ValueError(problem)
         except FileNotFoundError:
@@ -107,7 +106,7 @@ class OutcomeStore:
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
         kept = sorted(path for path in files if path.name != "outcome.json" and path.suffix != ".ckpt")
         record = json.loads(json.dumps(asdict(outcome) | {"files": {path.name: file_digest(path) for path in kept}}))
-        with written_whole(folder / "outcome.json") as temporary:
+        with write_whole(folder / "outcome.json") as temporary:
             temporary.write_text(json.dumps({**record, "digest": digest(record)}, indent=1), encoding="utf-8")
         (folder / "last.ckpt").unlink(missing_ok=True)
 
@@ -116,7 +115,7 @@ class OutcomeStore:
         """The phase's folder, held by one process at a time; the lock dies with the process that holds it."""
         folder = self.folder(name, key)
         folder.mkdir(parents=True, exist_ok=True)
-        with held(
+        with hold_lock(
             folder.with_name(f"{folder.name}.lock"),
             lambda: waiting(f"waiting for another job that computes {folder.name}"),
         ):
@@ -154,20 +153,3 @@ def _read(path: Path) -> Outcome:
     if wrong or (expected is not None and expected != digest(record)):
         raise ValueError(f"{path.name} has changed since it was written")
     return outcome
-
-
-def _unreadable(folder: Path) -> str | None:
-    """What is wrong with files whose digests an earlier version did not keep; None: they can be read."""
-    readers = {"network.pt": _read_network, "plan.yaml": Plan.read, "confusion.csv": confusion.read}
-    for name, read in readers.items():
-        try:
-            if name == "network.pt" or (folder / name).is_file():
-                read(folder / name)
-        except Exception as error:  # what a damaged file makes its reader raise
-            return f"{name} cannot be read ({type(error).__name__}: {str(error)[:200]})"
-    return None
-
-
-def _read_network(path: Path) -> None:
-    check_sums(path)
-    artifact.read(path)

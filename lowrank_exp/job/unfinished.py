@@ -43,7 +43,7 @@ class Place:
         return f"in {self._phase}, epoch {self._finished + 1}" if self._finished else f"in {self._phase}"
 
 
-def recorded(
+def record_end(
     error: BaseException, path: Path, identity: Mapping[str, Any], device: str, place: Place, say: Callable[[str], None]
 ) -> Interrupted | None:
     """Write a result for what has just ended a job; a complete one that lies there is left.

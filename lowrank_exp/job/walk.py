@@ -16,7 +16,7 @@ from lowrank_exp.phases.phase import Phase
 from lowrank_exp.replacing import note_, trial
 
 
-def phases_of(method: DictConfig) -> dict[str, Phase]:
+def make_phases(method: DictConfig) -> dict[str, Phase]:
     """The phases of a method, in order.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.models.clip_towers import SCALE, ClipWeights, architecture, image_tower, text_tower, tokenizer
 from lowrank_exp.models.constructor import network
 from lowrank_exp.models.hub import check_logits
@@ -138,7 +138,7 @@ class ZeroShot(nn.Module):
         words = tokenizer(self.published.name, self.published.config["text_cfg"].get("context_length"))
         weight_EC = zero_shot_weight_EC(tower, words, names, templates, device)
         if kept is not None:
-            with written_whole(kept) as temporary:
+            with write_whole(kept) as temporary:
                 torch.save(weight_EC, temporary)
         return weight_EC
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lowrank_exp.checks import one_of, whole
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.network.names import by_layer
 from lowrank_exp.phases.phase import Done, Phase, Setting
@@ -162,7 +162,7 @@ def _values(found: Mapping[str, Agreement]) -> dict[str, float]:
 
 def _write(path: Path, layers: Sequence[str], found: Mapping[str, Agreement]) -> None:
     """A line per criterion; what is not defined is empty."""
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with write_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["criterion", "per_layer", "raw", "l2", *map(as_cell, layers)])
         for name, one in found.items():

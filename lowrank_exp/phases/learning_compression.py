@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lowrank_exp.checks import is_number, whole
 from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompose
 from lowrank_exp.files.results import digest
-from lowrank_exp.files.whole import check_sums, written_whole
+from lowrank_exp.files.whole import check_sums, write_whole
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copied
 from lowrank_exp.network.shapes import finite
@@ -232,7 +232,7 @@ class _State:
         content = {"step": self.step, "theta": self.theta, "multipliers": self.multipliers, "history": self.history}
         plan = {"layers": {n: asdict(one) for n, one in self.plan.layers.items()}}
         plan |= {"policy": self.plan.policy, "over": self.plan.over}
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             torch.save({**content, "plan": plan, "network": network.state_dict()}, temporary)
 
     @classmethod

@@ -10,7 +10,7 @@ import yaml
 
 from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition import Rank
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.files.yaml_file import yaml_content
 from lowrank_exp.text.shown import shown
 
@@ -84,7 +84,7 @@ class Plan(Mapping[str, Rank | None]):
             **({"of": self.of} if self.of != DENSE else {}),
             "layers": {n: _record(l) for n, l in self.layers.items()},
         }
-        with written_whole(path) as temporary:
+        with write_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     @classmethod

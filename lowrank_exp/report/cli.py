@@ -11,7 +11,7 @@ from rich.console import Console
 
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import digest, gather
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
 from lowrank_exp.report.configuration import Configuration, configurations
@@ -212,7 +212,7 @@ def _as_cell(value: object) -> object:
 def _written(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     """Write the files; the paths written."""
     for name, data in files.items():
-        with written_whole(folder / name) as temporary:
+        with write_whole(folder / name) as temporary:
             temporary.write_bytes(data)
     return [folder / name for name in files]
 

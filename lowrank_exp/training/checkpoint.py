@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.optim import Optimizer
 
-from lowrank_exp.files.whole import check_sums, written_whole
+from lowrank_exp.files.whole import check_sums, write_whole
 from lowrank_exp.network_file.edit_records import from_records
 from lowrank_exp.surgery import replay_
 from lowrank_exp.training import distributed, generators
@@ -158,7 +158,7 @@ class SaveEveryEpoch(pl.Callback):
         if self.path is None:
             return
         if trainer.is_global_zero:
-            with written_whole(self.path) as temporary:
+            with write_whole(self.path) as temporary:
                 trainer.save_checkpoint(temporary, weights_only=False)
         else:  # has its part in the checkpoint, and writes nothing
             trainer.save_checkpoint(self.path, weights_only=False)
@@ -185,7 +185,7 @@ class Snapshots(pl.Callback):
 
     def _write(self, pl_module: pl.LightningModule, epochs: int) -> None:
         if epochs in self.paths:
-            with written_whole(self.paths[epochs]) as temporary:
+            with write_whole(self.paths[epochs]) as temporary:
                 torch.save({name: t.detach().cpu() for name, t in pl_module.network.state_dict().items()}, temporary)
 
 

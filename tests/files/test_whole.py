@@ -5,19 +5,27 @@ import sys
 import pytest
 import torch
 
-from lowrank_exp.files.whole import _host, check_sums, copy_whole, differing, file_digest, sweep_parts, written_whole
+from lowrank_exp.files.whole import (
+    _host,
+    check_sums,
+    copy_whole,
+    file_digest,
+    find_difference,
+    sweep_parts,
+    write_whole,
+)
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     target = tmp_path / "deep" / "file.txt"
-    with written_whole(target) as temporary:
+    with write_whole(target) as temporary:
         temporary.write_text("one")
         assert temporary.parent == target.parent
         assert not target.exists()
     assert target.read_text() == "one"
 
     def fail():
-        with written_whole(target) as temporary:
+        with write_whole(target) as temporary:
             temporary.write_text("half of two")
             raise KeyError
 
@@ -53,10 +61,10 @@ def test_what_dead_processes_left_half_written_is_swept(tmp_path):
 def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr("lowrank_exp.files.whole._to_disk", lambda path: order.append((path.name[:5], path.exists())))
-    with written_whole(tmp_path / "a.txt") as temporary:
+    with write_whole(tmp_path / "a.txt") as temporary:
         temporary.touch()
     assert order == [(".a.tx", True), (tmp_path.name[:5], True)]
-    with written_whole(tmp_path / "b.txt", durable=False) as temporary:
+    with write_whole(tmp_path / "b.txt", durable=False) as temporary:
         temporary.touch()
     assert len(order) == 2
 
@@ -65,11 +73,11 @@ def test_differing_files_are_named(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "b").write_bytes(b"two")
     digests = {name: file_digest(tmp_path / name) for name in "ab"}
-    assert differing(tmp_path, digests) is None
+    assert find_difference(tmp_path, digests) is None
     (tmp_path / "b").write_bytes(b"twO")
-    assert differing(tmp_path, digests) == "b has changed since it was written"
+    assert find_difference(tmp_path, digests) == "b has changed since it was written"
     (tmp_path / "a").unlink()
-    assert differing(tmp_path, digests) == "a is missing"
+    assert find_difference(tmp_path, digests) == "a is missing"
 
 
 def test_check_sums_of_torch_files(tmp_path):

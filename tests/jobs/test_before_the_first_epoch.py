@@ -121,7 +121,7 @@ def test_an_unknown_option_of_a_logger_is_a_mistake():
         raise ValueError("logger.mode=x is not known")
 
     with pytest.raises(ValueError, match=r"logger\.mode"):
-        Log.opened(open_, print)
+        Log.open(open_, print)
 
 
 def test_wandb_stays_in_the_job_where_home_takes_no_file(tmp_path, monkeypatch):

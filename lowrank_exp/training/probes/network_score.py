@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lowrank_exp.decomposition import Rank, SVDDecomposition, named
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.results import digest
-from lowrank_exp.files.whole import written_whole
+from lowrank_exp.files.whole import write_whole
 from lowrank_exp.network.copying import copied
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.rank import Choice, LayerProfile
@@ -95,7 +95,7 @@ class NetworkScore:
             scores = {"accuracy": found.accuracy, "loss": found.loss}
             if path is not None:
                 record = {"ranks": _told(cut), **scores}
-                with written_whole(path, durable=False) as temporary:
+                with write_whole(path, durable=False) as temporary:
                     temporary.write_text(json.dumps({**record, "digest": digest(record)}), encoding="utf-8")
         self._bar.update()
         if scores["accuracy"] is None:

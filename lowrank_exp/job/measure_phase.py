@@ -1,0 +1,118 @@
+"""The figures of the network that a phase has left, measured on what its file gives."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from lowrank_exp.files import confusion
+from lowrank_exp.job.outcomes import Outcome, OutcomeStore
+from lowrank_exp.job.parts import Parts, Step
+from lowrank_exp.machine.environment import latency_conditions
+from lowrank_exp.network.cost import measure
+from lowrank_exp.network.latency import latency_ms
+from lowrank_exp.phases.collapse import Measured, ruined
+from lowrank_exp.phases.phase import Done
+from lowrank_exp.training import Scores, evaluate, why_no_scores
+
+Accuracies = Mapping[str, tuple[float | None, float | None]]
+
+
+class PhaseMeter:
+    """Measures what phases have left, under the conditions of one job.
+
+    Args:
+        cfg: of the job.
+        parts: its data and networks.
+        store: where the networks lie.
+        device: where to measure.
+        conditions: of this process, which go to the outcomes.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, parts: Parts, store: OutcomeStore, device: str, conditions: dict[str, Any]
+    ) -> None:
+        self.cfg, self.parts, self.store, self.device, self.conditions = cfg, parts, store, device, conditions
+
+    def measure(
+        self, step: Step, done: Done, seconds: float, accuracies: Accuracies, epochs: Mapping[str, int]
+    ) -> Outcome:
+        """The figures of the network that lies in the phase's file.
+
+        Args:
+            step: the phase.
+            done: what it did.
+            seconds: that it took.
+            accuracies: after the phases before it, on test and on validation images.
+            epochs: that these have trained.
+        """
+        path, data = self.store.network(step.name, step.key), self.parts.data
+        network = self.parts.load_network(path).to(self.device)
+        test = evaluate(network, data.test_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
+        warnings, by_class, now, val = [*done.warnings], {}, [], None
+        if test.confusion is None:
+            warnings.append(why_no_scores(network, test))
+        else:
+            confusion.write(self.store.confusion(step.name, step.key), data.classes, test.confusion.numpy())
+            names = confusion.class_names(data.classes)
+            by_class = dict(zip(names, test.class_accuracy[: len(names)], strict=True))
+            now.append(_with_classes("test", test))
+        if data.sizes["val"]:
+            on_val = evaluate(network, data.val_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
+            val = on_val.accuracy
+            if now and on_val.confusion is not None:
+                now.append(_with_classes("validation", on_val))
+        learnt = self.cfg.model.get("weights") is not None or any(epochs.values()) or bool(done.history)
+        if done.applied:
+            warnings += ruined(now, accuracies, learnt, step.phase.remedy)
+        cost = measure(network, self.parts.example, seconds=0)
+        return Outcome(
+            name=step.name,
+            key=step.key,
+            applied=done.applied,
+            scores={
+                "accuracy": test.accuracy,
+                "val_accuracy": val,
+                "loss": test.loss,
+                "top5": test.top5,
+                "class_accuracy": by_class,
+            },
+            macs=cost.macs,
+            weights=cost.weights,
+            parameters=cost.parameters,
+            bytes=path.stat().st_size,
+            latency_ms=self.measure_latency(network),
+            latency_at=self.latency_conditions(),
+            seconds=seconds,
+            history=done.history,
+            values=done.values,
+            warnings=warnings,
+            missed=done.missed,
+            conditions=self.conditions,
+        )
+
+    def measure_latency(self, network: nn.Module) -> float | None:
+        """Milliseconds of one forward pass under the conditions of `latency`; None where it is turned off."""
+        if not self.cfg.latency.seconds:
+            return None
+        example = self.parts.example
+        images = example.repeat(self.cfg.latency.batch_size, *[1] * (example.dim() - 1))
+        return latency_ms(network, images, seconds=self.cfg.latency.seconds)
+
+    def latency_conditions(self) -> dict[str, Any]:
+        """What a latency depends on beside the network."""
+        return latency_conditions(self.device) | {"batch_size": self.cfg.latency.batch_size}
+
+    def renew_latency(self, outcome: Outcome) -> Outcome:
+        """A stored outcome; its latency measured again where it was taken under other conditions."""
+        here = self.latency_conditions()
+        if outcome.latency_at == here and (outcome.latency_ms is None) == (not self.cfg.latency.seconds):
+            return outcome
+        network = self.parts.load_network(self.store.network(outcome.name, outcome.key)).to(self.device)
+        return Outcome(**(asdict(outcome) | {"latency_ms": self.measure_latency(network), "latency_at": here}))
+
+
+def _with_classes(images: str, scores: Scores) -> Measured:
+    return Measured(images, scores.accuracy, scores.confusion.sum(1).tolist())
