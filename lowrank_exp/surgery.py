@@ -14,7 +14,6 @@ from lowrank_exp.decomposition import (
     Decomposition,
     Decompositions,
     Rank,
-    SVDDecomposition,
     named,
     recompose,
 )
@@ -225,10 +224,10 @@ def _fitted_to_weights(
 ) -> dict[str, nn.Module]:
     chains = {}
     for name, (kind, rank) in wanted.items():
-        stored = isinstance(kind, SVDDecomposition) and store is not None
-        known = (store(kind, modules[name]),) if stored else ()
+        layer = modules[name]
         try:
-            chains[name] = kind.factorize(modules[name], rank, *known)
+            # Without a store an SVD up to the rank is enough, which is much quicker.
+            chains[name] = kind.factorize(layer, rank) if store is None else kind.factorizer(layer, store)(rank)
         except ValueError as error:
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {error}") from error
     return chains

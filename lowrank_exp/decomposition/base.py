@@ -1,7 +1,8 @@
 """What every decomposition offers: shapes in, factors and plain layers out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,7 +25,22 @@ class Decomposition(ABC):
     enough to build the same shapes again. A rank is an integer from 1 to `full_rank(layer)`, or a tuple of such where
     a decomposition keeps several numbers.
 
-    A class says its own `name`, by which plans, files and configurations know it as soon as its module is imported.
+    A class says about itself all that the rest of the library asks; no list elsewhere knows its name. A new one is a
+    file with these, of which the first five methods have no default:
+
+    ================================ =========================================================================
+    `name`                           by which plans, files and configurations know it once its module is imported
+    `refusal`, `full_rank`           which layers it takes, and up to which rank
+    `skeleton`, `factorize`          the plain layers at a rank, without and with their weights
+    `energies`                       what ranks keep of the weight, for the rank policies
+    `ladder`, `saves`                the ranks that policies choose from; what a lower rank saves
+    `unfoldings`, `cuts`             the matrices that a rank cuts, for policies such as EVBMF
+    `input_groups`                   as how many channel SVDs ALDS may compare it
+    `factor_weights`, `rank_...`     what ranks cost, where that is not in proportion to the rank
+    `fits`, `why_no_fit`             which fits to data its factors take
+    `rank_left`                      the rank that pruning has left of its factors
+    `first_axes`                     of a decomposition by SVD: the layout of its form with U, s and V trained
+    ================================ =========================================================================
 
     Raises:
         ValueError: when a class is made, whose name is that of another one.
@@ -67,6 +83,14 @@ class Decomposition(ABC):
         """
         return frozenset({"whitened"})
 
+    @property
+    def input_groups(self) -> int | None:
+        """Into how many groups of in channels it splits a layer, to cut a channel SVD of each at the same rank.
+
+        None: it is not made of channel SVDs, and the policy `alds` does not compare it with those that are.
+        """
+        return None
+
     @abstractmethod
     def refusal(self, layer: nn.Module) -> str | None:
         """Why this decomposition cannot be applied to `layer`; None where it can."""
@@ -82,6 +106,15 @@ class Decomposition(ABC):
     @abstractmethod
     def factorize(self, layer: nn.Module, rank: Rank) -> nn.Module:
         """The plain layers with the best weights at `rank`; `layer` itself is not changed."""
+
+    def factorizer(self, layer: nn.Module, svds: Callable | None = None) -> Callable[[Rank], nn.Module]:
+        """`factorize` of this layer at one rank after the other; what all ranks share is computed once.
+
+        Args:
+            layer: as for `factorize`.
+            svds: where SVDs are kept (an `SVDStore`); None computes what is needed.
+        """
+        return partial(self.factorize, layer)
 
     @abstractmethod
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:

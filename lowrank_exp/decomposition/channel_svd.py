@@ -53,6 +53,10 @@ class ChannelSVD(SVDDecomposition):
     def fits(self) -> frozenset[str]:
         return frozenset(FITS if self.order == _ORDERS[0] else FITS[:1])
 
+    @property
+    def input_groups(self) -> int | None:
+        return 1 if self.order == _ORDERS[0] else None
+
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, CONVOLUTIONS)
 

@@ -3,6 +3,7 @@
 Each may be several, of which a rank policy chooses one for every layer.
 """
 
+import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,16 +29,30 @@ def named(name: str, **options: Any) -> Decomposition:
     >>> named("spatial_svd").name
     'spatial_svd'
     """
-    kind = Decomposition._named.get(name)
+    kind = kinds_by_name().get(name) or _imported(name)
     if kind is None:
         raise ValueError(
-            f"unknown decomposition {name!r}; known: {', '.join(sorted(Decomposition._named))}. One of your own is "
+            f"unknown decomposition {name!r}; known: {', '.join(sorted(kinds_by_name()))}. One of your own is "
             "known as soon as its class is made: import the module that defines it first"
         )
     try:
         return kind(**options)
     except TypeError as error:
         raise ValueError(f"{name} ({told(kind)}) cannot be made with the options {options}: {error}") from error
+
+
+def kinds_by_name() -> dict[str, type[Decomposition]]:
+    """The classes of all decompositions that were made so far, ours and others."""
+    return dict(Decomposition._named)
+
+
+def _imported(name: str) -> type[Decomposition] | None:
+    """One of ours in a file of its name, which nothing has imported yet."""
+    try:
+        importlib.import_module(f"{__package__}.{name}")
+    except (ImportError, ValueError):
+        return None
+    return kinds_by_name().get(name)
 
 
 Kinds = tuple[Decomposition, ...]
@@ -122,7 +137,7 @@ def _rebuildable(kind: Decomposition) -> Decomposition:
         ValueError: it has no name of its own, or does not tell its options.
     """
     of, name = type(kind), getattr(kind, "name", None)
-    if "name" not in of.__dict__ or told(Decomposition._named.get(name, object)) != told(of):
+    if "name" not in of.__dict__ or told(kinds_by_name().get(name, object)) != told(of):
         raise ValueError(
             f"{told(of)} has no name of its own (got {name!r}): plans and files know a decomposition by the name that "
             "its class says; add a line such as name = 'my_svd' to the class"

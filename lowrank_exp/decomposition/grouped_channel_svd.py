@@ -53,6 +53,10 @@ class GroupedChannelSVD(SVDDecomposition):
     def options(self) -> dict[str, Any]:
         return {"groups": self.groups}
 
+    @property
+    def input_groups(self) -> int:
+        return self.groups
+
     def refusal(self, layer: nn.Module) -> str | None:
         wrong = wrong_kind(layer, self.name, CONVOLUTIONS)
         if wrong is not None:

@@ -28,6 +28,10 @@ class LinearSVD(SVDDecomposition):
     def fits(self) -> frozenset[str]:
         return frozenset(FITS)
 
+    @property
+    def input_groups(self) -> int:
+        return 1
+
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, (nn.Linear,))
 

@@ -4,7 +4,8 @@ Legend: G groups, M rows, N columns of each group's matrix, R rank, O out channe
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,9 @@ class SVDDecomposition(Decomposition):
         rank = self.check_rank(layer, rank)
         weights = self.unfold(layer, *(svd or self.svd(layer, rank)).split(rank))
         return filled(self.skeleton(layer, rank), weights, layer)
+
+    def factorizer(self, layer: nn.Module, svds: Callable | None = None) -> Callable[[int], nn.Sequential]:
+        return partial(self.factorize, layer, svd=self.svd(layer) if svds is None else svds(self, layer))
 
     def _numbers(self, layer: nn.Module) -> Tensor:
         with torch.no_grad():

@@ -50,6 +50,7 @@ class LayerProfile:
     sensitivity: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False)  # rise of the loss, expected
     energy_at: Callable[[Sequence[Rank]], np.ndarray] | None = field(default=None, repr=False, compare=False)
     others: tuple["LayerProfile", ...] = field(default=(), repr=False)
+    input_groups: int | None = None  # see Decomposition.input_groups
     ladder_follows_weights: bool = False  # see Decomposition.ladder_follows_weights
     compressed: bool = False  # the network had been compressed before
     tried: bool = field(default=False, repr=False, compare=False)  # in the network, by `lowrank_exp.replacing.trial`
@@ -230,6 +231,7 @@ def _profile(
         saves=decomposition.saves,
         unfoldings=_unfoldings(layer, decomposition, singular_values),
         cost_at=CostAt.of(layer, decomposition, cost),
+        input_groups=decomposition.input_groups,
         ladder_follows_weights=decomposition.ladder_follows_weights,
         tried=True,
     )

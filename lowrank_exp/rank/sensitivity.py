@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lowrank_exp.decomposition import SVDDecomposition, named, recompose
+from lowrank_exp.decomposition import named, recompose
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.rank.profile import LayerProfile
@@ -84,13 +84,12 @@ def _sensitive(layer: LayerProfile, module: nn.Module, F: Tensor, store: SVDStor
     from scipy.interpolate import PchipInterpolator
 
     kind = named(layer.decomposition, **layer.options)
-    svd = isinstance(kind, SVDDecomposition)
-    known = ((store(kind, module) if store is not None else kind.svd(module)),) if svd else ()
+    factorized = kind.factorizer(module, store)
     rungs = np.unique(np.round(np.linspace(1, layer.rungs, min(layer.rungs, RUNGS))).astype(int))
     W, rise = module.weight.detach().double(), []
     with torch.no_grad():
         for rung in rungs:
-            W_r = recompose(kind.factorize(module, layer.ranks[rung - 1], *known)).weight.double()
+            W_r = recompose(factorized(layer.ranks[rung - 1])).weight.double()
             rise.append(float((F * (W - W_r) ** 2).sum() / 2))
     every = PchipInterpolator(rungs, rise)(np.arange(1, layer.rungs + 1)) if len(rungs) > 1 else np.array(rise)
     others = tuple(_sensitive(other, module, F, store) for other in layer.others)

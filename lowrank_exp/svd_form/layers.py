@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.decomposition import SVD, LinearSVD, SVDDecomposition
 from lowrank_exp.decomposition.convolution import weight_like
 from lowrank_exp.svd_form.applied import applied
-from lowrank_exp.svd_form.layout import Layout
+from lowrank_exp.svd_form.layout import Layout, names_with_form
 from lowrank_exp.svd_form.routes import factors_are_cheaper
 from lowrank_exp.svd_form.start import drawn, orthonormal_svd
 
@@ -289,7 +289,7 @@ _FORMS = {
 def form_refusal(layer: nn.Module, decomposition: Any) -> str | None:
     """Why `layer` has no SVD form by `decomposition`; None where it has one."""
     if not isinstance(decomposition, SVDDecomposition):
-        return f"{decomposition.name} is not a decomposition by one SVD; channel_svd, spatial_svd and linear_svd are"
+        return f"{decomposition.name} is not a decomposition by one SVD, such as {', '.join(names_with_form())}"
     if refusal := decomposition.refusal(layer):
         return refusal
     try:

@@ -13,6 +13,17 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition import SVDDecomposition
+from lowrank_exp.decomposition.choice import kinds_by_name
+
+
+def names_with_form() -> list[str]:
+    """The names of the decompositions that have an SVD form: their classes say `first_axes`.
+
+    >>> set(names_with_form()) >= {"channel_svd", "linear_svd", "spatial_svd"}, "tucker1" in names_with_form()
+    (True, False)
+    """
+    by_svd = {name: kind for name, kind in kinds_by_name().items() if issubclass(kind, SVDDecomposition)}
+    return sorted(name for name, kind in by_svd.items() if kind.first_axes is not SVDDecomposition.first_axes)
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,8 @@ class Layout:
         first = decomposition.first_axes(layer)
         if first is None:
             raise ValueError(
-                f"{decomposition.name} has no SVD form, its class says no first_axes; channel_svd, spatial_svd and "
-                "linear_svd have"
+                f"{decomposition.name} has no SVD form, its class says no first_axes; there is one of "
+                f"{', '.join(names_with_form())}"
             )
         if isinstance(layer, nn.Linear):
             return cls(1, layer.out_features, layer.in_features, (), first)

@@ -20,10 +20,13 @@ from lowrank_exp.decomposition import (
 )
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.decomposition.svd import two, wrong_kind
+from lowrank_exp.job.layer_results import layer_results
+from lowrank_exp.pruning import remove_
 from lowrank_exp.rank import Plan
 from lowrank_exp.reconstruct import check_fit
 from lowrank_exp.surgery import recompose_
 from lowrank_exp.svd_form import to_svd_
+from lowrank_exp.svd_form.layout import names_with_form
 
 
 class Halves(Decomposition):
@@ -80,6 +83,46 @@ class TransposedSVD(SVDDecomposition):
         return two(first, nn.Linear(rank, layer.out_features, bias=layer.bias is not None, device=device))
 
 
+class DeclaredSVD(SVDDecomposition):
+    """Linear SVD, written anew: the class declares a fit, the layout of a form with U, s and V, and a place in ALDS."""
+
+    name = "declared_svd"
+    fits = frozenset({"whitened", "response"})
+    input_groups = 1
+
+    def refusal(self, layer):
+        return wrong_kind(layer, self.name, (nn.Linear,))
+
+    def first_axes(self, layer):
+        return ()
+
+    def matrices(self, layer):
+        return layer.weight.t()[None]
+
+    def unfold(self, layer, left_GMR, right_GRN):
+        return left_GMR[0].t(), right_GRN[0].t()
+
+    def skeleton(self, layer, rank, device=None):
+        first = nn.Linear(layer.in_features, rank, bias=False, device=device)
+        return two(first, nn.Linear(rank, layer.out_features, bias=layer.bias is not None, device=device))
+
+
+class PairsOfSVD(DeclaredSVD):
+    """The same with every map twice, half as large: its class says what pruning has left of a rank."""
+
+    name = "pairs_svd"
+
+    def skeleton(self, layer, rank, device=None):
+        return super().skeleton(layer, 2 * rank, device)
+
+    def unfold(self, layer, left_GMR, right_GRN):
+        first, last = super().unfold(layer, left_GMR, right_GRN)
+        return torch.cat([first, first]), torch.cat([last, last], dim=1) / 2
+
+    def rank_left(self, factors, rank):
+        return super().rank_left(factors, rank) // 2
+
+
 def net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 5))
@@ -124,6 +167,51 @@ def test_what_its_class_does_not_say_is_refused_with_the_reason():
         check_fit("relu", "fc", TransposedSVD(), nn.Linear(4, 4, device="meta"))
     with pytest.raises(ValueError, match="alds compares channel SVDs of k input groups, got transposed_svd"):
         allocate(profile(net(), X, {"linear": TransposedSVD()}), "alds", weights=0.6)
+
+
+def same_weights(model, other):
+    states = model.state_dict(), other.state_dict()
+    assert states[0].keys() == states[1].keys()
+    return all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_what_its_class_declares_makes_it_equal_to_the_one_of_ours_that_declares_the_same():
+    fitted = [
+        factorize_(net(), {"2": 3}, {"linear": kind}, reconstruct="response", batches=[X, -X])
+        for kind in (DeclaredSVD(), LinearSVD())
+    ]
+    assert same_weights(*fitted)
+    forms = [to_svd_(net(), {"linear": kind}, layers=["2"]) for kind in (DeclaredSVD(), LinearSVD())]
+    assert same_weights(*forms)
+    assert "declared_svd" in names_with_form()
+    ranks = [
+        allocate(profile(net(), X, {"linear": kind}), "alds", weights=0.6).ranks
+        for kind in (DeclaredSVD(), LinearSVD())
+    ]
+    assert ranks[0] == ranks[1]
+    assert ranks[0]["2"] is not None
+
+
+@pytest.mark.parametrize(("own", "keep", "left"), [(DeclaredSVD(), (0, 2, 3), 3), (PairsOfSVD(), (0, 1, 5, 6), 2)])
+def test_it_is_pruned_and_reported_at_the_rank_that_is_left(own, keep, left):
+    dense = net()
+    model = factorize_(net(), {"2": 5}, {"linear": own})
+    torch.testing.assert_close(model(X), factorize_(net(), {"2": 5}, {"linear": LinearSVD()})(X))
+    remove_(model, {"2.0": keep}, X)
+    rows = {row.name: row for row in layer_results(dense, model, X)}
+    assert (rows["2"].decomposition, rows["2"].rank) == (own.name, left)
+    assert rows["2"].weights_after == len(keep) * (64 + 12)
+    assert rows["2"].reason == f"pruning left {len(keep)} filters of 2.0"
+
+
+def test_a_file_of_ours_that_nothing_has_imported_is_found_by_the_name(monkeypatch):
+    module = importlib.import_module("lowrank_exp.decomposition.spatial_svd")
+    monkeypatch.setattr("lowrank_exp.decomposition.spatial_svd", module)  # so that it is back at the end
+    monkeypatch.delitem(Decomposition._named, "spatial_svd")
+    monkeypatch.delitem(sys.modules, "lowrank_exp.decomposition.spatial_svd")
+    assert type(named("spatial_svd")).__name__ == "SpatialSVD"
+    with pytest.raises(ValueError, match="unknown decomposition 'spatial'; known: biclustering, channel_svd, "):
+        named("spatial")
 
 
 def test_a_form_with_U_s_and_V_of_one_that_says_its_axes():

@@ -18,7 +18,6 @@ from lowrank_exp.rank.profile import LayerProfile
 BOUNDS = ("paper", "code")
 SOLVERS = ("alternating", "exact")
 STARTS = (3, 5, 7, 9)  # k of all layers in the first restarts
-ALLOWED = ("channel_svd", "grouped_channel_svd", "linear_svd")
 
 
 @declares(chooses=True)
@@ -133,13 +132,14 @@ def _splits(candidate: Candidate, problem: Problem, bound: str) -> list[Split]:
     """What a layer may choose from, by rising k."""
     by_k: dict[int, Candidate] = {}
     for one in (candidate, *candidate.others):
-        if one.profile.decomposition not in ALLOWED or "order" in one.profile.options:
+        k = one.profile.input_groups
+        if k is None:
             raise ValueError(
                 f"{one.profile.name}: alds compares channel SVDs of k input groups, got {one.profile.decomposition} "
                 f"{one.profile.options or ''}: list grouped_channel_svd with different groups, 1 among them, for "
                 "convolutions and linear_svd for linear layers, or take knapsack"
             )
-        by_k.setdefault(one.profile.options.get("groups", 1), one)
+        by_k.setdefault(k, one)
     if 1 not in by_k:
         raise ValueError(
             f"{candidate.profile.name}: alds divides by the operator norm of the whole matrix, and there is no k = 1, "

@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lowrank_exp.decomposition import Rank, SVDDecomposition, named
+from lowrank_exp.decomposition import Rank, named
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import write_whole
@@ -71,7 +71,7 @@ class NetworkScore:
         self._dense = {name: module for name, module in self.network.named_modules() if name in layers}
         self._cut: dict[str, Choice] = {}
         self._chain = functools.lru_cache(CHAINS)(self._factorized)
-        self._svd = functools.cache(self._taken_apart)
+        self._factorizer = functools.cache(self._taken_apart)
         self._bar = tqdm(desc="scoring", unit=" scores", leave=False, disable=not progress)
 
     def __enter__(self) -> Self:
@@ -120,13 +120,11 @@ class NetworkScore:
         self._cut = dict(cut)
 
     def _factorized(self, name: str, decomposition: str, options: str, rank: Rank) -> nn.Module:
-        kind = named(decomposition, **json.loads(options))
-        known = (self._svd(name, decomposition, options),) if isinstance(kind, SVDDecomposition) else ()
         with torch.no_grad():
-            return kind.factorize(self._dense[name], rank, *known).eval()
+            return self._factorizer(name, decomposition, options)(rank).eval()
 
-    def _taken_apart(self, name: str, decomposition: str, options: str) -> tuple:
-        return self._svds(named(decomposition, **json.loads(options)), self._dense[name])
+    def _taken_apart(self, name: str, decomposition: str, options: str) -> Callable[[Rank], nn.Module]:
+        return named(decomposition, **json.loads(options)).factorizer(self._dense[name], self._svds)
 
 
 def _told_one(choice: Choice | None) -> tuple[str, str, Rank] | None:

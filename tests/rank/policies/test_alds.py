@@ -18,7 +18,9 @@ def split(name, dense, k, per_rank, rows):
     """A layer with k input groups by hand: what each rank costs, and the singular values of every group."""
     costs = per_rank * np.arange(1, len(rows[0]) + 1)
     options = {"groups": k}
-    return LayerProfile(name, "conv", dense, dense, "grouped_channel_svd", costs, costs, np.array(rows, float), options)
+    return LayerProfile(
+        name, "conv", dense, dense, "grouped_channel_svd", costs, costs, np.array(rows, float), options, input_groups=k
+    )
 
 
 def joined(*splits):
