@@ -42,15 +42,14 @@ def by_content(phase: Mapping[str, Any]) -> dict[str, Any]:
     A file is named by `ranks`, which are given as such or by a plan file, and by any other string that has the suffix
     of a file and is the path of one.
     """
-    kept = {name: value for name, value in phase.items() if name not in LATER or value is not None}
-    if kept.get("_target_") in FORMER_HOMES:
-        kept["_target_"] = FORMER_HOMES[kept["_target_"]]
-    return _by_content(kept)
+    return _by_content({name: value for name, value in phase.items() if name not in LATER or value is not None})
 
 
 def _by_content(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         return {name: _by_content(item, str(name)) for name, item in value.items()}
+    if key == "_target_":
+        return FORMER_HOMES.get(value, value)
     if isinstance(value, list | tuple):
         return [_by_content(item, key) for item in value]
     if isinstance(value, str) and not key.startswith("_") and (key == "ranks" or _is_file(value)):
