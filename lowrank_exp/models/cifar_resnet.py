@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from lowrank_exp.layers.pad_shortcut import PadShortcut
+from lowrank_exp.layers.residual_parts import ResidualParts
 from lowrank_exp.models.constructor import check_choice, check_whole, network
 from lowrank_exp.models.width import scaled
 
@@ -33,6 +34,9 @@ class BasicBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         return relu(out + self.shortcut(x))
 
+    def residual_parts(self) -> ResidualParts:
+        return ResidualParts(self.shortcut, self.bn2)
+
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolution, the last one to four times the width; the 3x3 strides."""
@@ -56,6 +60,9 @@ class Bottleneck(nn.Module):
         out = relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         return relu(out + self.shortcut(x))
+
+    def residual_parts(self) -> ResidualParts:
+        return ResidualParts(self.shortcut, self.bn3)
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}

@@ -7,6 +7,7 @@ CIFAR of the paper's section 4.2 (depths 20, 32, 44, 56, 110) are in `cifar_resn
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from lowrank_exp.layers.residual_parts import ResidualParts
 from lowrank_exp.models.constructor import check_choice, network
 from lowrank_exp.models.width import scaled
 
@@ -32,6 +33,9 @@ class BasicBlock(nn.Module):
         out = self.bn2(self.conv2(out))
         return relu(out + self.downsample(x))
 
+    def residual_parts(self) -> ResidualParts:
+        return ResidualParts(self.downsample, self.bn2)
+
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolution, the last one to four times the width; the 3x3 strides."""
@@ -54,6 +58,9 @@ class Bottleneck(nn.Module):
         out = relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         return relu(out + self.downsample(x))
+
+    def residual_parts(self) -> ResidualParts:
+        return ResidualParts(self.downsample, self.bn3)
 
 
 Block = type[BasicBlock] | type[Bottleneck]

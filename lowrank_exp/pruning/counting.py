@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
+from lowrank_exp.checks import fraction
+from lowrank_exp.models.residual import residual_parts
 from lowrank_exp.network.cost import layer_costs, network_cost
 from lowrank_exp.network.shapes import by_shapes
 from lowrank_exp.pruning.groups import ChannelGroup
@@ -39,7 +40,7 @@ def removed_macs(
     return by_shapes(left, model, example_input)
 
 
-def sfp_published_macs(network: CifarResNet, example_input: Tensor, keep: float) -> float:
+def sfp_published_macs(network: nn.Module, example_input: Tensor, keep: float) -> float:
     r"""MACs of the convolutions of a residual network as the table of soft filter pruning counts them.
 
     With the fraction `keep` = r of every convolution's filters left, a convolution costs
@@ -51,7 +52,7 @@ def sfp_published_macs(network: CifarResNet, example_input: Tensor, keep: float)
     to cannot be narrower. `removed_macs` counts what there is.
 
     Args:
-        network: a ResNet for CIFAR of basic blocks and shortcut "a".
+        network: a ResNet of basic blocks, with shortcuts that have no convolutions, as for CIFAR.
         example_input: `(N, C, H, W)`.
         keep: r, above 0 and up to 1.
 
@@ -61,19 +62,26 @@ def sfp_published_macs(network: CifarResNet, example_input: Tensor, keep: float)
     Source: He et al., Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks, IJCAI 2018, table 1. The
     FLOPs of ResNet-20 at r = 0.7 are printed as 2.43e7; the 42.2 % beside them and this count give 2.34e7.
     """
-    if not isinstance(network, CifarResNet) or not isinstance(network.layer1[0], BasicBlock):
-        raise ValueError("this count exists for the CIFAR ResNets of basic blocks only; use removed_macs")
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep is the fraction of filters left, above 0 and up to 1; got {keep}")
+    fraction("keep", keep, f"keep is the fraction of filters left, above 0 and up to 1; got {keep}")
+    if not (pairs := basic_blocks(network)):
+        raise ValueError(
+            'this count exists for ResNets of blocks of two convolutions and shortcut "a" only, which has none; use '
+            "removed_macs"
+        )
+    narrow = {id(second) for _, second in pairs} | {id(pairs[0][0])}
     macs = 0.0
     for name, cost in layer_costs(network, example_input).items():
         layer = network.get_submodule(name)
         if isinstance(layer, nn.Conv2d):
-            if layer.kernel_size == (1, 1):
-                raise ValueError('the published count knows shortcut "a" only, which has no convolutions')
-            narrow = name.endswith(".conv2") or name == "layer1.0.conv1"
-            macs += cost.macs * (keep**2 if narrow else keep)
+            macs += cost.macs * (keep**2 if id(layer) in narrow else keep)
     return macs
+
+
+def basic_blocks(network: nn.Module) -> list[list[nn.Conv2d]]:
+    """The convolutions of every residual block; empty where there are no blocks, or one has not two convolutions."""
+    blocks = [block for block in network.modules() if residual_parts(block) is not None]
+    convolutions = [[layer for layer in block.modules() if isinstance(layer, nn.Conv2d)] for block in blocks]
+    return convolutions if all(len(pair) == 2 for pair in convolutions) else []
 
 
 def molchanov_flops(network: nn.Module, example_input: Tensor) -> int:

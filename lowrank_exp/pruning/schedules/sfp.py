@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from lowrank_exp.checks import whole
 from lowrank_exp.edits import edits_of
-from lowrank_exp.models.cifar_resnet import BasicBlock, CifarResNet
 from lowrank_exp.network.shapes import meta_copy
-from lowrank_exp.pruning.counting import sfp_published_macs
+from lowrank_exp.pruning.counting import basic_blocks, sfp_published_macs
 from lowrank_exp.pruning.criteria import L2
 from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
@@ -84,11 +83,10 @@ class SFP(Schedule):
     def published_costs(self, network: nn.Module, example: Tensor) -> dict[str, float]:
         """`sfp_published_macs` at 1 - P, and the fraction that this is below the same count of the whole network.
 
-        Of ResNets for CIFAR with basic blocks and shortcut "a", as they were built; of others there is no such count.
+        Of ResNets with basic blocks and no convolutions in shortcuts, as they were built; of others there is no such
+        count.
         """
-        if not isinstance(network, CifarResNet) or not isinstance(network.layer1[0], BasicBlock) or edits_of(network):
-            return {}
-        if any(isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) for module in network.modules()):
+        if edits_of(network) or not basic_blocks(network):
             return {}
         network, example = meta_copy(network), example.to("meta")
         dense, macs = (sfp_published_macs(network, example, keep) for keep in (1, 1 - self.P))

@@ -11,19 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# Of the forward function that makes a module such a block: its shortcut (an attribute that is None: the identity), the
-# normalization that ends the branch, and the activation (None: a ReLU without a module).
-_KNOWN = {
-    ("lowrank_exp.models.cifar_resnet", "BasicBlock.forward"): ("shortcut", "bn2", None),
-    ("lowrank_exp.models.cifar_resnet", "Bottleneck.forward"): ("shortcut", "bn3", None),
-    ("lowrank_exp.models.resnet", "BasicBlock.forward"): ("downsample", "bn2", None),
-    ("lowrank_exp.models.resnet", "Bottleneck.forward"): ("downsample", "bn3", None),
-    ("torchvision.models.resnet", "BasicBlock.forward"): ("downsample", "bn2", "relu"),
-    ("torchvision.models.resnet", "Bottleneck.forward"): ("downsample", "bn3", "relu"),
-    ("timm.models.resnet", "BasicBlock.forward"): ("downsample", "bn2", "act2"),
-    ("timm.models.resnet", "Bottleneck.forward"): ("downsample", "bn3", "act3"),
-}
-_BEHIND_THE_NORM = ("se", "drop_path")  # what blocks of timm may do to the branch after that
+from lowrank_exp.models.residual import residual_parts
 
 
 @dataclass(frozen=True)
@@ -58,8 +46,8 @@ class ResidualBlock:
 def residual_blocks(network: nn.Module) -> list[ResidualBlock]:
     """The residual blocks of `network`, which may lie on the meta device, in its order.
 
-    Found are the blocks of this package's residual networks, of torchvision's ResNets (ResNeXt and wide ones too) and
-    of timm's, whatever took the place of their convolutions.
+    Found are the blocks that say so by `residual_parts`, as those of this package's networks do, and those of
+    torchvision's ResNets (ResNeXt and wide ones too) and of timm's, whatever took the place of their convolutions.
 
     Raises:
         ValueError: there are none, or one whose branch does not end in a normalization with scale and shift.
@@ -70,21 +58,17 @@ def residual_blocks(network: nn.Module) -> list[ResidualBlock]:
     """
     found = []
     for name, module in network.named_modules():
-        forward = type(module).forward
-        parts = _KNOWN.get((getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)))
-        if parts is None:
+        if (parts := residual_parts(module, name)) is None:
             continue
-        shortcut, norm, activation = (None if part is None else getattr(module, part) for part in parts)
-        if behind := [part for part in _BEHIND_THE_NORM if getattr(module, part, None) is not None]:
-            raise ValueError(f"the branch of {name} ends in {behind[0]}: it must end in its normalization")
+        norm = parts.norm
         if not isinstance(norm, _BatchNorm | nn.GroupNorm) or norm.weight is None:
             raise ValueError(
                 f"the branch of {name} ends in {norm}: it must end in a normalization with scale and shift"
             )
-        found.append(ResidualBlock(name, module, shortcut, norm, activation))
+        found.append(ResidualBlock(name, module, *parts))
     if not found:
         raise ValueError(
             "this network has no residual blocks that are known: those of resnet20 to resnet110, resnet18 to resnet152 "
-            "and of the ResNets of torchvision and timm are"
+            "and of the ResNets of torchvision and timm are, and blocks with a method residual_parts"
         )
     return found

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank_exp.data import EpochBatches, ImageBatches, batch_loader
 from lowrank_exp.decomposition import ChannelSVD, SpatialSVD
+from lowrank_exp.layers import ResidualParts
 from lowrank_exp.models import build, cifar_resnet, resnet
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import to_svd_
@@ -97,6 +98,40 @@ def test_blocks_of_the_networks():
     assert [len(blocks), blocks[0].name, blocks[-1].norm is bottlenecks.layer3[17].bn3] == [54, "layer1.0", True]
     assert [len(residual_blocks(net)) for net in (ours, hub)] == [16, 16]
     assert [block.name for block in residual_blocks(nn.Sequential(TimmBlock(4)))] == ["0"]
+
+
+class OwnBlock(nn.Module):
+    """A user's block: it says its parts."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.BatchNorm2d(channels))
+        self.act = nn.GELU()
+
+    def forward(self, x):
+        return self.act(self.branch(x) + x)
+
+    def residual_parts(self):
+        return ResidualParts(None, self.branch[1], self.act)
+
+
+class OtherBlock(OwnBlock):
+    """Computes something else, and does not say which parts that has."""
+
+    def forward(self, x):
+        return self.branch(x) * x
+
+
+def test_a_users_block_says_its_parts():
+    net = nn.Sequential(OwnBlock(3), OtherBlock(3), OwnBlock(3)).eval()
+    blocks = residual_blocks(net)
+    assert [block.name for block in blocks] == ["0", "2"]
+    x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    blocks[0].scale_(0.0)
+    assert torch.equal(blocks[0].without_branch(x), net[0](x))
+    assert torch.equal(net[0](x), nn.functional.gelu(x))
+    with pytest.raises(ValueError, match="blocks with a method residual_parts"):
+        residual_blocks(nn.Sequential(OtherBlock(3)))
 
 
 @pytest.mark.parametrize(
