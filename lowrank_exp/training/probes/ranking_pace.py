@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.cost import out_channels
+from lowrank_exp.network.modes import evaluating
 from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores
-from lowrank_exp.training.evaluate import evaluate
 from lowrank_exp.training.probes.pace import SECONDS, FirstBatches
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -30,11 +31,11 @@ def ranking_seconds(
             every filter and one for the whole network.
         batches: images and labels, gone through as often as asked for.
         count: how many batches there are.
-        device: as for `evaluate`.
+        device: where the network is.
     """
     if isinstance(criterion, Oracle):
         passes = 1 + filters(network, layers)
-        return passes * _scaled(lambda some: evaluate(network, some, device), batches, count, held=True)
+        return passes * _scaled(lambda some: _pass_over(network, some, device), batches, count, in_memory=True)
     parts = criterion.criteria.values() if isinstance(criterion, WeightedSum) else [criterion]
     looks = [part for part in parts if isinstance(part, DataCriterion)]
     others = [part for part in parts if not isinstance(part, DataCriterion)]
@@ -51,17 +52,24 @@ def filters(network: nn.Module, layers: Sequence[str]) -> int:
     return sum(out_channels(network.get_submodule(name)) for name in layers)
 
 
-def _scaled(run: Callable[[Batches], object], batches: Batches, count: int, held: bool = False) -> float:
-    """Seconds that `run` takes with all batches, by its time with one, and then with some; `held`: in memory."""
+def _scaled(run: Callable[[Batches], object], batches: Batches, count: int, in_memory: bool = False) -> float:
+    """Seconds that `run` takes with all batches, by its time with one, and then with some; `in_memory`: held there."""
 
     def first(number: int) -> Batches:
-        return list(FirstBatches(batches, number)) if held else FirstBatches(batches, number)
+        return list(FirstBatches(batches, number)) if in_memory else FirstBatches(batches, number)
 
     seconds, some = _timed(run, first(1)), 1
     if seconds < SECONDS / 2:
         some = max(1, min(count, int(SECONDS / 2 / max(seconds, 1e-4))))
         seconds = _timed(run, first(some))
     return seconds * count / some
+
+
+@torch.no_grad()
+def _pass_over(network: nn.Module, batches: Batches, device: str) -> None:
+    with evaluating(network):
+        for images, _ in batches:
+            network(images.to(device))
 
 
 def _timed(run: Callable[[Batches], object], batches: Batches) -> float:
