@@ -19,6 +19,7 @@ FORMER_HOMES = {
     "lowrank_exp.phases.TrainOn": "lowrank_exp.settled_phases.TrainOn",
     "lowrank_exp.phases.TrainUntilSettled": "lowrank_exp.settled_phases.TrainUntilSettled",
     "lowrank_exp.phases.Truncate": "lowrank_exp.svd_phases.Truncate",
+    "lowrank_exp.pruning.schedules.Iterative": "lowrank_exp.pruning.schedules.Molchanov",
 }
 
 WIDTH_LATER = {f"lowrank_exp.models.{name}" for name in ("cifar_resnet", "lenet5", "lenet_300_100")}

@@ -25,7 +25,7 @@ from lowrank_exp.training.probes.ranking_pace import filters, ranking_seconds
 class Prune(Phase):
     """Train, and prune on the way as a schedule says.
 
-    Schedules silence filters, which the phase `Remove` then takes out, or remove them themselves (`Molchanov`).
+    Schedules silence filters, which the phase `Remove` then takes out, or remove them themselves (`Iterative`).
 
     Args:
         train: the training; of 0 epochs, only what is due before the first one is done.

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank_exp import models
 from lowrank_exp.pruning.criteria import Oracle
-from lowrank_exp.pruning.schedules import AGP, SFP, Molchanov, Moment, OneShot, Remove, RePr, View
+from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Moment, OneShot, Remove, RePr, View
 from lowrank_exp.training import Pruning, fit_
 from support.method_jobs import JOB, job
 
@@ -73,7 +73,7 @@ def test_killed_in_the_middle_of_a_ranking_it_goes_on(tmp_path, monkeypatch):
 CRITERION = Oracle(absolute=False)
 SCHEDULES = {
     "agp": (AGP(s_f=0.5, every=1, criterion=CRITERION), Moment(1, 2, 2)),
-    "molchanov": (Molchanov(macs=0.5, filters=3, form="none", criterion=CRITERION), Moment(0, 2, 2, True)),
+    "iterative": (Iterative(macs=0.5, filters=3, form="none", criterion=CRITERION), Moment(0, 2, 2, True)),
     "one_shot": (OneShot(rate=0.2, criterion=CRITERION), Moment(0, 2, 2, True)),
     "repr": (RePr(S1=1, S2=1, N=1, criterion=CRITERION), Moment(2, 2, 4, True)),
     "sfp": (SFP(P=0.2, criterion=CRITERION), Moment(2, 2, 2)),

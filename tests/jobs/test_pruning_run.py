@@ -142,7 +142,7 @@ def test_goes_on_after_a_kill(command, tmp_path, monkeypatch, options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["method=taylor", "pruning.macs=0.01"], r"phase prune: Molchanov: macs=0.01 cannot be reached: .*Raise macs"),
+        (["method=taylor", "pruning.macs=0.01"], r"phase prune: Iterative: macs=0.01 cannot be reached: .*Raise macs"),
         (["method=taylor", "pruning/criterion=bn_scale", "pruning.updates=1"], "BNScale: conv1 has no batch norm"),
         (["method=taylor", "pruning.accuracy=0.9", "data.validation=0"], "prune: the accuracy that is its target"),
         (["method=taylor", "finetune.compile=true"], "compile is true, and filters shall be pruned during the fit"),
@@ -199,7 +199,7 @@ def test_a_target_that_the_criterion_does_not_reach_is_missed(command, tmp_path,
 def test_a_target_out_of_reach_ends_before_any_training(command, tmp_path, capfd):
     assert command(*FEW_STEPS, "pruning.macs=0.4") == 1
     told = capfd.readouterr().err
-    assert "phase prune: Molchanov: macs=0.4 cannot be reached: 21 steps (1 epochs of 21), 7 from one time" in told
+    assert "phase prune: Iterative: macs=0.4 cannot be reached: 21 steps (1 epochs of 21), 7 from one time" in told
     assert not list((tmp_path / "outputs").glob("store/train-*/network.pt"))
     assert command(*FEW_STEPS, "pruning.macs=0.4", "finetune.accumulate=3") == 1
     assert "7 steps (1 epochs of 7)" in capfd.readouterr().err

@@ -34,7 +34,7 @@ SCHEDULES: dict[str, dict[str, Kind]] = {
         "start": boolean,
         "coupled": boolean,
     },
-    "lowrank_exp.pruning.schedules.Molchanov": {
+    "lowrank_exp.pruning.schedules.Iterative": {
         "criterion": Part(),
         "macs": or_null(OPEN),
         "accuracy": or_null(OPEN),

@@ -13,7 +13,7 @@ from lowrank_exp import models
 from lowrank_exp.pruning import Masks, remove_
 from lowrank_exp.pruning.criteria import L1, L2, Orthogonality, Taylor
 from lowrank_exp.pruning.null_space import NullSpace
-from lowrank_exp.pruning.schedules import AGP, SFP, Mask, Molchanov, Moment, OneShot, Remove, RePr, Revive, View, Zero
+from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Mask, Moment, OneShot, Remove, RePr, Revive, View, Zero
 from lowrank_exp.pruning.schedules.bound import MostSaved
 
 SHAPE = (3, 8, 8)
@@ -169,26 +169,26 @@ def test_agp_follows_the_cubic_of_zhu_and_gupta():
         AGP(begin=2).check(seen, 1, 2)
 
 
-def test_molchanov_removes_every_so_many_steps_until_the_target_is_met():
+def test_iterative_removes_every_so_many_steps_until_the_target_is_met():
     net = chain()
     seen = view(net)
-    schedule = Molchanov(criterion=L2(), macs=0.6, filters=3, updates=4, form="none")
+    schedule = Iterative(criterion=L2(), macs=0.6, filters=3, updates=4, form="none")
     assert [at for at in asked(schedule, seen, 6, 2)] == ["b0", 4, 8]
     keep = schedule.due(Moment(0, 6, 2, True), seen).keep
     assert sum(group.channels - len(keep[group.name]) for group in seen.groups if group.name in keep) == 3
-    with pytest.raises(ValueError, match=r"Molchanov: macs=0.01 cannot be reached: .* 0\.\d+ of the MACs remain"):
-        Molchanov(macs=0.01).check(seen, 1, 1)
+    with pytest.raises(ValueError, match=r"Iterative: macs=0.01 cannot be reached: .* 0\.\d+ of the MACs remain"):
+        Iterative(macs=0.01).check(seen, 1, 1)
 
 
-def test_molchanov_takes_no_more_than_the_target_asks_for():
+def test_iterative_takes_no_more_than_the_target_asks_for():
     seen = view()
     fewest = next(
         n
         for n in range(1, 16)
-        if seen.macs(Molchanov(criterion=L2(), macs=0.001, filters=n).due(Moment(0, 1, 1, True), seen).keep)
+        if seen.macs(Iterative(criterion=L2(), macs=0.001, filters=n).due(Moment(0, 1, 1, True), seen).keep)
         <= 0.7 * seen.dense_macs
     )
-    keep = Molchanov(criterion=L2(), macs=0.7, filters=15).due(Moment(0, 1, 1, True), seen).keep
+    keep = Iterative(criterion=L2(), macs=0.7, filters=15).due(Moment(0, 1, 1, True), seen).keep
     assert sum(group.channels - len(keep.get(group.name, range(group.channels))) for group in seen.groups) == fewest
     assert seen.macs(keep) <= 0.7 * seen.dense_macs
 
@@ -213,7 +213,7 @@ def test_no_choice_of_channels_saves_more_than_is_known_before():
 
 def test_a_target_out_of_reach_is_refused_with_what_would_reach_it():
     seen = view()
-    few = Molchanov(criterion=L2(), macs=0.3, filters=1, updates=10)
+    few = Iterative(criterion=L2(), macs=0.3, filters=1, updates=10)
     message = r"30 steps \(3 epochs of 10\), 10 from one time to the next, remove 3 x 1"
     with pytest.raises(ValueError, match=message) as told:
         few.check(seen, 10, 3)
@@ -233,7 +233,7 @@ def test_a_target_out_of_reach_is_refused_with_what_would_reach_it():
 
 def test_as_many_as_it_takes_reach_the_target_after_three_quarters():
     seen = view()
-    schedule = Molchanov(criterion=L2(), macs=0.4, filters=None, updates=3, form="none")
+    schedule = Iterative(criterion=L2(), macs=0.4, filters=None, updates=3, form="none")
     left = []
     for step in range(0, 20, 3):
         action = schedule.due(Moment(step, 20, 1, step == 0), seen)
@@ -250,22 +250,22 @@ def test_as_many_as_it_takes_reach_the_target_after_three_quarters():
 
 def test_what_is_left_of_a_target_is_told_at_the_end():
     seen = replace(view(), dense_macs=round(view().dense_macs / 0.8))
-    assert "0.8000 of the MACs remain, the target is 0.5" in Molchanov(macs=0.5).missed(seen)
-    assert [bool(Molchanov(macs=macs).missed(seen)) for macs in (0.79, 0.793, 0.8)] == [True, False, False]
+    assert "0.8000 of the MACs remain, the target is 0.5" in Iterative(macs=0.5).missed(seen)
+    assert [bool(Iterative(macs=macs).missed(seen)) for macs in (0.79, 0.793, 0.8)] == [True, False, False]
     seen.accuracies = [0.95, 0.92]
-    told = Molchanov(macs=None, accuracy=0.9).missed(seen)
+    told = Iterative(macs=None, accuracy=0.9).missed(seen)
     assert "the validation accuracy was 0.9200 at the lowest, the target is 0.9" in told
-    assert Molchanov(macs=None, accuracy=0.93).missed(seen) == ""
-    assert Molchanov(macs=0.5, accuracy=0.93).missed(seen) == ""  # the first one met counts
+    assert Iterative(macs=None, accuracy=0.93).missed(seen) == ""
+    assert Iterative(macs=0.5, accuracy=0.93).missed(seen) == ""  # the first one met counts
     assert [schedule.missed(seen) for schedule in (OneShot(), AGP(), SFP(), RePr())] == [""] * 4
 
 
 @pytest.mark.parametrize(
     ("schedule", "epochs", "message"),
     [
-        (Molchanov(), 0, "Molchanov: filters go between the steps of a training, and this one has 0 epochs"),
-        (Molchanov(macs=None, accuracy=0.9, updates=1), 1, "accuracy=0.9 is looked at between epochs"),
-        (Molchanov(filters=None, updates=11), 1, "updates=11 is more than the 10 steps"),
+        (Iterative(), 0, "Iterative: filters go between the steps of a training, and this one has 0 epochs"),
+        (Iterative(macs=None, accuracy=0.9, updates=1), 1, "accuracy=0.9 is looked at between epochs"),
+        (Iterative(filters=None, updates=11), 1, "updates=11 is more than the 10 steps"),
         (SFP(), 0, "SFP: filters become 0 at the end of epochs, and the training has none"),
         (AGP(), 0, "AGP: the share grows from epoch 0 to 1, the training has 0 epochs"),
         (OneShot(rate=0.09), 1, "OneShot: rate=0.09 is not a whole filter of any layer: the widest has 10"),
@@ -284,19 +284,19 @@ def test_a_schedule_that_could_do_nothing_is_refused(schedule, epochs, message):
         schedule.check(view(), 10, epochs)
 
 
-def test_molchanov_stops_below_the_accuracy():
-    schedule = Molchanov(criterion=L2(), macs=None, accuracy=0.9)
+def test_iterative_stops_below_the_accuracy():
+    schedule = Iterative(criterion=L2(), macs=None, accuracy=0.9)
     seen = view()
     assert isinstance(schedule.due(Moment(30, 10, 5), seen), Remove)
     seen.accuracies = [0.95, 0.89, 0.93]
     assert schedule.due(Moment(30, 10, 5), seen) is None
 
 
-def test_molchanov_with_a_cost_prefers_filters_that_cost_more():
+def test_iterative_with_a_cost_prefers_filters_that_cost_more():
     seen = view()
     seen.network[0].weight.data.fill_(1.0)  # 27 entries: length 5.2, far above the others' share
-    free = Molchanov(criterion=L2(), macs=0.1, form="rank").due(Moment(0, 1, 1, True), seen).keep
-    dear = Molchanov(criterion=L2(), macs=0.1, form="rank", cost_weight=1e5).due(Moment(0, 1, 1, True), seen).keep
+    free = Iterative(criterion=L2(), macs=0.1, form="rank").due(Moment(0, 1, 1, True), seen).keep
+    dear = Iterative(criterion=L2(), macs=0.1, form="rank", cost_weight=1e5).due(Moment(0, 1, 1, True), seen).keep
     costs = {group.name: seen.macs() - seen.macs(seen.without({group.name: [0]})) for group in seen.groups}
     (cut,) = [name for name, kept in dear.items() if len(kept) < {"0": 10, "2": 6, "4": 4}[name]]
     assert cut == max(costs, key=costs.__getitem__)
@@ -316,10 +316,10 @@ def test_molchanov_with_a_cost_prefers_filters_that_cost_more():
         (lambda: OneShot(scope="net"), "OneShot: scope='net' is not known: layer or global"),
         (lambda: AGP(s_i=0.5), r"AGP: s_i=0.5 is above s_f=0.3"),
         (lambda: AGP(begin=3, end=3), "AGP: end=3 must be an integer of at least 4"),
-        (lambda: Molchanov(macs=None), "Molchanov: there is no target: set macs or accuracy"),
-        (lambda: Molchanov(macs=1.5), "Molchanov: macs=1.5 is not a fraction between 0 and 1"),
-        (lambda: Molchanov(cost_weight=-1), "Molchanov: cost_weight=-1 is not a number of 0 or more"),
-        (lambda: Molchanov(form="max"), "Molchanov: form='max' is not known"),
+        (lambda: Iterative(macs=None), "Iterative: there is no target: set macs or accuracy"),
+        (lambda: Iterative(macs=1.5), "Iterative: macs=1.5 is not a fraction between 0 and 1"),
+        (lambda: Iterative(cost_weight=-1), "Iterative: cost_weight=-1 is not a number of 0 or more"),
+        (lambda: Iterative(form="max"), "Iterative: form='max' is not known"),
     ],
 )  # fmt: skip
 def test_options_out_of_range(make, message):
@@ -332,7 +332,7 @@ def test_stand_ins_have_the_shares():
     assert {name: len(kept) for name, kept in SFP(P=0.3).stand_in(seen).items()} == {"0": 7, "2": 5, "4": 3}
     assert RePr().stand_in(seen) == {}
     assert {n: len(kept) for n, kept in RePr(last="masked", first=False).stand_in(seen).items()} == {"2": 5, "4": 3}
-    small = Molchanov(criterion=Taylor(), macs=0.5).stand_in(seen)
+    small = Iterative(criterion=Taylor(), macs=0.5).stand_in(seen)
     assert 0.3 < seen.macs(small) / seen.dense_macs <= 0.5
 
 
@@ -342,4 +342,4 @@ def test_defaults_are_the_papers():
     assert schedule.criterion == Orthogonality()
     assert schedule.null_space == NullSpace()
     assert SFP().criterion == L2()
-    assert Molchanov().criterion == Taylor()
+    assert Iterative().criterion == Taylor()

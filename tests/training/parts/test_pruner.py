@@ -12,7 +12,7 @@ from lowrank_exp import measure, models
 from lowrank_exp.pruning import channel_groups, remove_
 from lowrank_exp.pruning.criteria import Orthogonality, Taylor
 from lowrank_exp.pruning.null_space import NullSpace
-from lowrank_exp.pruning.schedules import AGP, SFP, Mask, Molchanov, OneShot, Remove, RePr
+from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Mask, OneShot, Remove, RePr
 from lowrank_exp.pruning.silent import silent_channels
 from lowrank_exp.training import Pruner, Pruning, fit_
 from lowrank_exp.training.parts.optimizer_surgery import follow_removal_
@@ -201,7 +201,7 @@ def test_sfp_counts_and_lets_filters_grow_again(start):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_removal_keeps_what_survives_bit_for_bit(optimizer):
-    loop = Loop(Molchanov(macs=0.5, filters=None, updates=4), OPTIMIZERS[optimizer])
+    loop = Loop(Iterative(macs=0.5, filters=None, updates=4), OPTIMIZERS[optimizer])
     loop.steps(3)
     before = {name: (p.detach().clone(), loop.buffers(name)) for name, p in loop.net.named_parameters()}
     groups = len(loop.optimizer.param_groups[0]["params"])
@@ -287,7 +287,7 @@ SCHEDULES = {
     "sfp": SFP(P=0.3),
     "agp": AGP(s_f=0.5, every=3),
     "one_shot": OneShot(rate=0.4, criterion=Taylor(), epoch=1),
-    "molchanov": Molchanov(macs=0.4, filters=3, updates=3),
+    "iterative": Iterative(macs=0.4, filters=3, updates=3),
 }
 
 
@@ -317,13 +317,13 @@ def test_a_checkpoint_of_another_schedule_is_told_apart(tmp_path):
 def test_the_history_tells_and_the_masked_network_is_what_was_validated():
     _, history = fit(SFP(P=0.3))
     assert [line["silent_filters"] for line in history] == [9, 9, 9, 9]
-    net, history = fit(Molchanov(macs=0.5, filters=2, updates=2))
+    net, history = fit(Iterative(macs=0.5, filters=2, updates=2))
     example = torch.zeros(1, *SHAPE)
     assert history[-1]["macs"] == measure(net, example, seconds=0).macs <= 0.5 * measure(network(), example).macs
 
 
 def test_the_learning_rate_goes_on_through_removals():
-    _, pruned = fit(Molchanov(macs=0.5, filters=2, updates=2))
+    _, pruned = fit(Iterative(macs=0.5, filters=2, updates=2))
     _, plain = fit(OneShot(rate=0.0))
     assert [line["learning_rate"] for line in pruned] == [line["learning_rate"] for line in plain]
 
@@ -363,4 +363,4 @@ def test_filters_of_blocks_that_are_skipped_at_random():
     }
     assert len(history) == 2
     with pytest.raises(ValueError, match=r"stochastic_depth is given, .*set stochastic_depth=null"):
-        fit(Molchanov(), stochastic_depth={"last": 0.8}, net=models.cifar_resnet(depth=8, num_classes=4))
+        fit(Iterative(), stochastic_depth={"last": 0.8}, net=models.cifar_resnet(depth=8, num_classes=4))

@@ -1,4 +1,4 @@
-"""Molchanov's loop: rank, remove some filters, train a little, and again, until the network is small enough."""
+"""Iterative pruning: rank, remove some filters, train a little, and again, until the network is small enough."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,7 +16,7 @@ TOLERANCE = 0.01  # of a target for MACs, within which it is met
 
 
 @dataclass(frozen=True, kw_only=True)
-class Molchanov(Schedule):
+class Iterative(Schedule):
     """Every `updates` steps the `filters` coupled channels of the lowest scores are removed, until a target is met.
 
     The last time only as many go as the target for MACs asks for. After it the training goes on to its last epoch.
@@ -59,30 +59,30 @@ class Molchanov(Schedule):
 
     def __post_init__(self) -> None:
         if self.filters is not None:
-            whole("Molchanov: filters", self.filters)
-        whole("Molchanov: updates", self.updates)
-        one_of("Molchanov: form", self.form, FORMS)
+            whole("Iterative: filters", self.filters)
+        whole("Iterative: updates", self.updates)
+        one_of("Iterative: form", self.form, FORMS)
         if self.macs is None and self.accuracy is None:
-            raise ValueError("Molchanov: there is no target: set macs or accuracy")
+            raise ValueError("Iterative: there is no target: set macs or accuracy")
         if self.macs is None and self.filters is None:
-            raise ValueError("Molchanov: filters=None needs a target for MACs: set macs, or a number of filters")
+            raise ValueError("Iterative: filters=None needs a target for MACs: set macs, or a number of filters")
         for option in ("macs", "accuracy"):
             value = getattr(self, option)
             if value is not None:
-                fraction(option, value, f"Molchanov: {option}={value!r} is not a fraction between 0 and 1", one=False)
-        positive("Molchanov: cost_weight", self.cost_weight, zero=True)
+                fraction(option, value, f"Iterative: {option}={value!r} is not a fraction between 0 and 1", one=False)
+        positive("Iterative: cost_weight", self.cost_weight, zero=True)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         steps = steps_per_epoch * epochs
         if not steps:
             raise ValueError(
-                "Molchanov: filters go between the steps of a training, and this one has 0 epochs: give it some, or "
+                "Iterative: filters go between the steps of a training, and this one has 0 epochs: give it some, or "
                 "take one-shot pruning, which needs none"
             )
         if self.macs is None:
             if epochs < 2:
                 raise ValueError(
-                    f"Molchanov: accuracy={self.accuracy} is looked at between epochs, and the training has one: give "
+                    f"Iterative: accuracy={self.accuracy} is looked at between epochs, and the training has one: give "
                     "it more, or set macs"
                 )
             self._check_updates(steps)
@@ -90,7 +90,7 @@ class Molchanov(Schedule):
         least = view.macs(view.without({group.name: range(group.channels) for group in view.groups})) / view.dense_macs
         if least > self.macs:
             raise ValueError(
-                f"Molchanov: macs={self.macs} cannot be reached: with one channel left of every group, {least:.3f} of "
+                f"Iterative: macs={self.macs} cannot be reached: with one channel left of every group, {least:.3f} of "
                 "the MACs remain. Raise macs, or prune other layers too"
             )
         self._check_updates(steps)
@@ -100,7 +100,7 @@ class Molchanov(Schedule):
     def _check_updates(self, steps: int) -> None:
         if self.updates > steps:
             raise ValueError(
-                f"Molchanov: updates={self.updates} is more than the {steps:,} steps of the training: filters would go "
+                f"Iterative: updates={self.updates} is more than the {steps:,} steps of the training: filters would go "
                 "once and never again. Lower updates, or train for longer"
             )
 
@@ -116,7 +116,7 @@ class Molchanov(Schedule):
         enough = (turns - 1) * self.updates + 1
         sooner = f"updates={(steps - 1) // (turns - 1)}, " if 1 < turns <= steps else ""
         raise ValueError(
-            f"Molchanov: macs={self.macs} cannot be reached: {steps:,} steps ({epochs} epochs of {steps_per_epoch:,}), "
+            f"Iterative: macs={self.macs} cannot be reached: {steps:,} steps ({epochs} epochs of {steps_per_epoch:,}), "
             f"{self.updates} from one time to the next, remove {times} x {self.filters} channels, and at least "
             f"{left:.3f} of the MACs remain. {channels:,} channels or more have to go: set filters=null (as many as it "
             f"takes) or filters={-(-channels // times)}, {sooner}or train for {enough:,} steps "
