@@ -2,19 +2,19 @@
 
 import hashlib
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lowrank_exp.checks import boolean, one_of, whole
+from lowrank_exp.checks import one_of, whole
 from lowrank_exp.data.adapt import Shape, image_size_pair, target_shape
+from lowrank_exp.data.appearance import Appearance
 from lowrank_exp.data.batches import EpochBatches, ImageBatches, batch_loader
-from lowrank_exp.data.geometry import Geometry
 from lowrank_exp.data.images import GIB, LabelledImages, check_memory
 from lowrank_exp.data.split import check_fraction, stratified_split
 from lowrank_exp.data.streamed import StreamedImages, StreamedSource
@@ -41,23 +41,15 @@ class ImageData(LightningDataModule, ABC):
             with 0 the validation loader is empty. The test images are for reporting only.
         split_seed: of the validation split; apart from the experiment's seed, so that all seeds share one
             split.
-        crop_padding: zero pixels put around a training image before a random crop back to its size; 0 = no
-            crop. Counted in pixels of the network's input, after any resizing, at most its smaller side.
-        flip: mirror a training image left to right with probability one half.
-        cutout: side in pixels of the square that is set to the mean in every training image (see `cut_out_`);
-            0 = none. Counted in pixels of the network's input, at most its smaller side.
-        mean: subtracted from pixels in 0..1; one value, or one per channel.
-        std: divides after that; as many values as `mean`.
         image_size: H = W, or (H, W), for a network that declares no input shape, and for folders whose images
             differ in size. None = as the data are.
         channels: 1 or 3, for a network that declares no input shape. None = as the data are.
-        resize_short, train_view, test_view, channel_order: what is stored of an image and what the network sees of
-            it, see `Geometry`.
         cache_dir: folder for decoded images; None = decode at every start. Unused where nothing is decoded.
         memory_limit: bytes that the decoded or resized images may take.
         progress: show a progress bar while decoding.
         batch_size: of the loaders that Lightning asks for (`train_dataloader` ...).
         seed: of the training loader that Lightning asks for.
+        appearance: what the network sees of an image, see `Appearance`: `flip`, `mean`, `train_view` ...
 
     Raises:
         ValueError: an argument is out of its range.
@@ -69,52 +61,31 @@ class ImageData(LightningDataModule, ABC):
         num_classes: int | None = None,
         validation: float = 0.1,
         split_seed: int = 0,
-        crop_padding: int = 0,
-        flip: bool = False,
-        cutout: int = 0,
-        mean: Sequence[float] = (0.5,),
-        std: Sequence[float] = (0.5,),
         image_size: int | Sequence[int] | None = None,
         channels: int | None = None,
-        resize_short: int | None = None,
-        train_view: str = "whole",
-        test_view: str = "whole",
-        channel_order: str = "rgb",
         cache_dir: str | None = "outputs/cache/data",
         memory_limit: int = 8 * GIB,
         progress: bool = False,
         batch_size: int = 128,
         seed: int = 0,
+        **appearance: Any,
     ) -> None:
         super().__init__()
         check_fraction(validation, "validation")
         for name, number, least in (
             ("split_seed", split_seed, 0),
-            ("crop_padding", crop_padding, 0),
-            ("cutout", cutout, 0),
             ("memory_limit", memory_limit, 1),
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
         ):
             whole(name, number, least, f"data.{name}={number!r}: a whole number of at least {least} is needed")
-        boolean("flip", flip, f"data.flip={flip!r}: true or false is needed")
         wrong = f"data.channels={channels!r}: 1 (grey), 3 (RGB) or null is needed"
         one_of("channels", channels, (None, 1, 3), wrong)
-        numbers = all(isinstance(one, int | float) and math.isfinite(one) for one in (*mean, *std))
-        if not numbers or len(mean) != len(std) or len(mean) not in (1, 3) or min(std) <= 0:
-            raise ValueError(
-                f"data.mean={list(mean)} and data.std={list(std)}: as many finite values in each, one or three, and "
-                "std above 0, are needed"
-            )
-        self._mean = tuple(float(value) for value in mean)
-        self._std = tuple(float(value) for value in std)
-        self.geometry = Geometry(resize_short, train_view, test_view, channel_order, crop_padding)
+        self.appearance = Appearance(**appearance)
+        self.geometry = self.appearance.geometry
         self._declared_classes = num_classes
         self.validation = validation
         self.split_seed = split_seed
-        self.crop_padding = crop_padding
-        self.flip = flip
-        self.cutout = cutout
         self.image_size = image_size_pair(image_size)
         self.channels = channels
         self.cache_dir = cache_dir
@@ -173,12 +144,7 @@ class ImageData(LightningDataModule, ABC):
         stored = self.geometry.stored(source.image_shape)
         shape = target_shape(stored, network_shape, self.image_size, self.channels)
         kept = self.geometry.kept(stored, shape)
-        for name, pixels in (("cutout", self.cutout), ("crop_padding", self.crop_padding)):
-            if pixels > min(shape[1:]):
-                raise ValueError(
-                    f"data.{name}={pixels} is larger than the images, {shape[1]}x{shape[2]} (height x width): at most "
-                    f"{min(shape[1:])} is needed, 0 = none"
-                )
+        self.appearance.check_size(*shape[1:])
         if isinstance(source, LabelledImages):
             count = len(source.train_images) + len(source.test_images)
             check_memory(count, (source.image_shape[0], *kept[1:]), self.memory_limit)
@@ -225,34 +191,17 @@ class ImageData(LightningDataModule, ABC):
         Pixels, labels, class names, split, input shape, normalisation and augmentation; not paths, cache or
         progress, nor batch size and seed, which belong to the training.
         """
-        content = self._ready().digest
-        mean, std = self._normalisation()
         decisive = {
             "version": DIGEST_VERSION,
-            "content": content,
+            "content": self._ready().digest,
             "input_shape": self._shape,
-            "mean": mean.flatten().tolist(),
-            "std": std.flatten().tolist(),
-            "crop_padding": self.crop_padding,
-            "flip": self.flip,
-            **({"cutout": self.cutout} if self.cutout else {}),  # without it: as before there was a cutout
-            **self.geometry.decisive(),
+            **self.appearance.decisive(self._shape[0]),
         }
         sha = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
         for rows in (self._train_rows, self._val_rows):
             sha.update(f"{len(rows)} rows".encode())
             sha.update(rows.numpy())
         return sha.hexdigest()[:32]
-
-    def _normalisation(self) -> tuple[Tensor, Tensor]:
-        channels = self._shape[0]
-        if len(self._mean) not in (1, channels):
-            raise ValueError(
-                f"data.mean has {len(self._mean)} values and the images have {channels} channel: give "
-                "data.mean and data.std one value each, as in data.mean=[0.5]"
-            )
-        mean, std = torch.tensor(self._mean), torch.tensor(self._std)
-        return mean.expand(channels).view(-1, 1, 1), std.expand(channels).view(-1, 1, 1)
 
     def train_loader(self, batch_size: int, seed: int, augment: bool = True) -> DataLoader:
         """Shuffled training batches; order and augmentation follow from `seed` and the epoch alone.
@@ -265,16 +214,16 @@ class ImageData(LightningDataModule, ABC):
             augment: False leaves out crop, flip and cutout (calibration, say), where `train_view` cuts for the centre
                 crop; the order stays the same.
         """
-        source = self._ready()
+        source, seen = self._ready(), self.appearance
         view = (self.geometry.train if augment else self.geometry.fixed)(self._kept, self._shape)
         batches = ImageBatches(
             self._train_images,
             source.train_labels,
             self._train_rows,
-            *self._normalisation(),
-            crop_padding=self.crop_padding if augment else 0,
-            flip=self.flip and augment,
-            cutout=self.cutout if augment else 0,
+            *seen.normalisation(self._shape[0]),
+            crop_padding=seen.crop_padding if augment else 0,
+            flip=seen.flip and augment,
+            cutout=seen.cutout if augment else 0,
             view=view,
             bgr=self.geometry.channel_order == "bgr",
             seed=seed,
@@ -305,7 +254,8 @@ class ImageData(LightningDataModule, ABC):
         self, images: Tensor | StreamedImages, labels: Tensor, rows: Tensor, batch_size: int, view: View | None
     ) -> DataLoader:
         bgr = self.geometry.channel_order == "bgr"
-        batches = ImageBatches(images, labels, rows, *self._normalisation(), view=view, bgr=bgr, dtype=self._dtype)
+        scale = self.appearance.normalisation(self._shape[0])
+        batches = ImageBatches(images, labels, rows, *scale, view=view, bgr=bgr, dtype=self._dtype)
         return batch_loader(batches, EpochBatches(len(batches), batch_size))
 
     def train_dataloader(self) -> DataLoader:

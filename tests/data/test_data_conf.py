@@ -1,6 +1,7 @@
 """Every file of conf/data makes a data set, and names every setting that its class has."""
 
 import inspect
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from omegaconf import OmegaConf
 
 import lowrank_exp.data as room
 from lowrank_exp.data import ImageData
+from lowrank_exp.data.appearance import Appearance
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 # The phases give these to the loaders themselves.
-NOT_SETTINGS = {"batch_size", "seed", "common", "self"}
+NOT_SETTINGS = {"batch_size", "seed", "common", "appearance", "self"}
 
 
 def composed(path, **changes):
@@ -34,6 +36,7 @@ def test_file_makes_its_data_set_and_names_every_setting(path):
     data = instantiate(config.data)
     settings = {name for kind in type(data).__mro__ if issubclass(kind, ImageData)
                 for name in inspect.signature(kind.__init__).parameters}  # fmt: skip
+    settings |= {field.name for field in fields(Appearance)}
     assert set(OmegaConf.load(path).keys()) - {"_target_"} == settings - NOT_SETTINGS
     assert data.cache_dir == "cache"
     assert data.progress is False
