@@ -32,7 +32,7 @@ class Decomposition(ABC):
     `name`                           by which plans, files and configurations know it once its module is imported
     `refusal`, `full_rank`           which layers it takes, and up to which rank
     `skeleton`, `factorize`          the plain layers at a rank, without and with their weights
-    `energies`                       what ranks keep of the weight, for the rank policies
+    `energies`, `kept_tables`        what ranks keep of the weight, for the rank policies; numbers that tell it
     `ladder`, `saves`                the ranks that policies choose from; what a lower rank saves
     `unfoldings`, `cuts`             the matrices that a rank cuts, for policies such as EVBMF
     `input_groups`                   as how many channel SVDs ALDS may compare it
@@ -119,6 +119,17 @@ class Decomposition(ABC):
     @abstractmethod
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """Share of the squared norm of the weight that each of `ranks` keeps, `(len(ranks),)`, in [0, 1], rising."""
+
+    def kept_tables(self, layer: nn.Module) -> tuple[np.ndarray, ...]:
+        """Numbers from which `kept_at` tells without the layer what any rank keeps, where a rank has several numbers.
+
+        Without them, a rank off the ladder counts as keeping what the rung below it keeps.
+        """
+        return ()
+
+    def kept_at(self, tables: Sequence[np.ndarray], ranks: Sequence[Rank]) -> np.ndarray:
+        """`energies` from `kept_tables(layer)`; by default one table with an axis for every number of a rank."""
+        return tables[0][tuple(np.asarray(ranks).T - 1)]
 
     def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
         """What a rank cuts, a matrix per number and group: its singular values `(G, L)` and the longer side."""

@@ -199,11 +199,13 @@ class Biclustering(Decomposition):
         "outer": an estimate from short fits at six ranks, see `estimated_energies`. "svd": what the truncated HOSVD of
         the blocks keeps; the orthogonal iteration keeps more.
         """
-        blocks_BPJX, _, _ = self._blocks(layer)
-        if self.inner == "outer":
-            return estimated_energies(blocks_BPJX, ranks, self.full_rank(layer), self.als)
-        K1, K2 = np.asarray(ranks).T
-        return kept_shares(blocks_BPJX)[K1 - 1, K2 - 1]
+        if self.inner == "svd":
+            return self.kept_at(self.kept_tables(layer), ranks)
+        return estimated_energies(self._blocks(layer)[0], ranks, self.full_rank(layer), self.als)
+
+    def kept_tables(self, layer: nn.Module) -> tuple[np.ndarray, ...]:
+        """Of "svd" the share at every pair of ranks."""
+        return (kept_shares(self._blocks(layer)[0]),) if self.inner == "svd" else ()
 
     def _shape(self, layer: nn.Module) -> tuple[int, int, int, int]:
         """B, J, X, P."""

@@ -104,8 +104,14 @@ class TensorTrain(Decomposition):
         two. Like the true share it lies between 1 minus the sum and 1 minus the largest of the tails, and it is 1 at
         full rank. On Gaussian kernels it is right within 0.05.
         """
-        kept = [energy_of(np.sqrt(spectrum)[None]) for spectrum in self.spectra(layer)]
-        shares = np.stack([share[one - 1] for share, one in zip(kept, np.asarray(ranks).T, strict=True)])
+        return self.kept_at(self.kept_tables(layer), ranks)
+
+    def kept_tables(self, layer: nn.Module) -> tuple[np.ndarray, ...]:
+        """What each unfolding alone would keep at its ranks 1, 2 ..."""
+        return tuple(energy_of(np.sqrt(spectrum)[None]) for spectrum in self.spectra(layer))
+
+    def kept_at(self, tables: Sequence[np.ndarray], ranks: Sequence[tuple[int, ...]]) -> np.ndarray:
+        shares = np.stack([share[one - 1] for share, one in zip(tables, np.asarray(ranks).T, strict=True)])
         return np.sqrt(shares.prod(axis=0) * shares.min(axis=0))
 
     def ladder(self, layer: nn.Module) -> list[tuple[int, ...]]:

@@ -94,9 +94,11 @@ class Tucker2(Decomposition):
 
     def energies(self, layer: nn.Module, ranks: Sequence[tuple[int, int]]) -> np.ndarray:
         """Share of the squared norm that the truncated HOSVD keeps at `ranks`; the orthogonal iteration keeps more."""
-        kept_IO = kept_shares(kernel_GOIK(layer).flatten(3))
-        in_ranks, out_ranks = np.asarray(ranks).T
-        return kept_IO[in_ranks - 1, out_ranks - 1]
+        return self.kept_at(self.kept_tables(layer), ranks)
+
+    def kept_tables(self, layer: nn.Module) -> tuple[np.ndarray]:
+        """The share at every pair of ranks, `(I, O)`."""
+        return (kept_shares(kernel_GOIK(layer).flatten(3)),)
 
     def ladder(self, layer: nn.Module) -> list[tuple[int, int]]:
         """Pairs from (1, 1) to full, each with one rank more: both modes keep what lies above one falling threshold.

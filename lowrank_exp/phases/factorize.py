@@ -155,7 +155,7 @@ class Factorize(Phase):
             return self._planned(layers, score)
         except BudgetError as error:
             # The ladders of Tucker-2 and the tensor train follow the spectra, which are not known yet.
-            if not error.between or not any(layer.ladder_follows_weights for layer in layers.values()):
+            if not error.between or not any(layer.offer.ladder_follows_weights for layer in layers.values()):
                 raise
             lowest = {layer.name: layer.ranks[0] for layer in layers.values() if layer.rungs}
             return allocate(layers, "fixed", ranks=lowest)
@@ -240,4 +240,4 @@ def planned(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:
 
 def _stand_in(layer: LayerProfile) -> LayerProfile:
     """A profile with sensitivities that nobody has measured, for the walk."""
-    return replace(layer, sensitivity=layer.error, others=tuple(map(_stand_in, layer.others)))
+    return replace(layer, offers=tuple(replace(one, sensitivity=1.0 - one.energy) for one in layer.offers))

@@ -6,10 +6,12 @@ from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import network_quality
 from lowrank_exp.rank.enc.files import profiles_from_enc
 from lowrank_exp.rank.evbmf_solution import evbmf_rank
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.measure import with_accuracy
 from lowrank_exp.rank.needs import needs
+from lowrank_exp.rank.offer import Cost, Costs, Offer
 from lowrank_exp.rank.plan import Plan, PlannedLayer
-from lowrank_exp.rank.profile import LayerProfile, profile
+from lowrank_exp.rank.profile import profile
 from lowrank_exp.rank.sensitivity import with_sensitivity
 
 __all__ = [
@@ -17,7 +19,10 @@ __all__ = [
     "BudgetError",
     "Candidate",
     "Choice",
+    "Cost",
+    "Costs",
     "LayerProfile",
+    "Offer",
     "Plan",
     "PlannedLayer",
     "Problem",

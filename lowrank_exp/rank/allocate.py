@@ -9,12 +9,12 @@ from typing import Any
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Problem
 from lowrank_exp.rank.declares import Policy, chooses_decompositions, name_of, plain_function, why_dense
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.needs import needs
 from lowrank_exp.rank.plan import COMPRESSED, DENSE, Plan, PlannedLayer
 from lowrank_exp.rank.policies.fixed import fixed as ranks_by_hand
 from lowrank_exp.rank.policy_names import policy_named, policy_names
 from lowrank_exp.rank.problem import plain_rank, planned_layer, problem_of
-from lowrank_exp.rank.profile import LayerProfile
 
 Score = Callable[[dict[str, Rank | None]], float]
 

@@ -14,7 +14,7 @@ import numpy as np
 from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 TOLERANCE = 0.01
 ROUNDING = 1e-9  # of a fraction times an integer

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 
 from lowrank_exp.rank.allocate import allocate
 from lowrank_exp.rank.budget import Budget
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.rank.problem import problem_of
-from lowrank_exp.rank.profile import LayerProfile
 
 SETTINGS = ("ranks", "rules", "fixed", "multiple", "over")  # of `allocate`
 BOUNDS = ("macs", "weights", "bytes")

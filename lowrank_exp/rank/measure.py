@@ -7,7 +7,8 @@ import numpy as np
 
 from lowrank_exp.checks import one_of, whole
 from lowrank_exp.rank.budget import Choice
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.offer import Offer
 
 OTHERS = ("dense", "highest")
 
@@ -46,7 +47,9 @@ def with_accuracy(
 def sampled_rungs(layer: LayerProfile, samples: int) -> list[int]:
     """Rungs up to r_max, evenly spaced, each once.
 
-    >>> layer = LayerProfile("a", "conv", 80, 80, "channel_svd", *[np.arange(1, 11) * 10] * 2)
+    >>> from lowrank_exp.rank import Cost, Costs
+    >>> offer = Offer("channel_svd", range(1, 11), Costs(*[np.arange(1, 11) * 10] * 2))
+    >>> layer = LayerProfile("a", "conv", Cost(80, 80), (offer,))
     >>> layer.r_max, sampled_rungs(layer, 4)
     (8, [2, 4, 6, 8])
     """
@@ -58,9 +61,13 @@ def _measured(
 ) -> LayerProfile:
     if not layer.rungs:
         return layer
+    return replace(layer, offers=tuple(_sampled(one, score, samples, around) for one in layer.alternatives))
+
+
+def _sampled(layer: LayerProfile, score: Callable[..., float], samples: int, around: Mapping[str, Choice]) -> Offer:
+    """The layer's only offer, with the score at some of its ranks."""
     ranks = tuple(layer.ranks[rung - 1] for rung in sampled_rungs(layer, samples))
     accuracy = [float(score({**around, layer.name: Choice(layer, rank)})) for rank in ranks]
     if wrong := [one for one in zip(ranks, accuracy, strict=True) if not one[1] >= 0]:
         raise ValueError(f"{layer.name}: the score at rank {wrong[0][0]} must be 0 or more, got {wrong[0][1]}")
-    others = tuple(_measured(other, score, samples, around) for other in layer.others)
-    return replace(layer, sampled_ranks=ranks, sampled_accuracy=np.array(accuracy), others=others)
+    return replace(layer.offer, sampled_ranks=ranks, sampled_accuracy=np.array(accuracy))

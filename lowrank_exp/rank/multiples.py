@@ -8,7 +8,8 @@ from lowrank_exp.checks import whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.enc.curves import measured_curve
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.offer import Costs, Offer
 
 
 def check_multiple(multiple: int | None) -> int:
@@ -25,44 +26,47 @@ def check_multiple(multiple: int | None) -> int:
 
 
 def at_multiples(layer: LayerProfile, multiple: int) -> LayerProfile:
-    """The layer with a ladder of multiples alone.
+    """The layer with ladders of multiples alone.
 
     A number of a rank whose highest is below `multiple` (three input channels) is left at its highest, where the rank
     has other numbers; the ranks of a ladder of pairs are raised to multiples. What was measured or computed at some
     ranks is interpolated. A layer without any such rank gets a refusal.
 
-    >>> layer = LayerProfile("a", "conv", 9, 9, "channel_svd", *[np.arange(1, 21)] * 2, np.ones((1, 20)))
-    >>> at_multiples(layer, 8).ranks, at_multiples(layer, 8).rank_macs.tolist()
+    >>> from lowrank_exp.rank import Cost, Costs, Offer
+    >>> offer = Offer("channel_svd", range(1, 21), Costs(*[np.arange(1, 21)] * 2), np.ones((1, 20)))
+    >>> cut = at_multiples(LayerProfile("a", "conv", Cost(9, 9), (offer,)), 8)
+    >>> cut.ranks, cut.rank_macs.tolist()
     ((8, 16), [8, 16])
     """
-    others = tuple(at_multiples(other, multiple) for other in layer.others)
     if multiple == 1 or not layer.rungs:
         return layer
-    ranks = _ranks(layer, multiple)
-    layer = replace(layer, others=tuple(other for other in others if other.refusal is None))
-    if not ranks:
-        if layer.others:
-            return replace(layer.others[0], others=layer.others[1:])
-        refusal = f"no multiple of {multiple} up to its full rank {layer.full_rank}"
-        return LayerProfile(layer.name, layer.kind, layer.macs, layer.weights, refusal=refusal)
-    if not isinstance(layer.full_rank, tuple):
-        return _subset(layer, ranks)
-    costs = [layer.cost(rank) for rank in ranks]
-    macs, weights, size = (np.array([getattr(cost, what) for cost in costs], dtype=np.int64) for what in WHAT)
-    nearest = [_rung_above(layer, rank) for rank in ranks]
+    offers = [(one, _multiples(one, multiple)) for one in layer.alternatives]
+    cut = tuple(_cut(one, ranks) for one, ranks in offers if ranks)
+    refusal = None if cut else f"no multiple of {multiple} up to its full rank {layer.full_rank}"
+    return replace(layer, offers=cut, refusal=refusal)
+
+
+def _cut(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
+    """The layer's only offer, at these ranks."""
+    offer, pairs = layer.offer, isinstance(layer.full_rank, tuple)
+    places = [layer.place_below(rank) if pairs else offer.ranks.index(rank) for rank in ranks]
+    if pairs:
+        every = [layer.cost(rank) for rank in ranks]
+        costs = Costs(*(np.array([getattr(cost, what) for cost in every], dtype=np.int64) for what in WHAT))
+        kept = layer.energy_at(ranks)
+    else:
+        costs, kept = offer.costs.some(places), offer.kept[places] if len(offer.kept) else offer.kept
     return replace(
-        layer,
-        rank_macs=macs,
-        rank_weights=weights,
-        weight_bytes_at=size,
-        ladder=ranks,
-        kept=layer.energy_at(ranks) if layer.energy_at else layer.energy[nearest],
-        sensitivity=layer.sensitivity[nearest] if len(layer.sensitivity) else layer.sensitivity,
-        **_resampled(layer, ranks, nearest),
+        offer,
+        ranks=ranks,
+        costs=costs,
+        kept=kept,
+        sensitivity=offer.sensitivity[places] if len(offer.sensitivity) else offer.sensitivity,
+        **_resampled(layer, ranks, places),
     )
 
 
-def _ranks(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
+def _multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
     full = layer.full_rank
     if not isinstance(full, tuple):
         return tuple(rank for rank in layer.ranks if rank % multiple == 0)
@@ -76,23 +80,9 @@ def _ranks(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
     return tuple(dict.fromkeys(raised))
 
 
-def _subset(layer: LayerProfile, ranks: tuple[Rank, ...]) -> LayerProfile:
-    place = [layer.ranks.index(rank) for rank in ranks]
-    indexed = ("rank_macs", "rank_weights", "kept", "weight_bytes_at", "sensitivity")
-    arrays = {name: getattr(layer, name) for name in indexed}
-    kept = {name: array if array is None or not len(array) else array[place] for name, array in arrays.items()}
-    return replace(layer, ladder=ranks, **kept, **_resampled(layer, ranks, place))
-
-
-def _resampled(layer: LayerProfile, ranks: tuple[Rank, ...], place: list[int]) -> dict:
+def _resampled(layer: LayerProfile, ranks: tuple[Rank, ...], places: list[int]) -> dict:
     """Accuracies at the ranks, from the curve through those that were measured; beyond r_max it is level."""
     if not len(layer.sampled_ranks):
         return {}
     y_R = measured_curve(layer)
-    return {"sampled_ranks": ranks, "sampled_accuracy": y_R[np.minimum(place, len(y_R) - 1)]}
-
-
-def _rung_above(layer: LayerProfile, rank: tuple[int, ...]) -> int:
-    """The place of the highest rank on the ladder that is nowhere above `rank`."""
-    below = [at for at, one in enumerate(layer.ranks) if all(a <= b for a, b in zip(one, rank, strict=True))]
-    return below[-1] if below else 0
+    return {"sampled_ranks": ranks, "sampled_accuracy": y_R[np.minimum(places, len(y_R) - 1)]}

@@ -13,9 +13,9 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.network.names import by_layer
 from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.multiples import at_multiples, check_multiple
 from lowrank_exp.rank.plan import Plan, PlannedLayer
-from lowrank_exp.rank.profile import LayerProfile
 from lowrank_exp.rank.rules import cheaper_rungs
 
 _UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
@@ -63,7 +63,7 @@ def _candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidate | s
     if layer.refusal:
         return layer.refusal
     offers, errors = [], []
-    for one in (layer, *layer.others):
+    for one in layer.alternatives:
         try:
             offers.append((one, cheaper_rungs(one, bound, budget)))
         except ValueError as error:  # it has no such rank; another may
@@ -97,12 +97,12 @@ def _problem(
 
 
 def _check_savings(layers: Mapping[str, LayerProfile], budget: Budget) -> None:
-    for layer in (one for first in layers.values() for one in (first, *first.others)):
-        if useless := [what for what in budget.bounds if what not in layer.saves]:
+    for name, offer in ((layer.name, offer) for layer in layers.values() for offer in layer.offers):
+        if useless := [what for what in budget.bounds if what not in offer.saves]:
             raise ValueError(
-                f"{layer.name}: {layer.decomposition} does not save {' and '.join(useless)} at any rank, so it takes "
+                f"{name}: {offer.decomposition} does not save {' and '.join(useless)} at any rank, so it takes "
                 f"no such budget, got {budget.bounds}: set {', '.join(useless)} to null and give "
-                f"{', '.join(layer.saves)}"
+                f"{', '.join(offer.saves)}"
             )
 
 
@@ -119,7 +119,7 @@ def _entry(name: str, entry: PlannedLayer, layers: Mapping[str, LayerProfile]) -
     """A plan's rank, of the decomposition that the plan names, where the layer has that."""
     if entry.rank is None or name not in layers or not layers[name].decomposition:
         return entry.rank
-    offered = (layers[name], *layers[name].others)
+    offered = layers[name].alternatives
     for one in offered:
         if (entry.decomposition, entry.options) == (one.decomposition, one.options):
             return Choice(one, entry.rank)
@@ -151,8 +151,8 @@ def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
         raise ValueError(f"{layer.name} has rank {rank} {reason}, but it cannot be decomposed: {layer.refusal}")
     if isinstance(rank, Choice):
         layer, rank = rank.profile, rank.rank
-    elif layer.others:
-        names = ", ".join(one.decomposition for one in (layer, *layer.others))
+    elif len(layer.offers) > 1:
+        names = ", ".join(offer.decomposition for offer in layer.offers)
         raise ValueError(
             f"{layer.name} has rank {rank} {reason}, but may be decomposed by {names}: name one of them in "
             "decomposition.layers, or give the rank by a plan file, which names it"

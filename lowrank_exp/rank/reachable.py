@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.budget import Budget, Candidate
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.problem import problem_of
-from lowrank_exp.rank.profile import LayerProfile
 
 
 class Reach(NamedTuple):
@@ -36,15 +36,16 @@ def reachable(layers: Mapping[str, LayerProfile], **settings: Any) -> dict[str, 
         ValueError: as `allocate` for these arguments.
 
     >>> import numpy as np
-    >>> layer = LayerProfile("a", "conv", 100, 10, "channel_svd", np.arange(1, 9) * 15, np.arange(1, 9) * 4)
-    >>> reachable({"a": layer})["macs"]
+    >>> from lowrank_exp.rank import Cost, Costs, Offer
+    >>> offer = Offer("channel_svd", range(1, 9), Costs(np.arange(1, 9) * 15, np.arange(1, 9) * 4))
+    >>> reachable({"a": LayerProfile("a", "conv", Cost(100, 10), (offer,))})["macs"]
     Reach(lowest=0.15, decomposed=0.9, highest=1.0)
     """
     with warnings.catch_warnings():  # said once, by allocate
         warnings.simplefilter("ignore")
         dense = problem_of(layers, Budget(), **settings)[0].dense
-        kinds = [one for layer in layers.values() for one in (layer, *layer.others)]
-        budgets = [what for what in WHAT if dense[what] and all(what in one.saves for one in kinds)]
+        offers = [offer for layer in layers.values() for offer in layer.offers]
+        budgets = [what for what in WHAT if dense[what] and all(what in offer.saves for offer in offers)]
         return {what: _reach(layers, what, settings) for what in budgets}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Budget
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 
 def cheaper_rungs(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int | None, ...] | str:

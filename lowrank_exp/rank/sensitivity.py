@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from lowrank_exp.decomposition import named, recompose
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.network.modes import evaluating
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.offer import Offer
 
 RUNGS = 32  # computed, of a ladder that has more; a monotone cubic between
 
@@ -50,10 +51,11 @@ def with_sensitivity(
     modules = dict(model.named_modules())
     wanted = [name for name, layer in layers.items() if layer.rungs]
     F = _fisher(model, {name: modules[name].weight for name in wanted}, batches)
-    return {
-        name: _sensitive(layer, modules[name], F[name], store) if layer.rungs else layer
-        for name, layer in layers.items()
+    measured = {
+        name: tuple(_sensitive(offer, modules[name], F[name], store) for offer in layers[name].offers)
+        for name in wanted
     }
+    return {n: replace(layer, offers=measured[n]) if n in measured else layer for n, layer in layers.items()}
 
 
 def _fisher(model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable) -> dict[str, Tensor]:
@@ -80,17 +82,16 @@ def _fisher(model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable) 
     return {name: total / count for name, total in sums.items()}
 
 
-def _sensitive(layer: LayerProfile, module: nn.Module, F: Tensor, store: SVDStore | None) -> LayerProfile:
+def _sensitive(offer: Offer, module: nn.Module, F: Tensor, store: SVDStore | None) -> Offer:
     from scipy.interpolate import PchipInterpolator
 
-    kind = named(layer.decomposition, **layer.options)
-    factorized = kind.factorizer(module, store)
-    rungs = np.unique(np.round(np.linspace(1, layer.rungs, min(layer.rungs, RUNGS))).astype(int))
+    factorized = named(offer.decomposition, **offer.options).factorizer(module, store)
+    count = len(offer.ranks)
+    rungs = np.unique(np.round(np.linspace(1, count, min(count, RUNGS))).astype(int))
     W, rise = module.weight.detach().double(), []
     with torch.no_grad():
         for rung in rungs:
-            W_r = recompose(factorized(layer.ranks[rung - 1])).weight.double()
+            W_r = recompose(factorized(offer.ranks[rung - 1])).weight.double()
             rise.append(float((F * (W - W_r) ** 2).sum() / 2))
-    every = PchipInterpolator(rungs, rise)(np.arange(1, layer.rungs + 1)) if len(rungs) > 1 else np.array(rise)
-    others = tuple(_sensitive(other, module, F, store) for other in layer.others)
-    return replace(layer, sensitivity=np.maximum(every, 0.0), others=others)
+    every = PchipInterpolator(rungs, rise)(np.arange(1, count + 1)) if len(rungs) > 1 else np.array(rise)
+    return replace(offer, sensitivity=np.maximum(every, 0.0))

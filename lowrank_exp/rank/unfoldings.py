@@ -7,7 +7,7 @@ import numpy as np
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Candidate
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 Unfoldings = tuple[tuple[np.ndarray, int], ...]
 
@@ -23,7 +23,7 @@ def unfoldings_of(layer: LayerProfile, policy: str) -> Unfoldings | None:
             f"{layer.name}: the {policy} policy needs the singular values of the matrices that a decomposition cuts, "
             f"and {layer.decomposition} has none. Set its rank by hand, leave the layer alone, or choose another policy"
         )
-    return None if any(values_GL.shape[1] == 0 for values_GL, _ in layer.unfoldings) else layer.unfoldings
+    return None if layer.offer.made_up else layer.unfoldings
 
 
 def option_at(candidate: Candidate, wished: Rank | None, multiple: int = 1) -> Rank | None:

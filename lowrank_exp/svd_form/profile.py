@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition import SVD, Decompositions, SVDDecomposition
 from lowrank_exp.network.copying import copied
-from lowrank_exp.rank.at_rank import EnergyOnLadder
-from lowrank_exp.rank.profile import LayerProfile, profile
+from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.profile import profile
 from lowrank_exp.svd_form.layers import SVDForm
 from lowrank_exp.svd_form.spectrum import check_spectrum, spectrum
 
@@ -68,17 +68,12 @@ def profile_svd(model: nn.Module, example_input: Tensor, by: str = "resvd") -> d
 
 def _up_to(layer: LayerProfile, rank: int) -> LayerProfile:
     """The profile without the ranks above that of the form."""
-    values_GR = layer.singular_values[:, :rank]
-    longer = layer.unfoldings[0][1] if layer.unfoldings else 0
-    return replace(
-        layer,
-        rank_macs=layer.rank_macs[:rank],
-        rank_weights=layer.rank_weights[:rank],
-        singular_values=values_GR,
-        weight_bytes_at=None if layer.weight_bytes_at is None else layer.weight_bytes_at[:rank],
-        unfoldings=((values_GR, longer),) if layer.unfoldings else (),
-        energy_at=EnergyOnLadder(range(1, rank + 1), replace(layer, singular_values=values_GR).energy),
-    )
+    if not layer.offers:
+        return layer
+    offer, values_GR = layer.offer, layer.singular_values[:, :rank]
+    unfoldings = tuple((values_GR, longer) for _, longer in offer.unfoldings)
+    cut = {"ranks": offer.ranks[:rank], "costs": offer.costs.some(slice(rank))}
+    return replace(layer, offers=(replace(offer, singular_values=values_GR, unfoldings=unfoldings, **cut),))
 
 
 def _other(layer: LayerProfile) -> LayerProfile:

@@ -5,15 +5,15 @@ import warnings
 import numpy as np
 import pytest
 
-from lowrank_exp.rank import LayerProfile, Plan, PlannedLayer, allocate
-from support.profiles import layer, network
+from lowrank_exp.rank import Plan, PlannedLayer, allocate
+from support.profiles import by_hand, layer, network
 
 
 def four():
     """Two convolutions, one that cannot be decomposed, and a linear layer."""
     return network(
         layer("conv1", 5000, 500, 50, 5, np.linspace(3, 1, 120)),
-        LayerProfile("depth", "conv", 1000, 100, refusal="its weight is parametrized"),
+        by_hand("depth", "conv", 1000, 100, refusal="its weight is parametrized"),
         layer("conv2", 8000, 400, 100, 5, np.linspace(5, 1, 90)),
         layer("fc", 6000, 6000, 60, 60, np.linspace(2, 1, 110), kind="linear"),
     )

@@ -1,7 +1,5 @@
 """Several decompositions to choose from: knapsack against all combinations, and what a plan carries of the choice."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,9 @@ from torch import nn
 
 from lowrank_exp import factorize_, load, measure, save
 from lowrank_exp.decomposition import ChannelSVD, Decompositions, GroupedChannelSVD, LinearSVD, SpatialSVD, named
-from lowrank_exp.rank import Choice, LayerProfile, Plan, allocate, declares, profile, with_sensitivity
+from lowrank_exp.rank import Choice, Plan, allocate, declares, profile, with_sensitivity
+from support.profiles import by_hand
+from support.profiles import joined as of_all
 
 IMAGE = torch.zeros(1, 4, 12, 12)
 THREE = ["channel_svd", "spatial_svd", "tucker2"]
@@ -35,15 +35,15 @@ def joined():
 
 def alone(layers, decomposition):
     """The profiles by one of the decompositions."""
-    of_layers = {name: (layer, *layer.others) for name, layer in layers.items()}
+    of_layers = {name: layer.alternatives for name, layer in layers.items()}
     found = {name: [one for one in of if one.decomposition == decomposition] for name, of in of_layers.items()}
-    return {name: replace(found[name][0] if found[name] else layers[name], others=()) for name in layers}
+    return {name: (found[name] or of_layers[name])[0] for name in layers}
 
 
 def options_of(layer, metric):
     """MACs and losses of all cheaper ranks by all decompositions, and of dense."""
     costs, losses = [[layer.macs]], [[0.0]]
-    for one in (layer, *layer.others):
+    for one in layer.alternatives:
         cheaper = one.rank_macs < one.macs
         costs.append(one.rank_macs[cheaper])
         losses.append(getattr(one, metric)[cheaper])
@@ -65,7 +65,7 @@ def total(layers, plan, metric="error"):
     lost = 0.0
     for name, planned in plan.layers.items():
         if planned.rank is not None:
-            every = (layers[name], *layers[name].others)
+            every = layers[name].alternatives
             (one,) = [o for o in every if (o.decomposition, o.options) == (planned.decomposition, planned.options)]
             lost += getattr(one, metric)[one.ranks.index(planned.rank)]
     return lost
@@ -92,13 +92,13 @@ def test_the_optimum_of_layers_by_hand_is_that_of_all_combinations(seed):
         for kind in ("channel_svd", "spatial_svd"):
             costs = np.cumsum(generator.integers(1, 5, 150))
             spectrum = np.exp(-np.arange(1, 151) / generator.uniform(20, 60))[None]
-            both.append(LayerProfile(name, "conv", 350, 350, kind, costs, costs, spectrum))
-        layers[name] = replace(both[0], others=(both[1],))
+            both.append(by_hand(name, "conv", 350, 350, kind, costs, costs, spectrum))
+        layers[name] = of_all(*both)
     for budget in (0.65, 0.8):
         best, cost = brute_force(layers, budget)
         assert 0.99 < cost <= 1
         assert total(layers, allocate(layers, "knapsack", macs=budget)) == pytest.approx(best, rel=1e-9)
-        reverse = {n: replace(l.others[0], others=(replace(l, others=()),)) for n, l in reversed(layers.items())}
+        reverse = {n: of_all(*reversed(l.alternatives)) for n, l in reversed(layers.items())}
         assert allocate(reverse, "knapsack", macs=budget).ranks == allocate(layers, "knapsack", macs=budget).ranks
 
 
@@ -108,13 +108,13 @@ def test_where_the_optimum_leaves_more_than_one_percent_the_best_that_meets_the_
     def one(name, kind, cost, errors):
         costs = np.array(cost)
         kept = {"kept": 1 - np.array(errors)}
-        return LayerProfile(name, "conv", 150, 150, kind, costs, costs, np.zeros((1, 0)), **kept)
+        return by_hand(name, "conv", 150, 150, kind, costs, costs, np.zeros((1, 0)), **kept)
 
     a = one("a", "tucker2", [30, 60], [0.5, 0.1])
-    b = replace(one("b", "tucker2", [30], [0.5]), others=(one("b", "cp", [40, 70], [0.65, 0.15]),))
+    b = of_all(one("b", "tucker2", [30], [0.5]), one("b", "cp", [40, 70], [0.65, 0.15]))
     plan = allocate({"a": a, "b": b}, "knapsack", macs=100 / 300)
     assert [(layer.decomposition, layer.rank) for layer in plan.layers.values()] == [("tucker2", 1), ("cp", 2)]
-    b = replace(b, others=(one("b", "cp", [40, 71], [0.65, 0.55]),))  # now it is a that gets more
+    b = of_all(b.alternatives[0], one("b", "cp", [40, 71], [0.65, 0.55]))  # now it is a that gets more
     plan = allocate({"a": a, "b": b}, "knapsack", macs=100 / 300)
     assert [(layer.decomposition, layer.rank) for layer in plan.layers.values()] == [("tucker2", 2), ("cp", 1)]
 
@@ -214,7 +214,7 @@ def test_a_plan_of_grouped_splits_keeps_their_number(tmp_path):
 def test_what_one_decomposition_refuses_gets_the_other():
     kinds = [GroupedChannelSVD(3), SpatialSVD()]  # of 4, 24 and 20 input channels 3 divides 24
     layers = profile(network(), IMAGE, {"conv": kinds, "linear": None})
-    offered = {name: [one.decomposition for one in (l, *l.others)] for name, l in layers.items() if not l.refusal}
+    offered = {name: [one.decomposition for one in l.alternatives] for name, l in layers.items() if not l.refusal}
     both = ["grouped_channel_svd", "spatial_svd"]
     assert offered == {"0": ["spatial_svd"], "2": both, "4": ["spatial_svd"]}
     plan = allocate(layers, "knapsack", macs=0.5)
@@ -231,7 +231,7 @@ def test_what_is_not_cheaper_by_one_decomposition_gets_the_other():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 9, 1), nn.Conv2d(9, 1, 3, bias=False))
     layers = profile(model, torch.zeros(1, 2, 8, 8), ["channel_svd", "spatial_svd"])
-    assert [one.rank_weights[0] for one in (layers["1"], *layers["1"].others)] == [82, 30]
+    assert [one.rank_weights[0] for one in layers["1"].alternatives] == [82, 30]
     plan = allocate(layers, "knapsack", weights=48 / 99)
     assert (plan["0"], plan["1"]) == (None, 1)
     assert plan.layers["1"].decomposition == "spatial_svd"
@@ -241,8 +241,8 @@ def test_what_is_not_cheaper_by_one_decomposition_gets_the_other():
 
 def test_exceptions_may_be_lists_too():
     layers = profile(network(), IMAGE, {"conv": "spatial_svd", "layers": {"2": ["channel_svd", "tucker2"], "4": []}})
-    assert [one.decomposition for one in (layers["2"], *layers["2"].others)] == ["channel_svd", "tucker2"]
-    assert layers["0"].others == ()
+    assert [one.decomposition for one in layers["2"].alternatives] == ["channel_svd", "tucker2"]
+    assert len(layers["0"].offers) == 1
     assert layers["4"].refusal == "left alone by decomposition.layers"
 
 

@@ -1,5 +1,4 @@
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from torch import nn
 
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.multiples import at_multiples
-from support.profiles import layer, network
+from support.profiles import changed, layer, network
 
 
 def profiles(decomposition, device="cpu"):
@@ -58,7 +57,7 @@ def test_the_optimum_among_multiples_is_found_by_brute_force():
 
 def test_what_is_known_of_a_rank_stays_its_own():
     one = layer("a", 1000, 1000, 10, 10, np.linspace(3, 1, 21))
-    measured = replace(one, sampled_ranks=(5, 21), sampled_accuracy=np.array([0.5, 1.0]), sensitivity=np.arange(21.0))
+    measured = changed(one, sampled_ranks=(5, 21), sampled_accuracy=np.array([0.5, 1.0]), sensitivity=np.arange(21.0))
     cut = at_multiples(measured, 8)
     assert cut.ranks == (8, 16)
     assert cut.rank_macs.tolist() == [80, 160]

@@ -4,14 +4,14 @@ import torch
 from torch import nn
 
 from lowrank_exp import factorize_, measure, profile
-from lowrank_exp.rank import LayerProfile, Plan, PlannedLayer, allocate
-from support.profiles import layer, network
+from lowrank_exp.rank import Plan, PlannedLayer, allocate
+from support.profiles import by_hand, layer, network
 
 
 def layers():
     return network(
         layer("features.0", 1000, 300, 10, 3, np.linspace(2, 1, 90)),
-        LayerProfile("features.1", "conv", 100, 30, refusal="ungrouped"),
+        by_hand("features.1", "conv", 100, 30, refusal="ungrouped"),
         layer("fc", 500, 500, 5, 5, np.linspace(2, 1, 90), kind="linear"),
     )
 

@@ -5,16 +5,16 @@ import itertools
 import numpy as np
 import pytest
 
-from lowrank_exp.rank import BudgetError, LayerProfile, allocate
+from lowrank_exp.rank import BudgetError, allocate
 from lowrank_exp.rank.reachable import Reach, reachable
-from support.profiles import layer, network
+from support.profiles import by_hand, joined, layer, network
 
 
 def four():
     """Two convolutions, one that cannot be decomposed, and a linear layer of which only rank 1 is cheaper."""
     return network(
         layer("conv1", 500, 90, 100, 20, np.linspace(3, 1, 8)),
-        LayerProfile("depth", "conv", 150, 30, refusal="its weight is parametrized"),
+        by_hand("depth", "conv", 150, 30, refusal="its weight is parametrized"),
         layer("conv2", 800, 400, 90, 45, np.linspace(5, 1, 12)),
         layer("fc", 60, 60, 40, 40, [2, 1], kind="linear"),
     )
@@ -79,7 +79,7 @@ def test_weights_are_counted_beside_macs_and_bytes_are_four_times_as_many():
 def test_the_cheapest_of_several_decompositions_counts():
     several = four()
     other = layer("conv2", 800, 400, 70, 60, np.linspace(5, 1, 11))  # ranks of 70: up to 770
-    several["conv2"] = layer("conv2", 800, 400, 90, 45, np.linspace(5, 1, 12), others=(other,))
+    several["conv2"] = joined(layer("conv2", 800, 400, 90, 45, np.linspace(5, 1, 12)), other)
     assert reachable(several)["macs"] == Reach((100 + 150 + 70 + 40) / 1510, (400 + 150 + 770 + 40) / 1510, 1.0)
 
 

@@ -1,14 +1,38 @@
 """Profiles made by hand, without a network."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 
-from lowrank_exp.rank import LayerProfile
+from lowrank_exp.rank import Cost, Costs, LayerProfile, Offer
+
+OF_LAYER = {field.name for field in fields(LayerProfile)}
+
+
+def by_hand(name, kind, macs, weights, decomposition=None, rank_macs=(), rank_weights=(), values=None, **more):
+    """A profile with one offer, or none; its ranks are 1, 2 ... unless `ranks` says other ones."""
+    of_offer = {key: more.pop(key) for key in list(more) if key not in OF_LAYER}
+    made = LayerProfile(name, kind, Cost(macs, weights), **more)
+    if decomposition is None:
+        return made
+    of_offer = {"ranks": range(1, len(rank_macs) + 1), **of_offer}
+    values = np.zeros((1, 0)) if values is None else values
+    return replace(
+        made, offers=(Offer(decomposition, costs=Costs(rank_macs, rank_weights), singular_values=values, **of_offer),)
+    )
+
+
+def changed(layer, **changes):
+    """A profile with other values, of its own or of its only offer."""
+    (offer,) = layer.offers
+    of_layer = {key: changes.pop(key) for key in list(changes) if key in OF_LAYER}
+    return replace(layer, offers=(replace(offer, **changes),), **of_layer)
 
 
 def layer(name, macs, weights, rank_macs, rank_weights, values, kind="conv", **more):
     """A layer whose ranks cost `rank_macs` and `rank_weights` each; `values` are its singular values."""
     ranks = np.arange(1, len(values) + 1)
-    return LayerProfile(
+    return by_hand(
         name,
         kind,
         macs,
@@ -19,6 +43,11 @@ def layer(name, macs, weights, rank_macs, rank_weights, values, kind="conv", **m
         np.asarray([values], dtype=np.float64),
         **more,
     )
+
+
+def joined(*layers):
+    """One layer with the offers of all of them."""
+    return replace(layers[0], offers=tuple(layer.offer for layer in layers))
 
 
 def network(*layers):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lowrank_exp.decomposition import Rank
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 METRICS = ("A_c", "A_p", "A_m")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.offer import Cost, Costs, Offer
 
 FILES = ("Net_def.txt", "R_list.txt", "A_norm.txt", "eigenvalue.conf")
 
@@ -85,16 +86,13 @@ def _profile(
         raise ValueError(f"{name}: the sampled ranks must rise from 1 or more to r_max={r_max}, got {samples}")
     kind = "linear" if weights == macs else "conv"
     by_index = "channel_svd" if index == 0 else "spatial_svd"
-    return LayerProfile(
-        name,
-        kind,
-        macs,
-        weights,
+    rungs = np.arange(1, r_max + 1)
+    offer = Offer(
         "linear_svd" if kind == "linear" else by_index,
-        np.arange(1, r_max + 1) * (macs // r_max),
-        np.arange(1, r_max + 1) * (weights // r_max),
+        range(1, r_max + 1),
+        Costs(rungs * (macs // r_max), rungs * (weights // r_max)),
         values,
-        dense_option=False,
         sampled_ranks=tuple(samples),
         sampled_accuracy=accuracies / accuracies[-1],
     )
+    return LayerProfile(name, kind, Cost(macs, weights), (offer,), dense_option=False)

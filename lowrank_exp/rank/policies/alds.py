@@ -13,7 +13,7 @@ import numpy as np
 from lowrank_exp.checks import one_of, whole
 from lowrank_exp.rank.budget import ROUNDING, BudgetError, Candidate, Choice, Problem, meet
 from lowrank_exp.rank.declares import declares
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 BOUNDS = ("paper", "code")
 SOLVERS = ("alternating", "exact")
@@ -132,7 +132,7 @@ def _splits(candidate: Candidate, problem: Problem, bound: str) -> list[Split]:
     """What a layer may choose from, by rising k."""
     by_k: dict[int, Candidate] = {}
     for one in (candidate, *candidate.others):
-        k = one.profile.input_groups
+        k = one.profile.offer.input_groups
         if k is None:
             raise ValueError(
                 f"{one.profile.name}: alds compares channel SVDs of k input groups, got {one.profile.decomposition} "
@@ -168,7 +168,7 @@ def _split(candidate: Candidate, k: int, scale: float, problem: Problem) -> Spli
 def _alpha(layer: LayerProfile) -> np.ndarray:
     """The largest of the singular values 1, 2 ... over the groups of a layer."""
     alpha = layer.singular_values.max(axis=0).astype(np.float64)
-    if layer.unfoldings and layer.unfoldings[0][0].shape[1] == 0:
+    if layer.offer.made_up:
         return np.linspace(1, 0, len(alpha), endpoint=False)
     return alpha
 

@@ -10,8 +10,8 @@ from lowrank_exp.checks import one_of, positive
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Candidate, Choice, Problem
 from lowrank_exp.rank.declares import declares
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.policies.knapsack import knapsack
-from lowrank_exp.rank.profile import LayerProfile
 
 COSTS = ("macs", "weights")
 

@@ -14,7 +14,7 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Candidate, Problem, meet
 from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import energy_curve, samples
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 CURVES = ("energy", "measured")
 FIRST = ("map", "half", "max")

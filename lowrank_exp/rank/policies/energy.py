@@ -12,7 +12,7 @@ from lowrank_exp.checks import fraction, is_whole, one_of
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.fitting.energy import energy_of
 from lowrank_exp.rank.budget import ROUNDING, Candidate, Problem, meet
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 RULES = ("share", "product")
 EQUAL = 1e-9  # energies per cost that differ by less, relatively, count as equal

@@ -6,7 +6,7 @@ from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem
 from lowrank_exp.rank.evbmf_solution import check_solver, evbmf_solution
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.unfoldings import option_at, unfoldings_of
 
 

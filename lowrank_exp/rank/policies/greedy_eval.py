@@ -11,7 +11,7 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
 from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import samples
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 Table = dict[str, tuple[np.ndarray, np.ndarray]]  # by layer: rungs, and the accuracy at each, rising
 

@@ -13,7 +13,7 @@ from lowrank_exp.rank.budget import ROUNDING, TOLERANCE, Candidate, Choice, Prob
 from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve
 from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 Quality = Callable[[LayerProfile], np.ndarray]
 _MEASURED = {"measured": "accuracy", "sensitivity": "sensitivity"}  # what metrics look at

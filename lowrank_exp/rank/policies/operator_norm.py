@@ -8,7 +8,7 @@ import numpy as np
 from lowrank_exp.checks import fraction
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 
 def operator_norm(problem: Problem, *, eps: float | None = None) -> dict[str, Rank | None]:
@@ -61,7 +61,7 @@ def _error_below(layer: LayerProfile) -> np.ndarray:
             "none. Take energy, uniform, enc_map or knapsack, set its rank by hand, or leave the layer alone"
         )
     s_R = layer.singular_values.max(0).astype(np.float64)
-    if layer.unfoldings and layer.unfoldings[0][0].shape[1] == 0:
+    if layer.offer.made_up:
         s_R = np.linspace(1, 0, len(s_R), endpoint=False)
     below_R = np.array([0, *layer.ranks[:-1]])
     return s_R[below_R] / s_R[0] if s_R[0] > 0 else np.zeros(layer.rungs)

@@ -12,7 +12,7 @@ import numpy as np
 from lowrank_exp.checks import boolean, positive
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.unfoldings import option_at, unfoldings_of
 
 

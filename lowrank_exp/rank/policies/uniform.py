@@ -3,7 +3,7 @@
 import numpy as np
 
 from lowrank_exp.rank.budget import Problem, meet
-from lowrank_exp.rank.profile import LayerProfile
+from lowrank_exp.rank.layer_profile import LayerProfile
 
 
 def uniform(problem: Problem) -> dict[str, int | None]:

@@ -1,13 +1,10 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy.interpolate import pchip_interpolate
 
-from lowrank_exp.rank import LayerProfile
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve, network_quality
 from support.enc_cases import PUBLISHED, vgg16
-from support.profiles import layer, network
+from support.profiles import by_hand, changed, layer, network
 
 
 @pytest.mark.parametrize(
@@ -61,7 +58,7 @@ def test_energy_ends_at_r_max():
 
 def test_groups_count_together():
     one = layer("a", 30, 30, 10, 10, [1.0, 1.0, 1.0])
-    one = replace(one, singular_values=np.array([[5.0, 3.0, 0.0], [4.0, 1.0, 1.0]]))
+    one = changed(one, singular_values=np.array([[5.0, 3.0, 0.0], [4.0, 1.0, 1.0]]))
     np.testing.assert_allclose(energy_curve(one), [0, 4 / 5, 1], rtol=1e-14)
 
 
@@ -75,7 +72,7 @@ def test_a_decomposition_without_singular_values_takes_its_energy():
     ladder = ((1, 1), (2, 2), (3, 3), (4, 4))
     costs = np.array([10, 20, 30, 40])
     kept = np.array([0.5, 0.7, 0.9, 1.0])
-    one = LayerProfile("a", "conv", 40, 40, "tucker2", costs, costs, ladder=ladder, kept=kept)
+    one = by_hand("a", "conv", 40, 40, "tucker2", costs, costs, ranks=ladder, kept=kept)
     np.testing.assert_allclose(energy_curve(one), [0, 0.4, 0.8, 1], rtol=1e-14)
 
 
@@ -94,7 +91,7 @@ def test_dense_layers_and_those_that_cannot_be_decomposed_keep_all():
     layers = network(
         layer("a", 40, 50, 10, 10, [5.0, 3.0, 2.0, 1.0]),
         layer("b", 60, 50, 15, 10, [4.0, 1.0, 1.0, 1.0]),
-        LayerProfile("c", "conv", 100, 100, refusal="no"),
+        by_hand("c", "conv", 100, 100, refusal="no"),
     )
     found = network_quality(layers, {"a": 2, "b": None, "c": None})
     assert found.A_p == pytest.approx(0.5)
@@ -104,7 +101,7 @@ def test_dense_layers_and_those_that_cannot_be_decomposed_keep_all():
 
 def test_a_rank_at_which_nothing_is_right_has_quality_0():
     one = layer("a", 40, 50, 10, 10, [5.0, 3.0, 2.0, 1.0])
-    y_m = measured_curve(replace(one, sampled_ranks=(1, 2, 4), sampled_accuracy=np.array([0.0, 0.4, 0.8])))
+    y_m = measured_curve(changed(one, sampled_ranks=(1, 2, 4), sampled_accuracy=np.array([0.0, 0.4, 0.8])))
     assert y_m[[0, 1, 3]].tolist() == pytest.approx([0.0, 0.5, 1.0])
 
 
@@ -131,4 +128,4 @@ def test_ranks_of_other_layers_are_refused():
 def test_samples_that_make_no_curve(ranks, accuracy, message):
     one = layer("a", 40, 50, 10, 10, [5.0, 3.0, 2.0, 1.0])
     with pytest.raises(ValueError, match=message):
-        measured_curve(replace(one, sampled_ranks=ranks, sampled_accuracy=np.array(accuracy)))
+        measured_curve(changed(one, sampled_ranks=ranks, sampled_accuracy=np.array(accuracy)))

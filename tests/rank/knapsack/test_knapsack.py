@@ -1,6 +1,5 @@
 """The knapsack policy and its solver: against brute force, an integer programme and ENC's published ranks."""
 
-import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -15,7 +14,7 @@ from lowrank_exp.rank.enc.curves import network_quality
 from lowrank_exp.rank.enc.files import profiles_from_enc
 from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
 from lowrank_exp.rank.policies.knapsack import knapsack
-from support.profiles import enc_vgg16, layer, network
+from support.profiles import changed, enc_vgg16, layer, network
 
 ENC = Path(__file__).parents[2] / "support" / "enc_vgg16"
 INF_RANKS = [10, 17, 27, 40, 87, 76, 88, 141, 169, 194, 281, 439, 410]
@@ -296,7 +295,7 @@ def test_equal_layers_keep_their_ranks_in_another_order():
 def test_a_larger_budget_is_never_worse():
     layers = enc_vgg16()
     layers = {
-        name: dataclasses.replace(p, singular_values=np.exp(-np.arange(p.rungs) / (20 + 9 * index))[None])
+        name: changed(p, singular_values=np.exp(-np.arange(p.rungs) / (20 + 9 * index))[None])
         for index, (name, p) in enumerate(layers.items())
     }
     budgets = np.linspace(0.05, 0.6, 23)

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,20 +10,31 @@ from torch import nn
 
 from lowrank_exp import factorize_, measure
 from lowrank_exp.decomposition import ChannelSVD, GroupedChannelSVD, LinearSVD, SpatialSVD
-from lowrank_exp.rank import BudgetError, LayerProfile, allocate, profile
+from lowrank_exp.rank import BudgetError, allocate, profile
+from support.profiles import by_hand
+from support.profiles import joined as of_all
 
 
 def split(name, dense, k, per_rank, rows):
     """A layer with k input groups by hand: what each rank costs, and the singular values of every group."""
     costs = per_rank * np.arange(1, len(rows[0]) + 1)
     options = {"groups": k}
-    return LayerProfile(
-        name, "conv", dense, dense, "grouped_channel_svd", costs, costs, np.array(rows, float), options, input_groups=k
+    return by_hand(
+        name,
+        "conv",
+        dense,
+        dense,
+        "grouped_channel_svd",
+        costs,
+        costs,
+        np.array(rows, float),
+        options=options,
+        input_groups=k,
     )
 
 
 def joined(*splits):
-    return {splits[0].name: replace(splits[0], others=splits[1:])}
+    return {splits[0].name: of_all(*splits)}
 
 
 def two_layers():
@@ -83,7 +93,7 @@ def test_the_largest_group_decides():
     layers = joined(split("a", 100, 1, 10, [[10, 9.9, 9.8, 9.7]]), split("a", 100, 2, 10, [[9, 1, 0], [9, 8, 0]]))
     layers |= joined(split("b", 100, 1, 10, [[10, 7, 0]]))
     assert chosen(allocate(layers, "alds", macs=0.15, bound="code")) == {"a": (2, 2), "b": (1, 1)}
-    layers["a"] = replace(layers["a"], others=(split("a", 100, 2, 10, [[9, 1, 0], [9, 1, 0]]),))
+    layers["a"] = of_all(layers["a"].alternatives[0], split("a", 100, 2, 10, [[9, 1, 0], [9, 1, 0]]))
     assert chosen(allocate(layers, "alds", macs=0.15, bound="code")) == {"a": (2, 1), "b": (1, 2)}
 
 
@@ -120,7 +130,7 @@ def small_network(seed):
 
 
 def by_k(layer):
-    return {one.options.get("groups", 1): one for one in (layer, *layer.others)}
+    return {one.options.get("groups", 1): one for one in layer.alternatives}
 
 
 def errors(layer, k, bound):
@@ -174,8 +184,7 @@ def test_the_order_of_layers_and_of_decompositions_does_not_matter():
     backwards = {name: layers[name] for name in reversed(layers)}
     assert allocate(backwards, "alds", macs=0.5, restarts=6).ranks == plan.ranks
     for name, layer in layers.items():
-        one, *others = reversed((layer, *layer.others))
-        backwards[name] = replace(one, others=tuple(replace(other, others=()) for other in others))
+        backwards[name] = of_all(*reversed(layer.alternatives))
     assert chosen(allocate(backwards, "alds", macs=0.5, restarts=6)) == chosen(plan)
 
 
@@ -227,7 +236,7 @@ def test_the_error_of_factors_keeps_within_the_bound(groups, k):
     model = nn.Sequential(layer)
     kinds = {"conv": [GroupedChannelSVD(one) for one in sorted({1, k})]}
     layers = profile(model, torch.zeros(1, 6 * groups, 5, 5), kinds)
-    of_k = {one.options["groups"]: one.singular_values for one in (layers["0"], *layers["0"].others)}
+    of_k = {one.options["groups"]: one.singular_values for one in layers["0"].alternatives}
     W = matrices(layer.weight, groups)
     assert of_k[1].max() == pytest.approx(operator_norm(W), rel=1e-5)
     for j in range(1, of_k[k].shape[1]):

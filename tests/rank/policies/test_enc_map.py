@@ -6,11 +6,11 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import nn
 
-from lowrank_exp.rank import Candidate, LayerProfile, allocate, profile
+from lowrank_exp.rank import Candidate, allocate, profile
 from lowrank_exp.rank.enc.curves import network_quality
 from lowrank_exp.rank.policies.enc_map import SharedQuality, cost_tables, enc_map, first_fixed, halves_up, options_at
 from support.enc_cases import PUBLISHED, problem, vgg16
-from support.profiles import layer, network
+from support.profiles import by_hand, changed, layer, network
 
 
 def ranks(policy_problem, **options):
@@ -99,7 +99,7 @@ def step_by_step(layers, C_t, metric, first):
 def test_energy_is_the_recipe_step_by_step(budget, first, sampled):
     layers = vgg16()
     if not sampled:
-        layers = {name: replace(one, sampled_ranks=()) for name, one in layers.items()}
+        layers = {name: changed(one, sampled_ranks=()) for name, one in layers.items()}
     assert ranks(problem(layers, macs=budget), first=first) == step_by_step(layers, budget, "energy", first)
 
 
@@ -189,8 +189,8 @@ def test_where_the_map_misses_the_budget_single_ranks_fill_up_by_hand():
 def test_no_rank_is_below_a_tenth_as_long_as_that_can_be_afforded():
     values = [np.r_[100.0, np.full(99, 1e-3)], np.linspace(2, 1, 100)]
     layers = network(*(layer(name, 1000, 1000, 10, 10, v) for name, v in zip("ab", values, strict=True)))
-    layers["a"] = replace(layers["a"], sampled_ranks=(2, 100), sampled_accuracy=np.array([0.95, 1.0]))
-    layers["b"] = replace(layers["b"], sampled_ranks=(50, 100), sampled_accuracy=np.array([0.5, 1.0]))
+    layers["a"] = changed(layers["a"], sampled_ranks=(2, 100), sampled_accuracy=np.array([0.95, 1.0]))
+    layers["b"] = changed(layers["b"], sampled_ranks=(50, 100), sampled_accuracy=np.array([0.5, 1.0]))
     assert allocate(layers, enc_map, macs=0.3, metric="measured")["a"] == 10
     assert allocate(layers, enc_map, macs=0.05, metric="measured")["a"] == 1
 
@@ -210,7 +210,7 @@ def test_the_first_convolution_has_half_or_all_of_r_max():
 
 
 def test_layers_left_alone_count():
-    layers = synthetic(4) | network(LayerProfile("alone", "conv", 20_000, 100, refusal="no"))
+    layers = synthetic(4) | network(by_hand("alone", "conv", 20_000, 100, refusal="no"))
     plan = allocate(layers, enc_map, macs=0.6)
     assert plan["alone"] is None
     assert plan.remaining("macs") == pytest.approx(0.6, rel=0.01)
@@ -223,7 +223,7 @@ def test_pairs_of_ranks_are_taken_by_their_rungs():
     costs, kept = np.arange(1, 11) * 30, 1 - np.geomspace(0.5, 1e-3, 10)
     kept[-1] = 1
     layers = network(
-        LayerProfile("a", "conv", 300, 300, "tucker2", costs, costs, ladder=ladder, kept=kept),
+        by_hand("a", "conv", 300, 300, "tucker2", costs, costs, ranks=ladder, kept=kept),
         layer("b", 1000, 1000, 10, 10, np.ones(100)),
     )
     plan = allocate(layers, enc_map, macs=0.5)

@@ -1,16 +1,15 @@
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lowrank_exp.rank import LayerProfile, allocate
+from lowrank_exp.rank import allocate
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve, network_quality
 from lowrank_exp.rank.enc.sets import RankSets, near, no_layers, thinned
 from lowrank_exp.rank.policies.enc_map import SharedQuality, enc_map
 from lowrank_exp.rank.policies.enc_model import enc_candidates, enc_model
 from support.enc_cases import PUBLISHED, problem, vgg16
-from support.profiles import layer, network
+from support.profiles import by_hand, changed, layer, network
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ def test_ranks_of_a_meta_network_and_pairs_of_ranks():
     costs = np.cumsum(np.linspace(20, 40, 30)).astype(int)
     kept = np.linspace(0.3, 1, 30)
     layers = network(
-        LayerProfile("a", "conv", int(costs[-1]), int(costs[-1]), "tucker2", costs, costs, ladder=ladder, kept=kept),
+        by_hand("a", "conv", int(costs[-1]), int(costs[-1]), "tucker2", costs, costs, ranks=ladder, kept=kept),
         layer("b", 1000, 1000, 10, 10, np.ones(100)),
         layer("c", 1000, 1000, 10, 10, np.ones(100)),
     )
@@ -264,7 +263,7 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_rules_bound_the_search():
-    layers = {name: replace(one, dense_option=True) for name, one in small().items()}
+    layers = {name: changed(one, dense_option=True) for name, one in small().items()}
     rules = {"b": {"min": 18, "max": 20}, "c": {"min": 25}}
     plan = allocate(layers, enc_model, macs=0.6, rules=rules, space=0.2)
     assert 18 <= plan["b"] <= 20

@@ -1,5 +1,4 @@
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from lowrank_exp.rank import allocate
 from lowrank_exp.rank import profile as profiled
 from lowrank_exp.rank.policies.energy import energy
 from support.enc_cases import problem
-from support.profiles import enc_vgg16, layer, network
+from support.profiles import changed, enc_vgg16, layer, network
 
 
 def spectra(seed=0):
@@ -71,7 +70,7 @@ def test_a_share_of_one_keeps_what_the_arithmetic_can_tell_from_zero():
 def test_groups_are_counted_together():
     values = np.array([[3.0, 1.0], [3.0, 1.0]])
     profile = layer("a", 10**6, 1, 10, 1, [1.0, 1.0])
-    grouped = type(profile)(**{**vars(profile), "singular_values": values})
+    grouped = changed(profile, singular_values=values)
     np.testing.assert_allclose(grouped.energy, [0.9, 1.0])
     np.testing.assert_allclose(grouped.error, [0.1, 0.0], atol=1e-15)
 
@@ -98,10 +97,7 @@ def test_budget_gives_the_ranks_of_one_share_but_for_single_ranks(budget):
     layers = enc_vgg16()
     rng = np.random.default_rng(0)
     layers = network(
-        *(
-            type(p)(**{**vars(p), "singular_values": np.sort(rng.gamma(0.5, size=(1, p.full_rank)))[:, ::-1]})
-            for p in layers.values()
-        )
+        *(changed(p, singular_values=np.sort(rng.gamma(0.5, size=(1, p.full_rank)))[:, ::-1]) for p in layers.values())
     )
     plan = allocate(layers, "energy", **budget)
     assert 0.99 <= max(plan.remaining(what) / bound for what, bound in budget.items()) <= 1
@@ -145,7 +141,7 @@ def test_plain_singular_values_by_hand():
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.95])
 def test_plain_singular_values_of_groups_are_added(share):
     values = np.sort(np.random.default_rng(3).gamma(1.0, size=(4, 30)))[:, ::-1]
-    grouped = replace(layer("a", 10**6, 1, 10, 1, np.ones(30)), singular_values=values)
+    grouped = changed(layer("a", 10**6, 1, 10, 1, np.ones(30)), singular_values=values)
     kept = np.cumsum(values.sum(0)) / values.sum()
     rank = next(r for r in range(1, 31) if kept[r - 1] >= share)
     assert allocate(network(grouped), "energy", share=share, power=1).ranks == {"a": rank}
@@ -166,7 +162,7 @@ def test_plain_singular_values_leave_less_to_a_steep_layer_than_squared_ones():
 @pytest.mark.parametrize("rule", ["share", "product"])
 def test_without_singular_values_there_are_no_plain_ones(rule):
     kept = np.linspace(0.1, 1, 20)
-    tucker = replace(
+    tucker = changed(
         layer("a", 150, 150, 10, 10, np.ones(20)), decomposition="tucker2", singular_values=np.zeros((1, 0)), kept=kept
     )
     assert allocate(network(tucker), "energy", macs=0.4, rule=rule).ranks == {"a": 6}
@@ -241,7 +237,7 @@ def test_product_is_the_greedy_rule_step_by_step(budget, seed, power):
 
 def kept_at(name, macs, cost, kept):
     """A layer that keeps `kept` at its ranks."""
-    return replace(layer(name, macs, macs, cost, cost, np.ones(len(kept))), kept=np.array(kept))
+    return changed(layer(name, macs, macs, cost, cost, np.ones(len(kept))), kept=np.array(kept))
 
 
 def test_a_case_by_hand():

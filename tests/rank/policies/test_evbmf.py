@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy.optimize import brentq, minimize_scalar
 
-from lowrank_exp.rank import Budget, Candidate, LayerProfile, Problem, allocate
+from lowrank_exp.rank import Budget, Candidate, Cost, Problem, allocate
 from lowrank_exp.rank.evbmf_solution import evbmf_rank, evbmf_solution, singular_values, strength, strength_bar
+from lowrank_exp.rank.layer_shape import LayerShape
 from lowrank_exp.rank.policies.evbmf import evbmf
-from lowrank_exp.rank.profile import Cost
-from support.profiles import layer, network
+from support.profiles import by_hand, changed, layer, network
 
 
 def planted(rows, columns, rank, noise, seed=0, strength=1.0):
@@ -326,11 +326,6 @@ def test_what_is_no_matrix_is_refused(call, message):
 # The policy
 
 
-@dataclass(frozen=True)
-class Measured(LayerProfile):
-    unfoldings: tuple = ()
-
-
 def spectra(*matrices):
     return np.stack([singular_values(matrix) for matrix in matrices])
 
@@ -339,7 +334,7 @@ def measured(name, *matrices, kind="conv", dense=10**6):
     """A layer decomposed by an SVD of one matrix per group; rank 1 costs 100."""
     values = spectra(*matrices)
     profile = layer(name, dense, dense, 100, 100, values[0], kind)
-    return Measured(**{**vars(profile), "singular_values": values, "unfoldings": ((values, max(matrices[0].shape)),)})
+    return changed(profile, singular_values=values, unfoldings=((values, max(matrices[0].shape)),))
 
 
 def one(**options):
@@ -419,10 +414,10 @@ def tucker(in_rank, out_rank, weights=I * O * K, rungs=None, unfoldings=None):
 
     def cost(rank):
         factors = I * rank[0] + K * rank[0] * rank[1] + O * rank[1]
-        return Cost(100 * factors, factors, 4 * factors)
+        return Cost(100 * factors, factors)
 
     costs = [cost(rank) for rank in ladder]
-    profile = Measured(
+    profile = by_hand(
         "conv",
         "conv",
         100 * weights,
@@ -430,10 +425,11 @@ def tucker(in_rank, out_rank, weights=I * O * K, rungs=None, unfoldings=None):
         "tucker2",
         np.array([c.macs for c in costs]),
         np.array([c.weights for c in costs]),
-        ladder=ladder,
+        ranks=ladder,
         kept=np.linspace(0.1, 1, O),
-        cost_at=cost,
+        shape=LayerShape.of(torch.nn.Conv2d(I, O, 3, padding=1, device="meta"), [(1, I, 10, 10)]),
         unfoldings=((in_values, O * K), (out_values, I * K)) if unfoldings is None else unfoldings,
+        made_up=unfoldings is not None,
     )
     cheaper = tuple(r for r, c in enumerate(costs, start=1) if c.macs < profile.macs)
     dense = {"macs": profile.macs, "weights": weights, "bytes": 4 * weights}

@@ -1,7 +1,5 @@
 """Greedy evaluation beside a plain search over the table of scores."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -9,13 +7,13 @@ from lowrank_exp.rank import allocate
 from lowrank_exp.rank.enc.curves import samples
 from lowrank_exp.rank.policies.greedy_eval import greedy_eval
 from support.enc_cases import problem, vgg16
-from support.profiles import layer, network
+from support.profiles import changed, layer, network
 
 
 def sampled(name, macs, cost, ranks, accuracy, **more):
     """A layer of a hundred ranks with an accuracy at some."""
     made = layer(name, macs, macs, cost, cost, np.ones(100), **more)
-    return replace(made, sampled_ranks=tuple(ranks), sampled_accuracy=np.array(accuracy))
+    return changed(made, sampled_ranks=tuple(ranks), sampled_accuracy=np.array(accuracy))
 
 
 def pair():

@@ -1,7 +1,5 @@
 """Operator norms beside those that NumPy finds for the truncated matrices."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +7,10 @@ from scipy.linalg import block_diag
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD
-from lowrank_exp.rank import LayerProfile, allocate, profile
+from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.policies.operator_norm import operator_norm
 from support.enc_cases import problem
-from support.profiles import layer, network
+from support.profiles import by_hand, changed, layer, network
 
 
 def truncated(matrix, rank):
@@ -35,7 +33,7 @@ def test_the_smallest_rank_with_at_most_that_error(groups, eps):
         conv.weight *= torch.linspace(0.1, 1, 24)[:, None, None, None]
     layers = profile(nn.Sequential(conv), torch.zeros(1, 16, 9, 9), "channel_svd")
     matrices = ChannelSVD().matrices(conv).detach().double().numpy()
-    layers["0"] = replace(layers["0"], dense_option=False)
+    layers["0"] = changed(layers["0"], dense_option=False)
     rank = allocate(layers, operator_norm, eps=eps)["0"]
     assert 1 <= rank <= 24 // groups
     assert relative_error(matrices, rank) <= eps
@@ -50,7 +48,7 @@ def test_a_case_by_hand():
 
 def test_groups_are_one_matrix_of_blocks():
     values = np.array([[8.0, 4.0, 2.0], [1.0, 1.0, 1.0]])
-    layers = network(replace(layer("a", 10**6, 1, 10, 1, np.ones(3)), singular_values=values))
+    layers = network(changed(layer("a", 10**6, 1, 10, 1, np.ones(3)), singular_values=values))
     # One rank of every group leaves 4 of 8, two leave 2.
     for eps, rank in ((0.5, 1), (0.3, 2), (0.25, 2), (0.2, 3)):
         assert allocate(layers, operator_norm, eps=eps).ranks == {"a": rank}
@@ -137,7 +135,7 @@ def test_without_numbers_the_error_falls_evenly():
 
 
 def test_without_singular_values_other_policies_are_named():
-    bare = LayerProfile("a", "conv", 100, 100, "tucker2", np.arange(1, 9), np.arange(1, 9), np.zeros((1, 0)),
+    bare = by_hand("a", "conv", 100, 100, "tucker2", np.arange(1, 9), np.arange(1, 9), np.zeros((1, 0)),
                         kept=np.linspace(0.1, 1, 8))  # fmt: skip
     with pytest.raises(
         ValueError, match=r"a: .* needs a layer's singular values, and tucker2 has none. Take energy, un"

@@ -1,7 +1,6 @@
 """Stable ranks beside NumPy's norms, random matrices, and a case by hand."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +8,10 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD
-from lowrank_exp.rank import Candidate, LayerProfile, Problem, allocate, profile
+from lowrank_exp.rank import Candidate, Problem, allocate, profile
 from lowrank_exp.rank.policies.stable_rank import stable_rank, stable_rank_of_noise
 from support.enc_cases import problem
-from support.profiles import layer, network
+from support.profiles import by_hand, changed, layer, network
 
 
 def falling(rows, columns, power, seed=0):
@@ -26,7 +25,7 @@ def measured(name, *matrices, dense=10**6, cost=100):
     """A layer decomposed by an SVD of one matrix per group."""
     values = np.stack([np.linalg.svd(matrix, compute_uv=False) for matrix in matrices])
     made = layer(name, dense, dense, cost, cost, values[0])
-    return replace(made, singular_values=values, unfoldings=((values, max(matrices[0].shape)),))
+    return changed(made, singular_values=values, unfoldings=((values, max(matrices[0].shape)),))
 
 
 def by_norms(matrix):
@@ -64,7 +63,7 @@ def test_ranks_are_scaled_stable_ranks_rounded_up(rows, columns, power):
 def test_a_case_by_hand():
     """A 4 x 16 matrix with the singular values 2, 1, 1, 1 has stable rank 7/4; the scale is (1 + 1/2)^2 = 9/4."""
     s = np.array([2.0, 1.0, 1.0, 1.0])
-    layers = network(replace(layer("a", 10**6, 1, 10, 1, s), unfoldings=((s[None], 16),)))
+    layers = network(changed(layer("a", 10**6, 1, 10, 1, s), unfoldings=((s[None], 16),)))
     assert stable_rank_of_noise(4, 16) == pytest.approx(16 / 9)
     for times, plain, rank in ((1.0, 2, 4), (0.5, 1, 2), (0.25, 1, 1), (4 / 7, 1, 3), (8 / 7, 2, 4), (2.0, 4, 4)):
         assert allocate(layers, stable_rank, times=times, scaled=False).ranks == {"a": plain}
@@ -227,11 +226,11 @@ def test_under_a_budget_pairs_follow_the_unfolding_that_asks_first():
     """Widths 2 and 8 on the ladder (1, 1), (2, 2), (3, 3), (4, 4): the second number asks for the next rung first."""
     s_in, s_out = np.array([[1.0, 1.0, 0.0, 0.0]]), np.ones((1, 8))
     kept = np.linspace(0.2, 1, 4)
-    pairs = LayerProfile(
+    pairs = by_hand(
         "a", "conv", 50, 50, "tucker2", np.arange(1, 5) * 10, np.arange(1, 5) * 10, np.zeros((1, 0)),
-        ladder=((1, 1), (2, 2), (3, 3), (4, 4)), kept=kept, unfoldings=((s_in, 8), (s_out, 8)),
+        ranks=((1, 1), (2, 2), (3, 3), (4, 4)), kept=kept, unfoldings=((s_in, 8), (s_out, 8)),
     )  # fmt: skip
-    one = replace(layer("b", 200, 200, 1, 1, np.ones(100)), unfoldings=((np.ones((1, 100)), 100),))
+    one = changed(layer("b", 200, 200, 1, 1, np.ones(100)), unfoldings=((np.ones((1, 100)), 100),))
     # Rungs (r - 1) / 8 of the pairs and ranks (r - 1) / 100 of the other: below t = 1/4 they cost 20 and 25.
     plan = allocate(network(pairs, one), stable_rank, times=None, scaled=False, macs=45 / 250)
     assert plan.ranks == {"a": (2, 2), "b": 25}

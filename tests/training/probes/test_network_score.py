@@ -53,7 +53,7 @@ def test_by_other_decompositions(decomposition):
 def test_a_choice_says_the_decomposition():
     layers = profile(network(), EXAMPLE, ["spatial_svd", "channel_svd"])
     score = NetworkScore(network(), layers, batches(), quality="loss")
-    by_channel = score({"0": Choice(layers["0"].others[0], 2)})
+    by_channel = score({"0": Choice(layers["0"].alternatives[1], 2)})
     assert -torch.tensor(by_channel).log() == pytest.approx(by_factorize({"0": 2}, "channel_svd").loss, rel=1e-5)
     assert score({"0": 2}) != by_channel
 
