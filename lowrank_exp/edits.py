@@ -6,7 +6,6 @@ takes those over as they are.
 """
 
 import itertools
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.private import forget_hooks_, own_buffers, own_modules, own_parameters, rebuild
 from lowrank_exp.network.records import RECORDS
 from lowrank_exp.network.wrappers import full_name, joined, plain_names, set_layer_
 from lowrank_exp.replacing import give_hooks_
@@ -72,7 +72,6 @@ class KeepChannels:
 Edit = Factorize | Bias | ToSVD | KeepChannels
 EDITS = {kind.__name__: kind for kind in (Factorize, Bias, ToSVD, KeepChannels)}  # a file names an edit by these names
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _numbers = itertools.count(1)
 
 
@@ -89,7 +88,7 @@ class Record:
     def __init__(self, edit: Edit, below: str, before: nn.Module, number: int | None = None) -> None:
         global _numbers
         self.edit, self.below, self.before = replace(edit, layer=""), below, before
-        before.__dict__.update({hooks: OrderedDict() for hooks in _HOOKS})  # a pickle could not hold all of them
+        forget_hooks_(before)  # a pickle could not hold all of them
         self.number = next(_numbers) if number is None else number
         if number is not None:
             _numbers = itertools.count(max(number + 1, next(_numbers)))
@@ -193,11 +192,11 @@ def _like(module: nn.Module, known: dict[int, Any]) -> nn.Module:
     if id(module) in known:
         return known[id(module)]
     like = known[id(module)] = object.__new__(type(module))
-    like.__dict__.update({name: value for name, value in module.__dict__.items() if name != RECORDS})
-    like.__dict__["_parameters"] = {name: _on_meta(one, known) for name, one in module._parameters.items()}
-    like.__dict__["_buffers"] = {name: _on_meta(one, known) for name, one in module._buffers.items()}
-    modules = module._modules.items()
-    like.__dict__["_modules"] = {name: None if one is None else _like(one, known) for name, one in modules}
+    parameters = {name: _on_meta(one, known) for name, one in own_parameters(module).items()}
+    buffers = {name: _on_meta(one, known) for name, one in own_buffers(module).items()}
+    modules = {name: None if one is None else _like(one, known) for name, one in own_modules(module).items()}
+    rebuild(module, parameters, buffers, modules, into=like)
+    like.__dict__.pop(RECORDS, None)
     return like
 
 

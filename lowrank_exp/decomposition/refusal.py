@@ -10,6 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lowrank_exp.decomposition.uses import uses_of_children
 from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.private import own_modules, own_parameters
 
 SHOWN = 6  # places of one parameter that a reason names
 
@@ -48,7 +49,9 @@ def refusals(model: nn.Module) -> dict[str, str]:
             reason = "part of nn.TransformerEncoderLayer, whose fast path reads its weight uncalled"
             read |= {module.linear1: reason, module.linear2: reason}
         for name, use in uses_of_children(type(module)).items():
-            if not use.itself and "weight" in use.attributes and isinstance(layer := module._modules.get(name), LAYERS):
+            if use.itself or "weight" not in use.attributes:
+                continue
+            if isinstance(layer := own_modules(module).get(name), LAYERS):
                 reason = f"its weight is read by its parent, {type(module).__name__}; it is never called itself"
                 read.setdefault(layer, reason)
 
@@ -59,7 +62,7 @@ def refusals(model: nn.Module) -> dict[str, str]:
         shared = [place for p in layer.parameters(recurse=False) for place in places[id(p)] if len(places[id(p)]) > 1]
         if layer in read:
             reasons[name] = read[layer]
-        elif is_parametrized(layer) or layer._parameters.keys() != {"weight", "bias"}:
+        elif is_parametrized(layer) or own_parameters(layer).keys() != {"weight", "bias"}:
             reasons[name] = "its weight or bias is parametrized; remove the parametrization first"
         elif any(is_lazy(p) for p in layer.parameters(recurse=False)):
             reasons[name] = "a lazy layer without shape; run the network once first"

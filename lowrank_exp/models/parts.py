@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lowrank_exp.network.private import module_versions, set_module_versions_
+
 # Keys under which people keep a network's tensors, those that are trained before running averages of them.
 TRAINED = (
     *("state_dict", "model_state_dict", "model", "module", "net", "network", "net_state_dict", "network_state_dict"),
@@ -163,13 +165,13 @@ def _with_metadata(
     taken: Mapping[str, Any], state: Mapping[str, Any], prefix: str, wrappers: Set[str]
 ) -> Mapping[str, Any]:
     """The tensors with what the file says of modules, such as their versions, under the modules' new names."""
-    metadata = getattr(state, "_metadata", None)
-    if not isinstance(metadata, Mapping):
+    metadata = module_versions(state)
+    if not isinstance(metadata, Mapping) or not metadata:
         return taken
     taken = OrderedDict(taken)
     places = {f"{unwrapped(name, wrappers)}.": value for name, value in metadata.items() if isinstance(name, str)}
     inside = {place: value for place, value in places.items() if place.startswith(prefix)}
-    taken._metadata = OrderedDict((place.removeprefix(prefix).rstrip("."), value) for place, value in inside.items())
+    set_module_versions_(taken, {place.removeprefix(prefix).rstrip("."): value for place, value in inside.items()})
     return taken
 
 

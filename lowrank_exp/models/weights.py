@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.models.foreign import conversion
 from lowrank_exp.models.numbers import check_numbers, not_finite
 from lowrank_exp.models.parts import Part, best_parts, listed, mappings, shape_of, unwrapped
+from lowrank_exp.network.private import module_versions, set_module_versions_
 
 PREFIXES = ("module.", "network.", "model.")  # DataParallel, our LightningModule, other people's
 COUNT = "num_batches_tracked"  # of batch norms: so many batches their statistics are of
@@ -100,7 +101,7 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> str:
     check_numbers(given, own, not_finite(module), path)
     if not any(isinstance(value, Tensor) and value.is_meta for value in own.values()):
         whole = OrderedDict(own | state)
-        whole._metadata = OrderedDict(own._metadata | getattr(part.state, "_metadata", {}))
+        set_module_versions_(whole, module_versions(own) | module_versions(part.state))
         module.load_state_dict(whole)
     return part.described(others, path)
 

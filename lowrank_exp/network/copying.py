@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowrank_exp.network.private import own_names
+
 DEPTH = 5  # things inside things that are looked into
 
 
@@ -80,7 +82,5 @@ def _children(thing: Any) -> list[tuple[str, Any]]:
         return [(f"[{place}]", value) for place, value in enumerate(thing)]
     if isinstance(thing, type | Tensor | str | bytes) or (callable(thing) and not isinstance(thing, nn.Module)):
         return []
-    attributes = dict(getattr(thing, "__dict__", {}))
-    if isinstance(thing, nn.Module):  # what it keeps in dictionaries of its own has names of attributes
-        attributes |= {**attributes.pop("_parameters"), **attributes.pop("_buffers"), **attributes.pop("_modules")}
+    attributes = own_names(thing) if isinstance(thing, nn.Module) else getattr(thing, "__dict__", {})
     return [(f".{key}", value) for key, value in attributes.items()]

@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from lowrank_exp.network.private import storage_id
+
 PRODUCTS = ("mm", "addmm", "linear", "_scaled_mm")  # operations of a linear layer
 
 
@@ -136,6 +138,6 @@ class Operations(TorchDispatchMode):
 def _key(tensor: Tensor) -> int | None:
     """The number of a tensor's memory, which its views share; None where it has none."""
     try:
-        return tensor.untyped_storage()._cdata
+        return storage_id(tensor)
     except (NotImplementedError, RuntimeError):
         return None

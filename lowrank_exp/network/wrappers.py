@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from lowrank_exp.network.private import own_modules
+
 # Classes of torch, by name so that none of them has to be imported, and under which name they hold what they wrap.
 _HELD_AS = {
     "AveragedModel": "module",
@@ -23,14 +25,14 @@ def held_as(module: nn.Module) -> str | None:
     for kind in type(module).__mro__:
         name = _HELD_AS.get(kind.__name__)
         if name is not None and kind.__module__.startswith("torch."):
-            return name if name in module._modules else None
+            return name if name in own_modules(module) else None
     return None
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """`module` itself, or what it wraps, however often it is wrapped."""
     while (name := held_as(module)) is not None:
-        module = module._modules[name]
+        module = own_modules(module)[name]
     return module
 
 
@@ -62,10 +64,10 @@ def full_name(model: nn.Module, plain: str) -> str:
     while True:
         while (held := held_as(module)) is not None:
             parts.append(held)
-            module = module._modules[held]
-        if not rest or module._modules.get(rest[0]) is None:
+            module = own_modules(module)[held]
+        if not rest or own_modules(module).get(rest[0]) is None:
             return ".".join([*parts, *rest])
-        module = module._modules[rest[0]]
+        module = own_modules(module)[rest[0]]
         parts.append(rest.pop(0))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from lowrank_exp.decomposition.codebook import stored_state
+from lowrank_exp.network.private import module_versions, own_buffers, own_parameters, set_module_versions_
 from lowrank_exp.network.wrappers import held_as, joined, plain_names
 from lowrank_exp.text.shown import shown
 
@@ -46,7 +47,7 @@ class _Names(NamedTuple):
         while owner not in self.plain:
             owner = owner.rpartition(".")[0]
         own, module = key[len(owner) :].removeprefix("."), self.modules[owner]
-        of_wrapper = held_as(module) is not None and (own in (*module._parameters, *module._buffers, EXTRA))
+        of_wrapper = held_as(module) is not None and (own in (*own_parameters(module), *own_buffers(module), EXTRA))
         return joined(self.plain[owner], own), of_wrapper
 
 
@@ -66,7 +67,7 @@ def network_state(model: nn.Module) -> NetworkState:
             raise ValueError(f"two entries of the network's state are called {plain!r} without the wrappers around it")
         place[plain] = _portable(key, value)
     metadata = {}
-    for name, found in getattr(state, "_metadata", {}).items():
+    for name, found in module_versions(state).items():
         # A graph of torch.fx has lost the classes of the modules that it went through, and so their versions.
         if name in names.modules and not _rebuilt(names.modules[name]):
             metadata[names.plain[name]] = _plain(f"the metadata of {name!r}", found)
@@ -84,11 +85,12 @@ def load_state_(model: nn.Module, state: NetworkState) -> None:
     for key, value in own.items():
         plain, of_wrapper = names.key(key)
         loaded[key] = state.wrappers.get(plain, value) if of_wrapper else state.entries[plain]
-    loaded._metadata = OrderedDict()
-    for name, found in getattr(own, "_metadata", {}).items():
+    versions = {}
+    for name, found in module_versions(own).items():
         wrapper = name in names.modules and held_as(names.modules[name]) is not None
         known = None if wrapper else state.metadata.get(names.plain.get(name, name))
-        loaded._metadata[name] = found if known is None else known
+        versions[name] = found if known is None else known
+    set_module_versions_(loaded, versions)
     model.load_state_dict(loaded)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.private import SET_GRAD_ENABLED, learned_by, operands
 
 WITHOUT_GRADIENT = "no gradient of the output reaches it (torch.no_grad, detach, or its own output is not used)"
 _CUTS = (Tensor.detach, Tensor.detach_, torch.detach, Tensor.data.__get__)
@@ -19,7 +20,7 @@ class Followed(TorchFunctionMode):
     """While it is entered, `torch.no_grad` and `detach` have no effect, so that autograd records every operation."""
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if function is torch._C._set_grad_enabled:
+        if function is SET_GRAD_ENABLED:
             return None
         if function in _CUTS:
             return args[0]
@@ -39,10 +40,10 @@ def without_gradient(network: nn.Module, x: Tensor, called: Iterable[nn.Module])
         ends = [tensor.grad_fn for tensor in tensors_of(network(x)) if tensor.grad_fn is not None]
     reached, left = set(ends), ends
     while left:
-        more = {f for f, _ in left.pop().next_functions if f is not None} - reached
+        more = {f for f, _ in operands(left.pop()) if f is not None} - reached
         reached |= more
         left += more
-    learned = {id(f.variable) for f in reached if hasattr(f, "variable")}
+    learned = {id(leaf) for leaf in map(learned_by, reached) if leaf is not None}
     layers = {layer: {id(p) for p in layer.parameters()} for layer in called if isinstance(layer, LAYERS)}
     return [layer for layer, parameters in layers.items() if parameters and learned.isdisjoint(parameters)]
 

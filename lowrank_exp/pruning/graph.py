@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.layers.moves_channels import NOTHING, MovesChannels
 from lowrank_exp.network.cost import LAYERS, out_channels
+from lowrank_exp.network.private import is_output, operands, output_shapes, saved
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.trace import BATCH_NORMS, PER_CHANNEL, Entry, Moving, Trace, trace
 
@@ -102,24 +103,25 @@ class _Reading:
         return self.graph
 
     def _set_places(self, node: Any) -> None:
-        graph, layer, shape = self.graph, node.module, _shapes(node)[0]
+        graph, layer, shapes = self.graph, node.module, output_shapes(node.grad_fn)
         name = self.names.get(layer)
         if isinstance(layer, LAYERS):
             inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
             self.starts[node] = graph.inputs[name] = graph.place(inputs)
             self.ends[node] = graph.outputs[name] = graph.place(out_channels(layer))
-            if isinstance(layer, nn.Linear) and len(shape) != 2:
+            if isinstance(layer, nn.Linear) and len(shapes[0]) != 2:
                 self._fix(node, f"{name} is a linear layer on inputs of more than one axis")
         elif isinstance(layer, Moving):
             self._set_moved(node, name, *layer.layer)
         else:
-            size = sum(s[1] if len(s) > 1 else 1 for s in _shapes(node)) if _operation(node) in SPLITS else None
-            self.starts[node] = self.ends[node] = graph.place(size or (shape[1] if len(shape) > 1 else 1))
+            parts = shapes if _operation(node) in SPLITS else shapes[:1]
+            size = sum(part[1] if len(part) > 1 else 1 for part in parts)
+            self.starts[node] = self.ends[node] = graph.place(size)
             if isinstance(layer, BATCH_NORMS) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
                 graph.passing[name] = self.starts[node]
         if isinstance(layer, Entry):
             self._fix(node, "they are, or are added to, the network's input")
-        elif type(layer).__name__ == "_OutputOp":
+        elif is_output(layer):
             self._fix(node, "they are the network's output")
         elif _operation(node) == "Neighbours" and not self.close_up:
             self._fix(
@@ -147,14 +149,14 @@ class _Reading:
                 self.graph.fixed[:0] = [(place, f"{name} stays: {WITHOUT_GRADIENT}") for place in places]
 
     def _set_links(self, node: Any) -> None:
-        functions = [(f, i, nr) for i, (f, nr) in enumerate(node.grad_fn.next_functions) if f is not None]
+        functions = [(f, i, nr) for i, (f, nr) in enumerate(operands(node.grad_fn)) if f is not None]
         functions = [(f, i, nr) for f, i, nr in functions if "AccumulateGrad" not in f.name()]
         if len(functions) != len(node.inputs):
             for other in [node, *node.inputs]:
                 self._fix(other, f"{_called(node, self.names)} is called several times")
             return
         for source, (function, position, output) in zip(node.inputs, functions, strict=True):
-            read_shape = tuple(function._input_metadata[output].shape)
+            read_shape = output_shapes(function)[output]
             found = self._indices(node, read_shape, position)
             if isinstance(found, str):
                 self._fix(source, found)
@@ -162,8 +164,8 @@ class _Reading:
                 continue
             read, made = found
             if _operation(source) in SPLITS:
-                if _dim(source.grad_fn._saved_dim, len(read_shape)) == 1:
-                    read = read + sum(s[1] for s in _shapes(source)[:output])
+                if saved(source.grad_fn, "dim") % len(read_shape) == 1:
+                    read = read + sum(s[1] for s in output_shapes(source.grad_fn)[:output])
                 elif read_shape[1] != self.ends[source].size:
                     self._fix(source, "a split cannot be followed")
                     self._fix(node, "a split cannot be followed")
@@ -172,7 +174,7 @@ class _Reading:
 
     def _indices(self, node: Any, read: tuple[int, ...], position: int) -> tuple[np.ndarray, np.ndarray] | str:
         """Channels of the operand at `position`, of shape `read`, and the channels of `node` that they become."""
-        layer, made, operation = node.module, tuple(_shapes(node)[0]), _operation(node)
+        layer, made, operation = node.module, tuple(output_shapes(node.grad_fn)[0]), _operation(node)
         if len(read) < 2:
             return f"{_called(node, self.names)} reads a tensor without channels"
         same = np.arange(read[1])
@@ -194,9 +196,9 @@ class _Reading:
             return (np.repeat(same, each), np.arange(read[1] * each)) if flat else unknown
         if operation not in CHANNEL_WISE:
             return unknown
-        if operation == "Slice" and _dim(node.grad_fn._saved_dim, len(read)) == 1:
-            taken = same[_signed(node.grad_fn._saved_start) : _signed(node.grad_fn._saved_end)]
-            return taken[:: node.grad_fn._saved_step], np.arange(made[1])
+        if operation == "Slice" and saved(node.grad_fn, "dim") % len(read) == 1:
+            start, end, step = (saved(node.grad_fn, what) for what in ("start", "end", "step"))
+            return same[start:end:step], np.arange(made[1])
         if 1 in _dims_touched(node.grad_fn, operation, len(read)) or len(made) < 2 or made[0] != read[0]:
             return unknown
         if read[1] != made[1]:
@@ -206,10 +208,10 @@ class _Reading:
         return same, same
 
     def _concatenated(self, node: Any, read: tuple[int, ...], position: int) -> tuple[np.ndarray, np.ndarray] | str:
-        same, made = np.arange(read[1]), _shapes(node)[0]
-        if _dim(node.grad_fn._saved_dim, len(read)) != 1:
+        same, made = np.arange(read[1]), output_shapes(node.grad_fn)[0]
+        if saved(node.grad_fn, "dim") % len(read) != 1:
             return same, same
-        sizes = [f and f._input_metadata[nr].shape[1] for f, nr in node.grad_fn.next_functions]
+        sizes = [f and output_shapes(f)[nr][1] for f, nr in operands(node.grad_fn)]
         if sizes.count(None) > 1:
             return "they are concatenated with constants"
         sizes = [made[1] - sum(filter(None, sizes)) if size is None else size for size in sizes]
@@ -217,11 +219,6 @@ class _Reading:
 
     def _fix(self, node: Any, reason: str) -> None:
         self.graph.fixed += [(place, reason) for place in {self.starts[node], self.ends[node]}]
-
-
-def _shapes(node: Any) -> list[tuple[int, ...]]:
-    """Of the outputs of a node's operation."""
-    return [tuple(output.shape) for output in node.grad_fn._input_metadata]
 
 
 def _operation(node: Any) -> str:
@@ -232,31 +229,21 @@ def _called(node: Any, names: dict[nn.Module, str]) -> str:
     return names.get(node.module) or _operation(node)
 
 
-def _signed(number: int) -> int:
-    """Autograd keeps negative numbers as unsigned ones."""
-    return number - 2**64 if number >= 2**63 else number
-
-
-def _dim(dim: int, dims: int) -> int:
-    return _signed(dim) % dims
-
-
 def _dims_touched(function: Any, operation: str, dims: int) -> set[int]:
     """The axes that an operation sums over, moves, inserts or pads."""
     if operation in ("Mean", "Sum"):
-        over = getattr(function, "_saved_dim", None)
-        return {_dim(d, dims) for d in over} if over else set(range(dims))
+        over = saved(function, "dim")
+        return {d % dims for d in over} if over else set(range(dims))
     if operation == "Transpose":
-        return {_dim(function._saved_dim0, dims), _dim(function._saved_dim1, dims)}
+        return {saved(function, "dim0") % dims, saved(function, "dim1") % dims}
     if operation == "Permute":
-        return {i for i, d in enumerate(function._saved_dims) if _dim(d, dims) != i}
+        return {i for i, d in enumerate(saved(function, "dims")) if d % dims != i}
     if operation == "Unsqueeze":
-        return {1} if _dim(function._saved_dim, dims + 1) < 2 else set()
+        return {1} if saved(function, "dim") % (dims + 1) < 2 else set()
     if operation == "Squeeze":
-        over = getattr(function, "_saved_dim", None)
+        over = saved(function, "dim")
         over = (over,) if isinstance(over, int) else over or ()
-        return {_dim(d, dims) for d in over if _dim(d, dims) < 2}
+        return {d % dims for d in over if d % dims < 2}
     if operation == "ConstantPadNd":
-        pads = function._saved_pad
-        return {dims - 1 - i // 2 for i, amount in enumerate(pads) if amount}
+        return {dims - 1 - i // 2 for i, amount in enumerate(saved(function, "pad")) if amount}
     return set()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lowrank_exp.layers.moves_channels import MovesChannels
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.inputs import like_network
+from lowrank_exp.network.private import graph_nodes
 from lowrank_exp.network.shapes import by_shapes
 from lowrank_exp.pruning.gradients import Followed, tensors_of, without_gradient
 from lowrank_exp.svd_form.layers import SVDForm
@@ -132,7 +133,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
                 verbose=False,
             )
     except Exception as error:
-        if not hasattr(graph, "module2node"):  # else only torch-pruning's guess of indices failed, which is not used
+        if graph_nodes(graph) is None:  # else only torch-pruning's guess of indices failed, which is not used
             raise ValueError(
                 f"the network could not be traced on an input of shape {tuple(example_input.shape)}: {error}"
             ) from error
@@ -143,7 +144,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
         cut_off = without_gradient(network, x.detach(), calls)
     except RuntimeError as error:
         raise ValueError(f"the network does not run with gradients, which tell what may be pruned: {error}") from error
-    return Trace(list(graph.module2node.values()), names, calls, cut_off)
+    return Trace(graph_nodes(graph), names, calls, cut_off)
 
 
 def _to_trace_(network: nn.Module) -> nn.Module:

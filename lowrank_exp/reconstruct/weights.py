@@ -3,13 +3,12 @@
 Legend: G groups, O out channels and I in channels of one group, K kernel entries.
 """
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.decomposition.convolution import kernel_GOIK, weight_like
+from lowrank_exp.network.private import own_buffers, own_modules, own_parameters, rebuild
 
 
 def weight_GOK(layer: nn.Module, device: torch.device) -> Tensor:
@@ -29,8 +28,7 @@ def with_bias(layer: nn.Module) -> nn.Module:
     """
     if layer.bias is not None:
         return layer
-    new = copy.copy(layer)
-    new._parameters = dict(layer._parameters)
+    new = rebuild(layer, own_parameters(layer), own_buffers(layer), own_modules(layer))
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     zeros = torch.zeros(channels, dtype=layer.weight.dtype, device=layer.weight.device)
     new.bias = nn.Parameter(zeros, requires_grad=layer.weight.requires_grad)
@@ -54,9 +52,8 @@ def factors_of(
 
 def _in_float64(layer: nn.Module, device: torch.device) -> nn.Module:
     """A copy of `layer`, in float64 on `device`; not to be called."""
-    new = copy.copy(layer)
-    new._parameters = {
+    parameters = {
         name: None if p is None else nn.Parameter(p.detach().to(device, torch.float64, copy=True), p.requires_grad)
-        for name, p in layer._parameters.items()
+        for name, p in own_parameters(layer).items()
     }
-    return new
+    return rebuild(layer, parameters, own_buffers(layer), own_modules(layer))

@@ -2,13 +2,7 @@
 
 from torch import nn
 
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
+from lowrank_exp.network.private import forward_hooks, share_forward_hooks_
 
 
 def give_hooks_(layer: nn.Module, before: nn.Module) -> None:
@@ -17,9 +11,8 @@ def give_hooks_(layer: nn.Module, before: nn.Module) -> None:
     >>> dense, factors = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 2))
     >>> handle = dense.register_forward_hook(lambda *_: None)
     >>> give_hooks_(factors, dense)
-    >>> len(factors._forward_hooks)
+    >>> len(forward_hooks(factors))
     1
     """
-    if before._forward_hooks or before._forward_pre_hooks:
-        for hooks in HOOKS:  # the same dictionaries, which the handles know
-            setattr(layer, hooks, getattr(before, hooks))
+    if forward_hooks(before):
+        share_forward_hooks_(layer, before)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lowrank_exp.network.private import contents, times_written
+
 SEED = 0
-INNER = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass
@@ -69,7 +70,7 @@ def kept_state(model: nn.Module) -> Iterator[None]:
     So are the numbers in buffers that were changed in place.
     """
     modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-    before = [(content, dict(content)) for module in modules for content in _contents(module)]
+    before = [(content, dict(content)) for module in modules for content in contents(module)]
     numbers = [(buffer, buffer.clone(), versions(buffer)) for buffer in model.buffers()]
     try:
         yield
@@ -82,10 +83,6 @@ def kept_state(model: nn.Module) -> Iterator[None]:
             for buffer, values, version in numbers:
                 if versions(buffer) != version:
                     buffer.copy_(values)
-
-
-def _contents(module: nn.Module) -> list[dict[str, Any]]:
-    return [vars(module), *(vars(module)[what] for what in INNER)]
 
 
 def leaves(value: Any) -> Iterator[Any]:
@@ -109,7 +106,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 def versions(value: Any) -> list[int]:
     """How often each tensor was changed in place."""
-    return [leaf._version for leaf in leaves(value) if isinstance(leaf, Tensor) and not leaf.is_inference()]
+    return [times_written(leaf) for leaf in leaves(value) if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
 def alike(outputs: list[Any], others: list[Any]) -> bool:

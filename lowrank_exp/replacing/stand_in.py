@@ -1,18 +1,16 @@
 """Stands in for a layer in a trial, and tells who looked at it."""
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from lowrank_exp.network.private import own_parameters, wrap_forward_hooks_
 from lowrank_exp.replacing.hooks import give_hooks_
 from lowrank_exp.replacing.observed import leaves, versions
 from lowrank_exp.replacing.unsafe import lost_by_replacing, settings
-
-HOOKS = {"_forward_pre_hooks": "forward pre-hook", "_forward_hooks": "forward hook"}
 
 
 @dataclass
@@ -50,9 +48,7 @@ class StandIn(nn.Sequential):
         super().__init__(_idle(layer), fresh(layer))
         self.training = layer.training
         give_hooks_(self, layer)
-        for hooks, what in HOOKS.items():
-            watched = OrderedDict((key, self._watched(hook, what)) for key, hook in getattr(self, hooks).items())
-            setattr(self, hooks, watched)
+        wrap_forward_hooks_(self, self._watched)
         self.__dict__["_seen"] = Seen(layer, lost_by_replacing(layer))
 
     def __getattr__(self, name: str) -> Any:
@@ -75,7 +71,7 @@ class StandIn(nn.Sequential):
         super().__setattr__(name, value)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        _, inner = self._modules.values()
+        _, inner = self
         if len(args) + len(kwargs) != 1 or kwargs.keys() - {"input"}:
             names = list(inspect.signature(inner.forward).parameters)
             self._seen.arguments |= {*names[1 : len(args)], *kwargs} - {"input"}
@@ -102,8 +98,8 @@ def fresh(layer: nn.Module) -> nn.Module:
     new = type(layer).__new__(type(layer))
     nn.Module.__init__(new)
     new.__dict__.update({name: vars(layer)[name] for name in settings(type(layer)) if name in vars(layer)})
-    for name, one in layer._parameters.items():
-        new._parameters[name] = None if one is None else _alias(one)
+    for name, one in own_parameters(layer).items():
+        new.register_parameter(name, None if one is None else _alias(one))
     return new.train(layer.training)
 
 

@@ -7,19 +7,11 @@ from torch import nn
 
 from lowrank_exp.decomposition import refusals
 from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.private import has_backward_hooks, has_gradient_hooks, has_state_hooks, own_names
 
 BACKWARD = "it has a backward hook, which would see other gradients"
 NAMES = "it has a hook on its state dict, whose names would be others"
-UNMOVED = {  # hooks of a module that cannot move to another
-    "_backward_hooks": BACKWARD,
-    "_backward_pre_hooks": BACKWARD,
-    "_state_dict_hooks": NAMES,
-    "_state_dict_pre_hooks": NAMES,
-    "_load_state_dict_pre_hooks": NAMES,
-    "_load_state_dict_post_hooks": NAMES,
-}
 NOTE = "lowrank_refusal"  # the attribute of a layer that says what another trial has found
-OF_A_PARAMETER = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def unsafe(model: nn.Module) -> dict[str, str]:
@@ -51,8 +43,7 @@ def plain_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def lost_by_replacing(layer: nn.Module) -> frozenset[str]:
     """Attributes that `layer` has and an `nn.Sequential` has not: parameters, settings, and what was hung on it."""
-    here = {*vars(layer), *layer._parameters, *layer._buffers, *layer._modules}
-    return _of_type(type(layer)) | {name for name in here if not hasattr(_BARE, name)}
+    return _of_type(type(layer)) | {name for name in own_names(layer) if not hasattr(_BARE, name)}
 
 
 @cache
@@ -70,11 +61,12 @@ def _of_type(kind: type[nn.Module]) -> frozenset[str]:
 def _own(layer: nn.Module) -> str | None:
     if replaced := [name for name in vars(layer) if callable(getattr(type(layer), name, None))]:
         return f"its {' and '.join(replaced)} was replaced"
-    for hooks, reason in UNMOVED.items():
-        if getattr(layer, hooks, None):
-            return reason
+    if has_backward_hooks(layer):
+        return BACKWARD
+    if has_state_hooks(layer):
+        return NAMES
     for name, parameter in layer.named_parameters(recurse=False):
-        if any(getattr(parameter, hooks, None) for hooks in OF_A_PARAMETER):
+        if has_gradient_hooks(parameter):
             return f"its {name} has a hook on its gradient"
     return None
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lowrank_exp.decomposition.uses import codes_of, uses_of_children
 from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.network.modes import evaluating
+from lowrank_exp.network.private import drop_forward_hooks_, forward_hooks
 from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.replacing.holders import holders
 from lowrank_exp.replacing.observed import Pass, observe
@@ -74,8 +75,7 @@ def _read_by_hooks(model: nn.Module, name: str, layer: nn.Module) -> str | None:
 
 
 def _named_by_hooks(module: nn.Module) -> set[str]:
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return {name for hook in hooks for code in codes_of(_function(hook)) for name in code.co_names}
+    return {name for hook in forward_hooks(module) for code in codes_of(_function(hook)) for name in code.co_names}
 
 
 def _function(hook: Any) -> Any:
@@ -95,8 +95,7 @@ def _guessed(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str,
     try:
         network = meta_copy(model)
         for module in network.modules():
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
+            drop_forward_hooks_(module)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for x in _guesses(model):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from lowrank_exp.decomposition.convolution import TRANSPOSED, weight_like
+from lowrank_exp.network.private import convolved
 
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -18,7 +19,7 @@ def applied(layer: nn.Module, x: Tensor, kernel_GOIK: Tensor, bias: Tensor | Non
         return F.linear(x, kernel_GOIK[0], bias)
     weight = _laid_out(weight_like(layer, kernel_GOIK), channels_last=_in_channels_last(x, len(layer.kernel_size)))
     if not isinstance(layer, TRANSPOSED):
-        return layer._conv_forward(x, weight, bias)
+        return convolved(layer, x, weight, bias)
     settings = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
     return _TRANSPOSED[len(layer.kernel_size)](x, weight, bias, *settings)
 

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from lowrank_exp.network.cost import out_channels
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
+from lowrank_exp.network.private import times_written
 from lowrank_exp.pruning.combine import normalised, weighted_sum
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.criteria.criterion import DataCriterion, WeightCriterion
@@ -144,10 +145,10 @@ def _of_batch(
         if not z.requires_grad:  # a part without gradients made it
             return None
         kept = [z.detach()]
-        version = z._version
+        version = times_written(z)
 
         def backward(g: Tensor) -> None:
-            if kept[0]._version not in (version, 0):
+            if times_written(kept[0]) not in (version, 0):
                 raise ValueError(f"the map of {name} is written into by way of a view: this layer cannot be scored")
             add(name, kept[0], g)
 
