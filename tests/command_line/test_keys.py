@@ -16,6 +16,7 @@ from lowrank_exp.command_line.keys.phases import OURS
 from lowrank_exp.command_line.keys.root import ROOT, TARGETS
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.rank.policy_names import policy_named
+from support.cells import cells
 from support.composed import composed
 from support.smoke import SMOKE
 
@@ -98,7 +99,7 @@ def leaves(node, key=()):
         yield key, node
 
 
-@pytest.mark.parametrize("group", [name for name in ROOT.keys if name != "method"])
+@cells("group", [name for name in ROOT.keys if name != "method"])
 def test_odd_values_of_every_key_are_refused_by_its_name_or_are_legal(group):
     config = copy.deepcopy(LEAVES)
     for key, right in leaves(LEAVES[group], (group,)):
@@ -129,7 +130,7 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize("target", sorted(TARGETS))
+@cells("target", sorted(TARGETS))
 def test_keys_of_a_target_are_those_of_its_signature(target):
     parameters = inspect.signature(get_object(target)).parameters.values()
     given = set().union(*(names for start, names in GIVEN.items() if target.startswith(start)))
@@ -195,7 +196,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("override", REFUSED)
+@cells("override", REFUSED)
 def test_override_is_refused(override):
     with pytest.raises(ValueError, match=r"is refused|is missing|is read by nobody|cannot be imported") as refused:
         check_values(container(override))
@@ -224,7 +225,7 @@ def test_a_message_shows_the_beginning_of_a_long_value():
     assert len(str(refused.value)) < SHOWN + 200
 
 
-@pytest.mark.parametrize(
+@cells(
     "overrides",
     [
         ["+training.optimizer.maximize=true"],

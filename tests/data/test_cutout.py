@@ -10,6 +10,7 @@ from torchvision.transforms import functional as reference
 
 from lowrank_exp.data import crop_and_flip, cut_out_, draw_augmentation, draw_cutout, normalise
 from lowrank_exp.data.module import DIGEST_VERSION
+from support.cells import cells
 
 
 def ready(data):
@@ -36,8 +37,8 @@ def masked(images, centres, side):
     return out
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("channels", [1, 3])
+@cells("side", [1, 2, 3, 4, 7])
+@cells("channels", [1, 3])
 def test_every_centre_equals_the_definition(side, channels):
     images = torch.rand(63, channels, 9, 7, generator=torch.Generator().manual_seed(0)) + 1
     centres = torch.cartesian_prod(torch.arange(9), torch.arange(7))

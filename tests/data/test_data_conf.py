@@ -5,13 +5,13 @@ from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import lowrank_exp.data as room
 from lowrank_exp.data import ImageData
 from lowrank_exp.data.appearance import Appearance
+from support.cells import cells
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 # The phases give these to the loaders themselves.
@@ -30,7 +30,7 @@ def test_there_is_a_file_for_every_data_set():
     assert targets == {f"lowrank_exp.data.{name}" for name in concrete}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@cells("path", FILES, ids=lambda path: path.stem)
 def test_file_makes_its_data_set_and_names_every_setting(path):
     config = composed(path)
     data = instantiate(config.data)

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowrank_exp.decomposition.biclustering import Biclustering
 from lowrank_exp.decomposition.recompose import recompose
 from lowrank_exp.layers.reorder import Reorder
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
 from support.tensorly_peers import cp_error, tucker2_error
 
@@ -27,7 +28,7 @@ CASES = {
     if not isinstance(layer, nn.Linear)
     for inner in ("outer", "svd")
 }
-every_case = pytest.mark.parametrize(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
 
 
 def rebuilt(decomposition, layer, chain):
@@ -97,7 +98,7 @@ def test_one_block_of_the_wrong_rank_by_hand():
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@cells(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_full_rank_gives_the_output_of_the_layer(decomposition, layer, shape, dtype, tolerance):
     layer, x = filled(layer, dtype=dtype), images(shape, dtype=dtype)
     chain = decomposition.factorize(layer, decomposition.full_rank(layer))

@@ -2,6 +2,7 @@ import pytest
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, Decompositions, LinearSVD, SpatialSVD, named
+from support.cells import cells
 
 CONV, LINEAR = nn.Conv2d(1, 1, 1), nn.Linear(1, 1)
 
@@ -11,7 +12,7 @@ def kinds(given):
     return [type(chosen[name]) for name in ("conv", "linear")]
 
 
-@pytest.mark.parametrize(
+@cells(
     ("given", "wanted"),
     [
         ("spatial_svd", [SpatialSVD, LinearSVD]),

@@ -9,6 +9,7 @@ from torch import nn
 
 from lowrank_exp.decomposition.cp import CP
 from lowrank_exp.decomposition.recompose import recompose
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative, with_kernels
 
 CASES = {
@@ -17,7 +18,7 @@ CASES = {
     for name, (layer, shape) in LAYERS.items()
     if CP(spatial).refusal(layer) is None
 }
-every_case = pytest.mark.parametrize(("cp", "layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("cp", "layer", "shape"), CASES.values(), ids=CASES.keys())
 
 
 def rebuilt(cp, layer, chain):

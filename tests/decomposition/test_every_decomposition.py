@@ -27,6 +27,7 @@ from lowrank_exp.decomposition import (
     named,
     recompose,
 )
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, relative
 
 KINDS = {
@@ -58,7 +59,7 @@ CASES = {
     for name, (layer, shape) in LAYERS.items()
     if KINDS[kind].refusal(layer) is None
 }
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = cells("case", CASES, by=lambda case: CASES[case][0].name)
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 LINEAR = {"linear", "linear without bias", "linear of three dimensions", "linear of one dimension"}
 VOLUMES = {"3-D", "transposed 3-D"}
@@ -103,7 +104,7 @@ def test_which_layers_are_refused(kind):
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@cells(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_full_rank_gives_the_output_of_the_layer(case, dtype, tolerance):
     kind, _, shape = CASES[case]
     layer, _, chain = made(case, "full", dtype)

@@ -10,6 +10,7 @@ from lowrank_exp.decomposition import CP, ChannelSVD, ProductQuantization, named
 from lowrank_exp.decomposition.codebook import as_stored
 from lowrank_exp.decomposition.numbers import numbers, within_range
 from lowrank_exp.svd_form import to_svd_, truncate_
+from support.cells import cells
 from support.layer_cases import RANKS
 
 FLOAT32 = (1e38, 1e30, 1e20, 1e-20, 1e-30, 1e-37)
@@ -42,7 +43,7 @@ def outcome(name, scale, dtype=torch.float32):
     return relative_error(layer, factors), float(kind.energies(layer, [RANKS[name]])[0])
 
 
-@pytest.mark.parametrize("name", RANKS)
+@cells("name", RANKS)
 def test_error_and_energy_do_not_depend_on_the_scale(name):
     error, energy = outcome(name, 1.0)
     assert 0.1 < error < 0.95
@@ -54,8 +55,8 @@ def test_error_and_energy_do_not_depend_on_the_scale(name):
         assert outcome(name, scale, torch.float64) == pytest.approx((error, energy), abs=2e-3), scale
 
 
-@pytest.mark.parametrize("name", RANKS)
-@pytest.mark.parametrize(("scale", "dtype"), [(3e4, torch.float16), (1e-3, torch.float16), (1e30, torch.bfloat16)])
+@cells("name", RANKS)
+@cells(("scale", "dtype"), [(3e4, torch.float16), (1e-3, torch.float16), (1e30, torch.bfloat16)])
 def test_half_precision_loses_its_rounding_alone(name, scale, dtype):
     assert outcome(name, scale, dtype) == pytest.approx(outcome(name, 1.0), abs=0.06)
 

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition import ChannelSVD, recompose
 from lowrank_exp.decomposition.grouped_channel_svd import GroupedChannelSVD
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative
 
 CASES = {
@@ -16,7 +17,7 @@ CASES = {
     for groups in (1, 2, 4)
     if GroupedChannelSVD(groups).refusal(layer) is None
 }
-every_case = pytest.mark.parametrize(("kind", "layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("kind", "layer", "shape"), CASES.values(), ids=CASES.keys())
 
 
 def parts_of(kernel, k):

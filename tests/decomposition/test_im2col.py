@@ -11,10 +11,11 @@ from torch import nn
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.decomposition.im2col import Im2Col, toeplitz
 from lowrank_exp.decomposition.recompose import recompose
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative, with_kernels
 
 TAKEN = {name: case for name, case in LAYERS.items() if type(case[0]) in (nn.Conv1d, nn.Conv2d)}
-every_layer = pytest.mark.parametrize(("layer", "shape"), TAKEN.values(), ids=TAKEN.keys())
+every_layer = cells(("layer", "shape"), TAKEN.values(), ids=TAKEN.keys())
 many = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 

@@ -21,6 +21,7 @@ from lowrank_exp.decomposition import (
 )
 from lowrank_exp.network.cost import out_channels
 from lowrank_exp.network.shapes import meta_copy
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, relative
 
 KINDS = {
@@ -59,7 +60,7 @@ def is_even(maps_NCK):
     return bool(spread.max() < 1e-10)
 
 
-@pytest.mark.parametrize("case", CASES)
+@cells("case", CASES)
 def test_biases_become_one_where_zeros_come_out_even_and_are_refused_elsewhere(case):
     """What a chain gives for zeros is all that one dense layer can have for a bias."""
     kind, layer, shape = CASES[case]

@@ -9,12 +9,13 @@ from torch import nn
 
 from lowrank_exp.decomposition.jaderberg_scheme1 import JaderbergScheme1
 from lowrank_exp.decomposition.recompose import recompose
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
 from support.tensorly_peers import cp_error
 
 QUICK = JaderbergScheme1(max_iterations=5, restarts=0)
 CASES = {name: case for name, case in LAYERS.items() if QUICK.refusal(case[0]) is None}
-every_case = pytest.mark.parametrize(("layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("layer", "shape"), CASES.values(), ids=CASES.keys())
 
 
 def rebuilt(layer, chain, rank):

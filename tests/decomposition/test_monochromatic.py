@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowrank_exp.decomposition.monochromatic import Monochromatic
 from lowrank_exp.decomposition.recompose import recompose
 from lowrank_exp.layers.reorder import Reorder
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative, weight_of, with_kernels
 from support.partitions import equal_partitions
 
 CASES = {name: case for name, case in LAYERS.items() if not isinstance(case[0], nn.Linear)}
-every_case = pytest.mark.parametrize(("layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("layer", "shape"), CASES.values(), ids=CASES.keys())
 
 
 def rebuilt(layer, chain):
@@ -79,7 +80,7 @@ def test_one_colour_by_hand():
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@cells(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_planted_colours_are_found_and_exact(layer, shape, dtype, tolerance):
     decomposition = Monochromatic(restarts=3)
     for C in decomposition.ladder(layer)[:3]:

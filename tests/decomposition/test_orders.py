@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD, recompose
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative
 
 KINDS = [
@@ -20,7 +21,7 @@ CASES = {
     for kind in KINDS
     if kind.refusal(layer) is None
 }
-every_case = pytest.mark.parametrize(("kind", "layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("kind", "layer", "shape"), CASES.values(), ids=CASES.keys())
 ROWS = {
     "kernel_first": "oihwd->ihwdo",
     "pointwise_first": "oihwd->ihwdo",

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD
+from support.cells import cells
 from support.layer_cases import filled, images, kernels, rebuilt, relative, weight_of
 
 
@@ -31,8 +32,8 @@ def test_spatial_svd_of_separable_filters_is_exact():
     assert 0 <= error < 1e-12
 
 
-@pytest.mark.parametrize("decomposition", [ChannelSVD(), SpatialSVD()])
-@pytest.mark.parametrize(
+@cells("decomposition", [ChannelSVD(), SpatialSVD()])
+@cells(
     "layer",
     [
         nn.Conv2d(4, 8, 3, groups=2),

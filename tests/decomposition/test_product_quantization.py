@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition.codebook import stored_state
 from lowrank_exp.decomposition.product_quantization import ProductQuantization
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, relative
 
 KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -22,7 +23,7 @@ CASES = {  # in blocks of one entry where the row is odd
     for name, (layer, shape) in LAYERS.items()
     if isinstance(layer, KINDS)
 }
-every_case = pytest.mark.parametrize(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
 
 
 def blocks_of(layer, D):
@@ -34,7 +35,7 @@ def kept(quantized, layer):
 
 
 @every_case
-@pytest.mark.parametrize(("centroids", "low", "high"), [("float16", 1e-5, 2**-11), ("float32", 1e-9, 2**-24)])
+@cells(("centroids", "low", "high"), [("float16", 1e-5, 2**-11), ("float32", 1e-9, 2**-24)])
 def test_full_rank_is_exact_but_for_the_type_of_the_centroids(decomposition, layer, shape, centroids, low, high):
     layer, x = filled(layer), images(shape)
     decomposition = ProductQuantization(**decomposition.options() | {"centroids": centroids})

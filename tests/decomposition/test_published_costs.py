@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD
+from support.cells import cells
 
 # SPP-10 of Zhang et al. 2015, conv2 ... conv7: in and out channels, kernel, side of the map.
 SPP10 = [(96, 256, 5, 35), (256, 512, 3, 18)] + [(512, 512, 3, 18)] * 4
@@ -23,7 +24,7 @@ ZHANG = [
 ]
 
 
-@pytest.mark.parametrize(("speedup", "ranks"), ZHANG)
+@cells(("speedup", "ranks"), ZHANG)
 def test_speed_ups_of_zhangs_ranks_on_spp10(speedup, ranks):
     dense = small = 0
     for (I, O, K, side), rank in zip(SPP10, ranks, strict=True):

@@ -8,6 +8,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedW
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD, refusals
 from lowrank_exp.rank import Plan, PlannedLayer, profile
 from lowrank_exp.surgery import factorize_
+from support.cells import cells
 
 
 class Scaled(nn.Conv2d):
@@ -75,7 +76,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("build", "wanted"), REFUSED.values(), ids=REFUSED.keys())
+@cells(("build", "wanted"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused_by_name_and_reason(build, wanted):
     found = refusals(build())
     assert found.keys() == wanted.keys()
@@ -83,7 +84,7 @@ def test_refused_by_name_and_reason(build, wanted):
         assert reason in found[name]
 
 
-@pytest.mark.parametrize(("build", "wanted"), REFUSED.values(), ids=REFUSED.keys())
+@cells(("build", "wanted"), REFUSED.values(), ids=REFUSED.keys())
 def test_factorizing_a_refused_layer_names_it_with_the_reason(build, wanted):
     for name, reason in wanted.items():
         with pytest.raises(ValueError, match=rf"^{name} cannot be decomposed by \w+: .*{reason}"):

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowrank_exp.decomposition import recompose
 from lowrank_exp.decomposition.slice_wise_svd import SliceWiseSVD
 from lowrank_exp.layers.reorder import Reorder
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative
 
 CASES = {
@@ -15,7 +16,7 @@ CASES = {
     for form in ("chain", "dense")
     if SliceWiseSVD(form=form).refusal(layer) is None
 }
-every_case = pytest.mark.parametrize(("kind", "layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("kind", "layer", "shape"), CASES.values(), ids=CASES.keys())
 
 
 def layers_of(chain):

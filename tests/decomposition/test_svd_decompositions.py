@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition import LinearSVD, SpatialSVD
+from support.cells import cells
 from support.layer_cases import CASES, cases, filled, images, kernels, rebuilt, relative, singular_values, with_kernels
 
-every_case = pytest.mark.parametrize(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
+every_case = cells(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
 many_cases = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 
 
@@ -27,7 +28,7 @@ def assert_exact_at_full_rank(decomposition, layer, shape, dtype, tolerance):
 
 
 @every_case
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@cells(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_full_rank_gives_the_output_of_the_layer(decomposition, layer, shape, dtype, tolerance):
     assert_exact_at_full_rank(decomposition, layer, shape, dtype, tolerance)
 

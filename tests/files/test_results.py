@@ -20,6 +20,7 @@ from lowrank_exp.files.results import (
     fingerprint,
     gather,
 )
+from support.cells import cells
 
 
 def example(**changes: object) -> Result:
@@ -195,7 +196,7 @@ def test_gather_goes_on_beside_what_is_not_a_file(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@cells(
     ("place", "change", "message"),
     [
         ("phases", {"accuracy": [1]}, r"phases\[0\].accuracy must be a number from 0 to 1 or null, got list"),
@@ -283,7 +284,7 @@ def test_fingerprint_does_not_depend_on_order(config: dict) -> None:
 CONFIG = {"seed": 0, "rank": {"macs": 0.5}, "data": {"size": 32}, "method": {"order": ["train", "factorize"]}}
 
 
-@pytest.mark.parametrize("key", EXCLUDED)
+@cells("key", EXCLUDED)
 def test_excluded_keys_do_not_change_the_fingerprint(key: str) -> None:
     first, _, second = key.partition(".")
     inside = {**CONFIG[first], second: "x"} if second else "x"

@@ -2,7 +2,6 @@
 
 import copy
 
-import pytest
 import torch
 from torch import nn
 
@@ -11,6 +10,7 @@ from lowrank_exp.decomposition import named
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.network.cost import OUTSIDE
 from lowrank_exp.pruning import channel_groups, remove_
+from support.cells import cells
 
 X = torch.zeros(1, 8, 6, 6)
 # A decomposition, a rank, how many channels of a group go from each factor that may lose some, and the rank left.
@@ -39,8 +39,8 @@ def rank_of(dense, net):
     return layer_results(dense, net, X)[0].rank
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize(("name", "rank", "gone", "left"), PRUNED, ids=[name for name, *_ in PRUNED])
+@cells("groups", [1, 2])
+@cells(("name", "rank", "gone", "left"), PRUNED, ids=[name for name, *_ in PRUNED])
 def test_rank_is_what_pruning_has_left_between_the_factors(name, rank, gone, left, groups):
     dense = network(groups)
     net = factorize_(copy.deepcopy(dense), {"0": rank}, name)

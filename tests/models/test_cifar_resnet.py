@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.models.cifar_resnet import PadShortcut
 from lowrank_exp.network.cost import measure
+from support.cells import cells
 
 
 def on_meta(**arguments):
@@ -173,7 +174,7 @@ def test_gradients_reach_every_parameter():
     assert {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
 
-@pytest.mark.parametrize(
+@cells(
     ("arguments", "message"),
     [
         ({"depth": 21}, r"depth=21, but with basic blocks a depth is 6n \+ 2; the nearest are 20 and 26"),

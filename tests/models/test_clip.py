@@ -19,6 +19,7 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.models import clip, load_weights_
 from lowrank_exp.models.prompts import class_names, prompt_templates
 from lowrank_exp.network.cost import measure
+from support.cells import cells
 from support.smoke import SMOKE
 
 TEXT = {"layers": 1, "width": 16, "heads": 2}
@@ -317,7 +318,7 @@ def test_weights_that_do_not_fit(tmp_path):
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@cells(
     ("options", "message"),
     [
         ({"name": "ViT-B-33"}, r"name='ViT-B-33' is no classification network of open_clip; near it: ViT-B-32"),

@@ -5,6 +5,7 @@ from torchvision.models.densenet import DenseNet
 
 from lowrank_exp.models import densenet
 from lowrank_exp.network.cost import measure
+from support.cells import cells
 
 
 def on_meta(**arguments):
@@ -118,7 +119,7 @@ def test_gradients_reach_every_parameter_at_the_smallest_input():
     assert {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()} == set()
 
 
-@pytest.mark.parametrize(
+@cells(
     ("arguments", "message"),
     [
         ({"depth": 5}, r"depth=5, but it must be a whole number, 7 or more"),

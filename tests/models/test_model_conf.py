@@ -1,12 +1,12 @@
 import inspect
 from collections.abc import Callable
 
-import pytest
 import torch
 import yaml
 
 from lowrank_exp import models
 from lowrank_exp.command_line.config_path import CONF
+from support.cells import cells
 
 FILES = sorted((CONF / "model").glob("*.yaml"))
 
@@ -20,7 +20,7 @@ def test_there_is_a_file_for_each_network_of_the_tables():
     assert names <= {path.stem for path in FILES}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@cells("path", FILES, ids=lambda path: path.stem)
 def test_every_argument_is_written_out_and_builds(path):
     config = yaml.safe_load(path.read_text())
     module, _, name = config.pop("_target_").rpartition(".")

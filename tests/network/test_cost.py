@@ -12,6 +12,7 @@ from lowrank_exp import allocate, factorize_, load, measure, profile
 from lowrank_exp.network.cost import OUTSIDE, layer_costs, macs_of_factors, network_cost
 from lowrank_exp.network.latency import latency_ms
 from lowrank_exp.network.modes import evaluating
+from support.cells import cells
 
 # A layer, the shape of one input, and its MACs by the closed form: out entries x kernel entries x in channels per group
 # for a convolution, in entries x kernel entries x out channels per group for a transposed one.
@@ -30,7 +31,7 @@ FORMULAS = [
 ]
 
 
-@pytest.mark.parametrize(("layer", "shape", "macs"), FORMULAS, ids=[str(layer) for layer, _, _ in FORMULAS])
+@cells(("layer", "shape", "macs"), FORMULAS, ids=[str(layer) for layer, _, _ in FORMULAS])
 def test_macs_are_those_of_the_closed_form(layer, shape, macs):
     cost = layer_costs(nn.Sequential(layer), torch.zeros(3, *shape))["0"]
     assert cost.macs == macs

@@ -22,6 +22,7 @@ from lowrank_exp.surgery import recompose_
 from lowrank_exp.svd_form import to_svd_, truncate_
 from lowrank_exp.training import FirstImages
 from lowrank_exp.training.probes.network_score import NetworkScore
+from support.cells import cells
 from support.layer_cases import RANKS
 
 
@@ -58,7 +59,7 @@ def standing():
     return torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]
 
 
-@pytest.mark.parametrize("name", RANKS)
+@cells("name", RANKS)
 def test_profile_allocate_and_factorize_draw_nothing(name):
     net = network()
     before = standing()

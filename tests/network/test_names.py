@@ -1,11 +1,12 @@
 import pytest
 
 from lowrank_exp.network.names import by_layer
+from support.cells import cells
 
 LAYERS = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "fc"]
 
 
-@pytest.mark.parametrize(
+@cells(
     ("given", "wanted"),
     [
         ({}, {}),
@@ -34,7 +35,7 @@ def test_settings_go_to_the_layers_they_name_in_network_order(given, wanted):
     assert list(found) == [name for name in LAYERS if name in wanted]
 
 
-@pytest.mark.parametrize(
+@cells(
     ("given", "message"),
     [
         (

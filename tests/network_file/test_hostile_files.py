@@ -11,6 +11,7 @@ from lowrank_exp.artifact import is_artifact
 from lowrank_exp.edits import edits_of
 from lowrank_exp.models import lenet5
 from lowrank_exp.rank import Plan
+from support.cells import cells
 
 STATE = lenet5().state_dict()
 GONE = object()  # a field that is not there
@@ -39,6 +40,7 @@ def nested(depth, width=9):
     return inner
 
 
+BUILD = artifact.build
 HOSTILE = {
     "layer a list": ({"edits": [factorize(layer=["a"])]}, r"the edit Factorize .* has layer \['a'\].* must be a name"),
     "no layer": ({"edits": [{"edit": "Bias"}]}, "the edit {} is not one of this version: it has no layer"),
@@ -152,11 +154,11 @@ def write(path, changes):
     torch.save({name: value for name, value in content.items() if value is not GONE}, path)
 
 
-@pytest.mark.parametrize(("changes", "message"), HOSTILE.values(), ids=HOSTILE)
+@cells(("changes", "message"), HOSTILE.values(), ids=HOSTILE)
 def test_a_record_that_save_does_not_write(path, monkeypatch, changes, message):
     write(path, changes)
-    built, build = [], artifact.build
-    monkeypatch.setattr(artifact, "build", lambda *given: built.append(build(*given)) or built[-1])
+    built = []
+    monkeypatch.setattr(artifact, "build", lambda *given: built.append(BUILD(*given)) or built[-1])
     with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
         load(path)
     said = str(caught.value)

@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import binom
 
 from lowrank_exp.phases.collapse import Measured, outweighed, ruined
+from support.cells import cells
 from support.smoke import SMOKE
 
 EVEN = [36] * 10
@@ -19,7 +20,7 @@ def test_chance_is_what_a_network_reaches_that_knows_nothing():
         assert 1e-4 < binom.sf(math.floor(chance * n), n, p) < 5e-3
 
 
-@pytest.mark.parametrize(
+@cells(
     ("accuracy", "before", "learnt", "told"),
     [
         (0.1, {"train": (0.97,)}, True, "10.00% of the test images are recognised, which is chance for 10 classes"),

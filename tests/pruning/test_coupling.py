@@ -10,6 +10,7 @@ from lowrank_exp import factorize_, models
 from lowrank_exp.decomposition import ChannelSVD, ProductQuantization
 from lowrank_exp.pruning import channel_groups, couple, remove_
 from lowrank_exp.svd_form import to_svd_
+from support.cells import cells
 from support.small_networks import Net, conv
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -132,7 +133,7 @@ def test_pyramid_pooling_and_dense_blocks():
     }
 
 
-@pytest.mark.parametrize(
+@cells(
     ("net", "layer", "reason"),
     [
         (nn.Sequential(conv(3, 4)), "0", "the network's output"),

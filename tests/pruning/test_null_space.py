@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.pruning.null_space import NullSpace
+from support.cells import cells
 
 
 def seeded(seed=0):
@@ -31,8 +32,8 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("scale", ["kept", "unit", "clip"])
+@cells("name", LAYERS)
+@cells("scale", ["kept", "unit", "clip"])
 def test_new_filters_are_orthogonal_to_kept_and_old_ones(name, scale):
     torch.manual_seed(0)
     layer = LAYERS[name]()

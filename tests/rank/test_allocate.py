@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lowrank_exp.rank import Plan, PlannedLayer, allocate
+from support.cells import cells
 from support.profiles import by_hand, layer, network
 
 
@@ -212,7 +213,7 @@ def test_numpy_ranks_of_a_function_become_integers(tmp_path):
     assert Plan.read(tmp_path / "plan.yaml").ranks == {"conv1": 2, "depth": None, "conv2": 2, "fc": 2}
 
 
-@pytest.mark.parametrize(
+@cells(
     ("arguments", "message"),
     [
         ({"policy": "vbmf"}, "unknown rank policy 'vbmf'; known: alds, c_step, .*, uniform"),

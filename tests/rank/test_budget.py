@@ -10,11 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lowrank_exp.rank import Budget, Candidate, Problem, allocate
+from support.cells import cells
 from support.profiles import enc_vgg16, layer, network
 
 
-@pytest.mark.parametrize("value", [0, 0.0, -0.1, 1.0001, 2, True, False, "0.5", float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["macs", "weights"])
+@cells("value", [0, 0.0, -0.1, 1.0001, 2, True, False, "0.5", float("nan"), float("inf")])
+@cells("name", ["macs", "weights"])
 def test_what_is_no_fraction_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"the budget {name}={value!r} is not a fraction in \(0, 1\]: 0.5 keeps half"):
         Budget(**{name: value})
@@ -41,7 +42,7 @@ def test_cost_of_options():
     assert [problem(macs=1).cost([o], "weights") for o in range(6)] == [130, 160, 190, 220, 250, 300]
 
 
-@pytest.mark.parametrize(
+@cells(
     ("bounds", "option", "load", "fits", "met"),
     [
         ({"macs": 0.65}, 2, 1.0, True, True),

@@ -7,6 +7,7 @@ from torch import nn
 
 from lowrank_exp.decomposition import ProductQuantization, Tucker2
 from lowrank_exp.rank import Plan, allocate, profile
+from support.cells import cells
 
 
 def network():
@@ -50,8 +51,8 @@ def test_the_cost_of_a_pair_off_the_ladder(tucker):
         first.cost(3)
 
 
-@pytest.mark.parametrize("policy", ["uniform", "energy", "enc_map"])
-@pytest.mark.parametrize("budget", [{"macs": 0.5}, {"weights": 0.4}, {"bytes": 0.6}])
+@cells("policy", ["uniform", "energy", "enc_map"])
+@cells("budget", [{"macs": 0.5}, {"weights": 0.4}, {"bytes": 0.6}])
 def test_budgets_are_met_by_pairs(policy, budget):
     torch.manual_seed(0)
     wide = nn.Sequential(nn.Conv2d(16, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 24, 3))

@@ -4,6 +4,7 @@ import pytest
 from lowrank_exp.rank import allocate, needs, with_accuracy
 from lowrank_exp.rank.measure import sampled_rungs
 from lowrank_exp.rank.policies.enc_inf import enc_inf
+from support.cells import cells
 from support.profiles import layer, network
 
 
@@ -71,7 +72,7 @@ def test_a_score_must_be_a_number_from_0(score):
         with_accuracy(two_layers(), lambda ranks: score)
 
 
-@pytest.mark.parametrize(
+@cells(
     ("policy", "options", "wanted"),
     [
         ("uniform", {}, set()),

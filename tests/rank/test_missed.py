@@ -2,11 +2,11 @@
 
 import functools
 
-import pytest
 from torch import nn
 
 from lowrank_exp.phases.factorize import planned
 from lowrank_exp.rank import Plan, PlannedLayer, allocate
+from support.cells import cells
 
 NETWORK = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Linear(8, 8))
 LAYERS = {
@@ -17,7 +17,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize(
+@cells(
     ("budget", "over", "told"),
     [
         ({"macs": 0.5}, "all", ""),  # (300 + 200) / 1000

@@ -7,6 +7,7 @@ from torch import nn
 
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.multiples import at_multiples
+from support.cells import cells
 from support.profiles import changed, layer, network
 
 
@@ -28,9 +29,9 @@ BUDGETED = [
 ]
 
 
-@pytest.mark.parametrize(("policy", "options"), BUDGETED)
-@pytest.mark.parametrize("decomposition", ["spatial_svd", "channel_svd", "tucker2"])
-@pytest.mark.parametrize("multiple", [4, 8])
+@cells(("policy", "options"), BUDGETED)
+@cells("decomposition", ["spatial_svd", "channel_svd", "tucker2"])
+@cells("multiple", [4, 8])
 def test_ranks_are_multiples_and_the_budget_is_met_anew(policy, options, decomposition, multiple):
     layers = profiles(decomposition)
     plan = allocate(layers, policy, macs=0.6, multiple=multiple, over="conv", **options)

@@ -14,6 +14,7 @@ from torch import nn
 from lowrank_exp.decomposition import SpatialSVD
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.rank import profile
+from support.cells import cells
 
 
 def network(seed=0):
@@ -146,7 +147,7 @@ def test_a_bare_layer_is_no_model():
 EVERY = ["channel_svd", "spatial_svd", "tucker2", "tucker1", "cp", "tensor_train", "biclustering", "monochromatic"]
 
 
-@pytest.mark.parametrize("decomposition", [*EVERY, "product_quantization", ["channel_svd", "tucker2"]])
+@cells("decomposition", [*EVERY, "product_quantization", ["channel_svd", "tucker2"]])
 def test_a_profile_comes_back_from_a_pickle(decomposition):
     net = network()
     net[0].register_forward_hook(lambda *_: None)  # cannot be pickled, and is not part of the numbers

@@ -11,13 +11,14 @@ from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.candidates import candidates
 from lowrank_exp.rank.policies.stable_rank import stable_ranks
 from lowrank_exp.rank.settled import settled
+from support.cells import cells
 
 
 def line(slope, epochs=5, start=10.0):
     return [start + slope * epoch for epoch in range(epochs)]
 
 
-@pytest.mark.parametrize(
+@cells(
     ("slopes", "window", "expected"),
     [
         ([0.1], 5, True),

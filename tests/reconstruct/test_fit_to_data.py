@@ -21,6 +21,7 @@ from lowrank_exp.decomposition.tensor_train import TensorTrain
 from lowrank_exp.decomposition.tucker import Tucker1, Tucker2
 from lowrank_exp.models.cifar_resnet import cifar_resnet
 from lowrank_exp.reconstruct import CODE, FITS, adds_bias, check_fit, fit_to_data, with_bias
+from support.cells import cells
 from support.layer_cases import filled, images, relative
 
 
@@ -245,8 +246,8 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("asymmetric", [False, True])
-@pytest.mark.parametrize(("kind", "layer", "rank"), CHAINS.values(), ids=CHAINS.keys())
+@cells("asymmetric", [False, True])
+@cells(("kind", "layer", "rank"), CHAINS.values(), ids=CHAINS.keys())
 def test_other_chains_are_better_on_the_data_and_keep_shape_and_bias(kind, layer, rank, asymmetric):
     layer = filled(layer)
     net = nn.Sequential(layer, nn.Flatten())

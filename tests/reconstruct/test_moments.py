@@ -11,10 +11,11 @@ from lowrank_exp.reconstruct import patches
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO
 from lowrank_exp.reconstruct.weights import weight_GOK
+from support.cells import cells
 from support.layer_cases import LAYERS, filled, images
 
 WITH_PATCHES = {name: case for name, case in LAYERS.items() if isinstance(case[0], nn.Conv1d | nn.Conv2d | nn.Linear)}
-every_layer = pytest.mark.parametrize(("layer", "shape"), WITH_PATCHES.values(), ids=WITH_PATCHES.keys())
+every_layer = cells(("layer", "shape"), WITH_PATCHES.values(), ids=WITH_PATCHES.keys())
 PAD = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 
 
@@ -76,8 +77,9 @@ def test_patches_times_the_weight_are_the_responses(layer, shape):
 def test_a_few_images_at_a_time_give_the_same_patches(layer, shape, monkeypatch):
     x = images(shape)
     whole = list(patches_GPD(layer, x))
-    monkeypatch.setattr(patches, "CHUNK", 1)
-    parts = list(patches_GPD(layer, x))
+    with monkeypatch.context() as patched:
+        patched.setattr(patches, "CHUNK", 1)
+        parts = list(patches_GPD(layer, x))
     assert len(whole) == 1
     assert len(parts) == (x[..., 0].numel() if isinstance(layer, nn.Linear) else len(x))
     np.testing.assert_array_equal(torch.cat(parts, dim=1).numpy(), whole[0].numpy())

@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from lowrank_exp.reconstruct.nonlinear import CODE, PAPER, relu_error, relu_response, z_update
 from lowrank_exp.reconstruct.readers import readers
 from lowrank_exp.reconstruct.samples import Sample
+from support.cells import cells
 from support.layer_cases import images
 
 
@@ -128,7 +129,7 @@ BEHIND = {
 }
 
 
-@pytest.mark.parametrize(("then", "relu", "norm"), BEHIND.values(), ids=BEHIND.keys())
+@cells(("then", "relu", "norm"), BEHIND.values(), ids=BEHIND.keys())
 def test_what_reads_a_layer(then, relu, norm):
     net = Net(then)
     reader = reader_of(net)

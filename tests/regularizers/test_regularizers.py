@@ -26,6 +26,7 @@ from lowrank_exp.regularizers import (
     ramp,
 )
 from lowrank_exp.svd_form import SVDForm
+from support.cells import cells
 
 
 def svd_network(dtype=torch.float64, seed=0):
@@ -443,7 +444,7 @@ def test_values_of_a_step_leave_out_what_did_not_act():
     assert regularizer.apply_(network, 1, 4) == {}
 
 
-@pytest.mark.parametrize(
+@cells(
     ("build", "message"),
     [
         (lambda: Orthogonality("fc"), "allowed are null"),

@@ -18,6 +18,7 @@ from lowrank_exp.rank import allocate, profile
 from lowrank_exp.replacing import trial
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import to_svd_
+from support.cells import cells
 
 
 class Two(nn.Module):
@@ -193,7 +194,6 @@ SECOND = {
         "its parent reads weight$",
     ),
 }
-CASES = [pytest.param(*case, id=name) for name, case in SECOND.items()]
 
 
 def built(use, prepare):
@@ -201,7 +201,7 @@ def built(use, prepare):
     return Two(use, prepare or (lambda self: None)).eval()
 
 
-@pytest.mark.parametrize(("use", "prepare", "reason"), CASES)
+@cells(("use", "prepare", "reason"), SECOND.values(), ids=SECOND)
 def test_a_layer_that_cannot_be_replaced_is_told_with_the_reason(use, prepare, reason):
     model = built(use, prepare)
     modules, before = list(model.modules()), copy.copy(vars(model.second))
@@ -212,7 +212,7 @@ def test_a_layer_that_cannot_be_replaced_is_told_with_the_reason(use, prepare, r
     assert vars(model.second).keys() == before.keys()
 
 
-@pytest.mark.parametrize(("use", "prepare", "reason"), CASES)
+@cells(("use", "prepare", "reason"), SECOND.values(), ids=SECOND)
 def test_a_profile_refuses_it_and_full_ranks_of_the_rest_keep_the_output(use, prepare, reason):
     model, x = built(use, prepare), image()
     wanted = model(x)

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 from lowrank_exp.replacing import untried
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import to_svd_
+from support.cells import cells
 
 
 class Tokens(nn.Module):
@@ -89,7 +90,7 @@ STRUCTURE = {
 }
 
 
-@pytest.mark.parametrize(("kind", "prepare", "reason"), STRUCTURE.values(), ids=STRUCTURE.keys())
+@cells(("kind", "prepare", "reason"), STRUCTURE.values(), ids=STRUCTURE.keys())
 def test_the_structure_tells(kind, prepare, reason):
     model = kind(called, prepare)
     with pytest.raises(ValueError, match=f"^linear cannot be decomposed by linear_svd: {reason}"):

@@ -6,12 +6,12 @@ Legend: G groups, O out channels and I in channels of one group, K kernel entrie
 import copy
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import strategies as st
 from torch import nn
 
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD
+from support.cells import cells
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -84,7 +84,7 @@ LAYERS = {
     "linear of one dimension": (nn.Linear(7, 5), (7,)),
 }
 CONVOLUTIONS = {name: case for name, case in LAYERS.items() if not isinstance(case[0], nn.Linear)}
-every_convolution = pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
+every_convolution = cells(("layer", "shape"), CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
 
 
 def decompositions_of(layer):

@@ -11,6 +11,7 @@ from torch import nn
 from lowrank_exp.decomposition import ChannelSVD, GroupedChannelSVD, LinearSVD, SpatialSVD
 from lowrank_exp.svd_form import SVDConv2d, SVDConvTranspose2d, SVDForm, SVDLinear
 from lowrank_exp.svd_form.routes import factors_are_cheaper
+from support.cells import cells
 from support.layer_cases import CASES, cases, filled, images, relative
 
 OTHER = {"channel_svd": ChannelSVD(order="pointwise_first"), "spatial_svd": SpatialSVD(order="horizontal_first")}
@@ -19,7 +20,7 @@ BOTH = CASES | {
     for name, (decomposition, layer, shape) in CASES.items()
     if decomposition.name in OTHER
 }
-every_case = pytest.mark.parametrize(("decomposition", "layer", "shape"), BOTH.values(), ids=BOTH.keys())
+every_case = cells(("decomposition", "layer", "shape"), BOTH.values(), ids=BOTH.keys())
 ROUTES = ("weight", "factors", "cost")
 many_cases = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 
@@ -101,9 +102,9 @@ def check_gradient(decomposition, layer, shape, route):
         assert relative(form.bias.grad, layer.bias.grad) <= 1e-10
 
 
-@pytest.mark.parametrize("decomposition", [ChannelSVD(), SpatialSVD(), *OTHER.values()], ids=lambda d: str(vars(d)))
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("route", ROUTES)
+@cells("decomposition", [ChannelSVD(), SpatialSVD(), *OTHER.values()], ids=lambda d: str(vars(d)))
+@cells("channels_last", [False, True])
+@cells("route", ROUTES)
 def test_gradient_of_the_weight_in_float32(decomposition, route, channels_last):
     layer = filled(nn.Conv2d(6, 8, 3, padding=1), dtype=torch.float32)
     x = images((4, 6, 9, 9), dtype=torch.float32)
@@ -225,7 +226,7 @@ def test_route_is_the_cheaper_one():
     assert form._cheaper == {(1, 64, 4, 4): True}
 
 
-@pytest.mark.parametrize(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
+@cells(("decomposition", "layer", "shape"), CASES.values(), ids=CASES.keys())
 def test_counted_macs_are_those_of_torch(decomposition, layer, shape):
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -12,9 +12,10 @@ from lowrank_exp.decomposition import ChannelSVD, SpatialSVD
 from lowrank_exp.edits import edits_of
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.svd_form import SVDForm, dense_copy, forms_of, profile_svd, sorted_svd, spectrum, to_svd_, truncate_
+from support.cells import cells
 from support.layer_cases import filled, relative
 
-BY = pytest.mark.parametrize("by", ["resvd", "by_s"])
+BY = cells("by", ["resvd", "by_s"])
 
 
 def with_values(*values, groups=1):
@@ -35,7 +36,7 @@ def away_from_orthonormal(net):
 
 
 @BY
-@pytest.mark.parametrize(
+@cells(
     ("values", "energy", "kept"),
     [
         # Squares 16, 9, 4, 1 of 30: 1, 5, 14 may go at shares of 1/30, 5/30, 14/30.

@@ -15,6 +15,7 @@ from lowrank_exp.network.cost import layer_costs
 from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.report.paper import read_paper
 from lowrank_exp.report.quantities import measured, measured_over
+from support.cells import cells
 from support.enc_cases import PUBLISHED
 from support.smoke import SMOKE
 
@@ -106,7 +107,7 @@ SEARCHED = [row for row in ALL if not by_hand(row) and row != "kim_tucker2/vgg16
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", RANKS)
+@cells("row", RANKS)
 def test_ranks_cost_what_the_paper_prints(row):
     printed, ours = published(row)
     assert printed or row == "zhang_vgg16/spatial_of_3c"  # of which no figure is published
@@ -117,7 +118,7 @@ def test_ranks_cost_what_the_paper_prints(row):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", SEARCHED)
+@cells("row", SEARCHED)
 def test_a_search_ends_at_the_label_of_its_row(row):
     """Of several labels one is reached and none exceeded; ENC's 25 % is 25.2 %."""
     printed, ours = published(row)
@@ -139,13 +140,13 @@ def test_ranks_of_enc_are_the_published_ones(row):
     assert list(by_hand(row).values()) == PUBLISHED[VGG16_SETS[row]]
 
 
-@pytest.mark.parametrize("name", SPEED_UPS)
+@cells("name", SPEED_UPS)
 def test_speed_ups_of_zhangs_ranks(name):
     ours = measured_over(walked(f"zhang_spp10/{name}"), "re:conv[2-7]")["macs_speedup over re:conv[2-7]"]
     assert ours == pytest.approx(SPEED_UPS[name], abs=0.0006)
 
 
-@pytest.mark.parametrize("experiment", PAPERS)
+@cells("experiment", PAPERS)
 def test_every_row_of_a_paper_is_swept(experiment):
     swept = [row.rpartition("/")[2] for row in ROWS[experiment]]
     files = {path.stem for path in (CONF / "row" / experiment).glob("*.yaml")}

@@ -12,6 +12,7 @@ from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import Result
 from lowrank_exp.network.cost import layer_costs
 from lowrank_exp.report.paper import read_paper
+from support.cells import cells
 from support.smoke import SMOKE
 
 SFP, MACS, SPEARMAN = "sfp_cifar10", "taylor_macs", "taylor_spearman"
@@ -61,7 +62,7 @@ FLOPS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [row for row in rows_of(SFP) if not row.endswith("dense")])
+@cells("row", [row for row in rows_of(SFP) if not row.endswith("dense")])
 def test_flops_of_soft_filter_pruning(row):
     """What the phase `remove` of a row will say beside the paper, in its units."""
     cfg, (network, image) = configured(row), built(row)

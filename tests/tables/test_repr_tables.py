@@ -13,6 +13,7 @@ from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning import criteria
 from lowrank_exp.pruning.schedules.schedule import Moment
 from lowrank_exp.report.quantities import measured
+from support.cells import cells
 from support.method_jobs import job
 from support.smoke import SMOKE
 
@@ -67,7 +68,7 @@ def test_cycles_are_the_papers(row):
     )
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@cells("metric", METRICS)
 def test_criteria_of_the_table_of_metrics(metric):
     cfg, found = phase(f"repr_metrics/{metric}")
     assert found.schedule.criterion == METRICS[metric]
@@ -75,8 +76,8 @@ def test_criteria_of_the_table_of_metrics(metric):
     assert drops_and_revivals(f"repr_metrics/{metric}") == [20, 30, 50, 60, 80, 90]
 
 
-@pytest.mark.parametrize("augmented", [False, True])
-@pytest.mark.parametrize("row", HONEST)
+@cells("augmented", [False, True])
+@cells("row", HONEST)
 def test_rows_of_the_experiment_differ_in_one_thing(row, augmented):
     cfg, found = phase(f"repr_c3_32/{row}{'_augmented' if augmented else ''}")
     train = found if row == "standard" else found.train

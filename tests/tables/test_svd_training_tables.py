@@ -17,6 +17,7 @@ from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.phases.svd import ToSVD, Truncate
 from lowrank_exp.report.cli import main as report
 from lowrank_exp.report.paper import read_paper
+from support.cells import cells
 from support.smoke import SMOKE
 
 SURGERY = (Factorize, ToSVD, Truncate)
@@ -113,7 +114,7 @@ def test_rows_of_svd_training_are_the_command_lines():
     )
 
 
-@pytest.mark.parametrize(("network", "penalty"), ROWS)
+@cells(("network", "penalty"), ROWS)
 def test_weights_and_energies_of_svd_training(network, penalty):
     row, given = page(f"svd_training_cifar10/{network}_{penalty}"), COMMAND_LINES[network][penalty]
     groups = {key: value for default in row["defaults"] for key, value in default.items()}

@@ -17,6 +17,7 @@ from lowrank_exp.training import fit_
 from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.distributed import IGNORED, SharedLoader, places
 from lowrank_exp.training.schedules import cosine
+from support.cells import cells
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)
 
@@ -147,8 +148,8 @@ def parts(sampler: EpochBatches, ranks: int) -> list[list[list[int]]]:
     return shared
 
 
-@pytest.mark.parametrize("count", [9, 10, 16])
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@cells("count", [9, 10, 16])
+@cells("ranks", [1, 2, 3])
 def test_own_images_of_all_processes_are_the_batch(count, ranks):
     whole = [positions.tolist() for _, positions in EpochBatches(count, 8, seed=1, shuffle=True)]
     sampler = EpochBatches(count, 8, seed=1, shuffle=True)

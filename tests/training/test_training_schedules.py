@@ -7,6 +7,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
 
 from lowrank_exp.training.schedules import constant, cosine, one_cycle, steps
+from support.cells import cells
 
 TOTAL = 40
 
@@ -62,14 +63,14 @@ def test_constant():
     assert factors(constant) == [1.0] * TOTAL
 
 
-@pytest.mark.parametrize("schedule", [constant, cosine, steps, one_cycle])
-@pytest.mark.parametrize("progress", [-0.1, 1.1, math.nan])
+@cells("schedule", [constant, cosine, steps, one_cycle])
+@cells("progress", [-0.1, 1.1, math.nan])
 def test_progress_out_of_range(schedule, progress):
     with pytest.raises(ValueError, match="progress is"):
         schedule(progress)
 
 
-@pytest.mark.parametrize(
+@cells(
     ("schedule", "message"),
     [
         (partial(cosine, warmup=1.0), r"warmup is 1\.0"),

@@ -9,6 +9,7 @@ import pytest
 from lowrank_exp.decomposition import CP, Biclustering, JaderbergScheme1
 from lowrank_exp.decomposition.fitting.als_options import ALSOptions
 from lowrank_exp.decomposition.fitting.cp_als import cp_als
+from support.cells import cells
 
 
 def test_defaults_are_those_of_the_fit():
@@ -41,8 +42,8 @@ def test_biclustering_fits_with_its_sweeps_and_seed():
     assert Biclustering(iterations=7, seed=3, restarts=5).als == ALSOptions(tolerance=1e-5, max_iterations=7, seed=3)
 
 
-@pytest.mark.parametrize("kind", [CP, JaderbergScheme1, ALSOptions])
-@pytest.mark.parametrize(
+@cells("kind", [CP, JaderbergScheme1, ALSOptions])
+@cells(
     ("wrong", "told"),
     [
         ({"ridge": -1.0}, "-1.0, 0.5, 2, 9.0 and 3"),

@@ -8,6 +8,7 @@ import torch
 
 from lowrank_exp.decomposition.fitting.cp_als import CPFit, cp_als, cp_exact
 from lowrank_exp.decomposition.fitting.cp_stable import norm_constrained
+from support.cells import cells
 from support.layer_cases import relative
 from support.tensorly_peers import cp_error
 
@@ -39,8 +40,8 @@ def component_norms(fit):
     return float(np.prod([np.linalg.norm(factor.double().numpy(), axis=-2) for factor in fit.factors], axis=0).sum())
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
+@cells("seed", range(3))
+@cells(
     ("sizes", "rank"),
     [((16, 12, 3, 3), 4), ((16, 12, 9), 4), ((16, 12, 3, 3), 12), ((12, 16, 9), 12), ((32, 32, 3, 3), 16)],
 )

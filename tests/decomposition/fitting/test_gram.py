@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lowrank_exp.decomposition.fitting.gram import gram_singular_values, gram_svd
+from support.cells import cells
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-10}
 SHAPES = [(1, 1, 1), (1, 1, 7), (1, 7, 1), (1, 5, 5), (3, 12, 5), (3, 5, 12), (2, 90, 40), (40, 9, 1), (30, 3, 3)]
@@ -42,7 +43,7 @@ SPECTRA = {
         [gaussian(1, 90, 40), decaying(90, 40, 4, 1e-4), decaying(90, 40, 1, 0)]
     ),
 }
-every_spectrum = pytest.mark.parametrize("matrices", SPECTRA.values(), ids=SPECTRA.keys())
+every_spectrum = cells("matrices", SPECTRA.values(), ids=SPECTRA.keys())
 
 
 def product(U, S, V):
@@ -60,9 +61,9 @@ def tails(values):
     return np.sqrt(np.cumsum(values[:, ::-1] ** 2, axis=1)[:, ::-1])[:, 1:]
 
 
-@pytest.mark.parametrize("dtype", EXACT)
-@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20, 1e-37, 1e37])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@cells("dtype", EXACT)
+@cells("scale", [1.0, 1e-20, 1e20, 1e-37, 1e37])
+@cells("shape", SHAPES, ids=str)
 def test_the_product_is_the_matrix_and_the_values_are_those_of_numpy(shape, scale, dtype):
     W = torch.from_numpy(gaussian(*shape) * scale).to(dtype)
     U, S, V = gram_svd(W)

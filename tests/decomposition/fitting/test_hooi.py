@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowrank_exp.decomposition.fitting.hooi import along_spectra, hooi, hosvd, kept_shares, squared_singular_values
+from support.cells import cells
 from support.tensorly_peers import tucker2_error
 
 SHAPES = [(1, 16, 12, 9), (1, 24, 3, 49), (1, 12, 24, 25), (1, 32, 32, 1)]
@@ -66,9 +67,9 @@ def kernels_and_ranks(draw):
     return draw(st.sampled_from([gaussian(shape, seed), planted(shape, R, Q, 0.1, seed)])), R, Q
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("noise", [None, 0.3, 0.03])
+@cells("dtype", [torch.float32, torch.float64])
+@cells("shape", SHAPES, ids=str)
+@cells("noise", [None, 0.3, 0.03])
 def test_error_is_that_of_tensorly(shape, noise, dtype):
     _, O, I, K = shape
     for R, Q in [(I // 2 or 1, O // 2), (I // 4 or 1, min(O // 2, I // 4 * K or 1)), (min(I, O // 3 * K), O // 3)]:

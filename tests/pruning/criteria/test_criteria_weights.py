@@ -16,6 +16,7 @@ from lowrank_exp.pruning.criteria import (
     filter_scores,
     overlap,
 )
+from support.cells import cells
 
 FILTERS = [[3.0, 0.0, 4.0, 0.0], [0.0, -2.0, 0.0, 0.0], [3.0, 1.0, 4.0, 0.0]]
 
@@ -156,7 +157,7 @@ def test_a_weighted_sum_of_criteria():
     torch.testing.assert_close(scores_of(layer_of(FILTERS), plain), L1_O - 0.5 * L2_O)
 
 
-@pytest.mark.parametrize(
+@cells(
     ("make", "told"),
     [
         (lambda: L2(form="l3"), "form='l3' is not known: norm or mean_square"),

@@ -15,6 +15,7 @@ from lowrank_exp.pruning.criteria import L1, L2, Orthogonality, Taylor
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Mask, Moment, OneShot, Remove, RePr, Revive, View, Zero
 from lowrank_exp.pruning.schedules.bound import MostSaved
+from support.cells import cells
 
 SHAPE = (3, 8, 8)
 
@@ -260,7 +261,7 @@ def test_what_is_left_of_a_target_is_told_at_the_end():
     assert [schedule.missed(seen) for schedule in (OneShot(), AGP(), SFP(), RePr())] == [""] * 4
 
 
-@pytest.mark.parametrize(
+@cells(
     ("schedule", "epochs", "message"),
     [
         (Iterative(), 0, "Iterative: filters go between the steps of a training, and this one has 0 epochs"),
@@ -303,7 +304,7 @@ def test_iterative_with_a_cost_prefers_filters_that_cost_more():
     assert free != dear
 
 
-@pytest.mark.parametrize(
+@cells(
     ("make", "message"),
     [
         (lambda: RePr(S1=0), "RePr: S1=0 must be an integer of at least 1"),

@@ -14,6 +14,7 @@ from lowrank_exp.rank.enc.curves import network_quality
 from lowrank_exp.rank.enc.files import profiles_from_enc
 from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
 from lowrank_exp.rank.policies.knapsack import knapsack
+from support.cells import cells
 from support.profiles import changed, enc_vgg16, layer, network
 
 ENC = Path(__file__).parents[2] / "support" / "enc_vgg16"
@@ -104,8 +105,8 @@ def convolutions(count, seed):
     return costs, values
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("limits", [(0.5,), (0.3,), (0.5, 0.5), (0.45, 0.3)])
+@cells("seed", [0, 1, 2])
+@cells("limits", [(0.5,), (0.3,), (0.5, 0.5), (0.45, 0.3)])
 def test_the_optimum_of_nine_layers_is_that_of_an_integer_programme(limits, seed):
     costs, values = convolutions(9, seed)
     costs = [c[:, : len(limits)] for c in costs]

@@ -9,6 +9,7 @@ from torch import nn
 
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.policies.c_step import c_step, squared_error
+from support.cells import cells
 from support.profiles import layer, network
 
 SPECTRA = {"a": [5.0, 3.0, 1.0, 0.5], "b": [2.0, 1.9, 1.8], "c": [9.0, 0.1, 0.0]}
@@ -26,8 +27,8 @@ def options(name):
     return [(r, r * per_rank, sum(s**2 for s in SPECTRA[name][r:])) for r in ranks] + [(None, dense, 0.0)]
 
 
-@pytest.mark.parametrize("mu", [0.01, 0.5, 2.0, 40.0])
-@pytest.mark.parametrize("price", [1e-4, 1e-3, 0.01, 0.1, 3.0])
+@cells("mu", [0.01, 0.5, 2.0, 40.0])
+@cells("price", [1e-4, 1e-3, 0.01, 0.1, 3.0])
 def test_every_layer_has_the_least_of_cost_and_error(price, mu):
     expected = {name: min(options(name), key=lambda one: price * one[1] + mu / 2 * one[2])[0] for name in SPECTRA}
     assert allocate(by_hand(), "c_step", price=price, mu=mu).ranks == expected

@@ -9,6 +9,7 @@ from torch import nn
 from lowrank_exp.rank import Candidate, allocate, profile
 from lowrank_exp.rank.enc.curves import network_quality
 from lowrank_exp.rank.policies.enc_map import SharedQuality, cost_tables, enc_map, first_fixed, halves_up, options_at
+from support.cells import cells
 from support.enc_cases import PUBLISHED, problem, vgg16
 from support.profiles import by_hand, changed, layer, network
 
@@ -93,9 +94,9 @@ def step_by_step(layers, C_t, metric, first):
     return [max(min(r, one.r_max), round(one.r_max / 10), 1) for r, one in zip(R, layers, strict=True)]
 
 
-@pytest.mark.parametrize("budget", [0.2, 0.5, 0.95])
-@pytest.mark.parametrize("first", ["map", "half", "max"])
-@pytest.mark.parametrize("sampled", [True, False])
+@cells("budget", [0.2, 0.5, 0.95])
+@cells("first", ["map", "half", "max"])
+@cells("sampled", [True, False])
 def test_energy_is_the_recipe_step_by_step(budget, first, sampled):
     layers = vgg16()
     if not sampled:
@@ -103,8 +104,8 @@ def test_energy_is_the_recipe_step_by_step(budget, first, sampled):
     assert ranks(problem(layers, macs=budget), first=first) == step_by_step(layers, budget, "energy", first)
 
 
-@pytest.mark.parametrize("budget", [0.2, 0.5, 0.8])
-@pytest.mark.parametrize("first", ["map", "half", "max"])
+@cells("budget", [0.2, 0.5, 0.8])
+@cells("first", ["map", "half", "max"])
 def test_measured_is_the_recipe_step_by_step(budget, first):
     expected = step_by_step(vgg16(), budget, "measured", first)
     assert ranks(problem(vgg16(), macs=budget), metric="measured", first=first) == expected

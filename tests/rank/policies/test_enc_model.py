@@ -8,6 +8,7 @@ from lowrank_exp.rank.enc.curves import energy_curve, measured_curve, network_qu
 from lowrank_exp.rank.enc.sets import RankSets, near, no_layers, thinned
 from lowrank_exp.rank.policies.enc_map import SharedQuality, enc_map
 from lowrank_exp.rank.policies.enc_model import enc_candidates, enc_model
+from support.cells import cells
 from support.enc_cases import PUBLISHED, problem, vgg16
 from support.profiles import by_hand, changed, layer, network
 
@@ -97,10 +98,8 @@ def enumerated(layers, C_t, metric, space, margin, t):
     return found
 
 
-@pytest.mark.parametrize("metric", ["A_c", "A_p", "A_m"])
-@pytest.mark.parametrize(
-    ("budget", "density", "margin", "t"), [(0.4, 1, 0.015, 1), (0.6, 0.5, 0.023, 2), (0.5, 0.34, 0.9, 3)]
-)
+@cells("metric", ["A_c", "A_p", "A_m"])
+@cells(("budget", "density", "margin", "t"), [(0.4, 1, 0.015, 1), (0.6, 0.5, 0.023, 2), (0.5, 0.34, 0.9, 3)])
 def test_candidates_are_those_of_an_enumeration(metric, budget, density, margin, t):
     layers = small()
     expected = enumerated(layers, budget, metric, space=0.2, margin=margin, t=t)
@@ -129,7 +128,7 @@ def test_sub_groups_find_the_same_best_members():
         enc_model(given, density=1, space=0.4, sub_groups=1, **options)
 
 
-@pytest.mark.parametrize("budget", np.linspace(0.1, 1, 10).tolist())
+@cells("budget", np.linspace(0.1, 1, 10).tolist())
 def test_budgets_are_met_and_the_model_is_not_worse_than_the_map(budget):
     rng = np.random.default_rng(3)
     layers = network(
@@ -240,7 +239,7 @@ def test_thinning_keeps_the_best_of_every_range_of_cost():
     assert found.A_p.tolist() == [0.5, 0.9]
 
 
-@pytest.mark.parametrize(
+@cells(
     ("options", "message"),
     [
         ({"metric": "energy"}, "metric='energy' is not known: A_c, A_p, A_m"),

@@ -8,6 +8,7 @@ from torch import nn
 from lowrank_exp.rank import allocate
 from lowrank_exp.rank import profile as profiled
 from lowrank_exp.rank.policies.energy import energy
+from support.cells import cells
 from support.enc_cases import problem
 from support.profiles import changed, enc_vgg16, layer, network
 
@@ -108,7 +109,7 @@ def test_budget_gives_the_ranks_of_one_share_but_for_single_ranks(budget):
     assert max(less.values()) - min(kept.values()) < 0.01
 
 
-@pytest.mark.parametrize(
+@cells(
     ("arguments", "message"),
     [
         ({}, "takes a share or a budget .*, got neither: set the other to null"),
@@ -217,9 +218,9 @@ def falling(seed, layers=4, dense_option=True):
 BUDGETS = [{"macs": 0.25}, {"macs": 0.5}, {"weights": 0.7}, {"macs": 0.5, "weights": 0.5}, {"macs": 0.9, "bytes": 0.4}]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("power", [1, 2])
+@cells("budget", BUDGETS)
+@cells("seed", range(4))
+@cells("power", [1, 2])
 def test_product_is_the_greedy_rule_step_by_step(budget, seed, power):
     given = problem(falling(seed), **budget)
     found = [
@@ -307,8 +308,8 @@ def test_at_different_costs_the_greedy_product_is_near_the_highest(seed):
     assert 0.9 * best <= product <= best * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("macs", [0.3, 0.45, 0.8])
-@pytest.mark.parametrize("seed", range(3))
+@cells("macs", [0.3, 0.45, 0.8])
+@cells("seed", range(3))
 def test_falling_sensitivities_make_the_greedy_rule_one_threshold(macs, seed):
     """Source: the PCA baseline beside ALDS keeps the ranks whose s^2 / cumsum(s^2) / cost exceeds one threshold."""
     layers = falling(seed, layers=5, dense_option=False)
@@ -338,8 +339,8 @@ def test_the_product_is_higher_than_that_of_one_share(seed):
         assert product(greedy) > product(share)
 
 
-@pytest.mark.parametrize("options", [{"rule": "product"}, {"rule": "product", "power": 1}, {"power": 1}, {}])
-@pytest.mark.parametrize("seed", range(5))
+@cells("options", [{"rule": "product"}, {"rule": "product", "power": 1}, {"power": 1}, {}])
+@cells("seed", range(5))
 def test_every_budget_is_met_and_the_order_of_layers_does_not_matter(options, seed):
     layers = falling(seed, layers=6)
     order = np.random.default_rng(seed).permutation(len(layers))

@@ -14,6 +14,7 @@ from lowrank_exp.rank import Budget, Candidate, Cost, Problem, allocate
 from lowrank_exp.rank.evbmf_solution import evbmf_rank, evbmf_solution, singular_values, strength, strength_bar
 from lowrank_exp.rank.layer_shape import LayerShape
 from lowrank_exp.rank.policies.evbmf import evbmf
+from support.cells import cells
 from support.profiles import by_hand, changed, layer, network
 
 
@@ -199,9 +200,9 @@ def stronger_than_noise(rows, columns, rank, noise, margin, seed):
     return U * np.linspace(margin, 3 * margin, rank) * threshold @ V.T + noise * rng.normal(size=(rows, columns))
 
 
-@pytest.mark.parametrize("solver", ["global", "reference"])
-@pytest.mark.parametrize("noise", [0.05, 0.5, 4.0])
-@pytest.mark.parametrize(("rows", "columns"), [(60, 60), (60, 120), (40, 360), (360, 40), (16, 800), (128, 200)])
+@cells("solver", ["global", "reference"])
+@cells("noise", [0.05, 0.5, 4.0])
+@cells(("rows", "columns"), [(60, 60), (60, 120), (40, 360), (360, 40), (16, 800), (128, 200)])
 def test_planted_ranks_are_recovered(rows, columns, noise, solver):
     for ratio in (0.02, 0.1, 0.25, 0.33):
         rank = max(1, round(ratio * min(rows, columns)))
@@ -302,7 +303,7 @@ def test_the_order_of_singular_values_does_not_matter():
         np.testing.assert_array_equal(one.shrunk, other.shrunk)
 
 
-@pytest.mark.parametrize(
+@cells(
     ("call", "message"),
     [
         (lambda: evbmf_rank(np.ones(4)), r"takes a matrix with rows and columns, got the shape \(4,\)"),
@@ -474,7 +475,7 @@ def test_without_numbers_the_middle_of_the_options_stands_in():
     assert ranks[(len(ranks) - 1) // 2] == (13, 13)
 
 
-@pytest.mark.parametrize(
+@cells(
     ("options", "message"),
     [
         ({"macs": 0.5}, r"the evbmf policy takes no budget, got {'macs': 0.5}: .* Set macs and weights to null"),

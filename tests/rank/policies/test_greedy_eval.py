@@ -6,6 +6,7 @@ import pytest
 from lowrank_exp.rank import allocate
 from lowrank_exp.rank.enc.curves import samples
 from lowrank_exp.rank.policies.greedy_eval import greedy_eval
+from support.cells import cells
 from support.enc_cases import problem, vgg16
 from support.profiles import changed, layer, network
 
@@ -99,9 +100,9 @@ def several(seed, layers=6, count=8):
 BUDGETS = [{"macs": 0.1}, {"macs": 0.3}, {"macs": 0.5}, {"weights": 0.8}, {"macs": 0.7, "bytes": 0.4}]
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-@pytest.mark.parametrize("count", [3, 8, 40])
-@pytest.mark.parametrize("seed", range(4))
+@cells("budget", BUDGETS)
+@cells("count", [3, 8, 40])
+@cells("seed", range(4))
 def test_the_choice_of_the_table_or_that_filled_up(seed, count, budget):
     given = problem(several(seed, count=count), **budget)
     found = [c.ranks.index(rank) for c, rank in zip(given.candidates, greedy_eval(given).values(), strict=True)]

@@ -9,6 +9,7 @@ from torch import nn
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.policies.operator_norm import operator_norm
+from support.cells import cells
 from support.enc_cases import problem
 from support.profiles import by_hand, changed, layer, network
 
@@ -24,8 +25,8 @@ def relative_error(matrices, rank):
     return np.linalg.norm(blocks - cut, 2) / np.linalg.norm(blocks, 2)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("eps", [0.15, 0.3, 0.5, 0.8])
+@cells("groups", [1, 2, 4])
+@cells("eps", [0.15, 0.3, 0.5, 0.8])
 def test_the_smallest_rank_with_at_most_that_error(groups, eps):
     torch.manual_seed(groups)
     conv = nn.Conv2d(16, 24, 3, groups=groups)
@@ -70,8 +71,8 @@ def several(seed, layers=5):
     return network(*made)
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("budget", [{"macs": 0.2}, {"macs": 0.5}, {"weights": 0.8}, {"macs": 0.6, "bytes": 0.4}])
+@cells("seed", range(4))
+@cells("budget", [{"macs": 0.2}, {"macs": 0.5}, {"weights": 0.8}, {"macs": 0.6, "bytes": 0.4}])
 def test_every_budget_is_met_and_the_order_of_layers_does_not_matter(budget, seed):
     layers = several(seed)
     order = np.random.default_rng(seed).permutation(len(layers))
@@ -81,8 +82,8 @@ def test_every_budget_is_met_and_the_order_of_layers_does_not_matter(budget, see
     assert allocate(permuted, operator_norm, **budget).ranks == plan.ranks
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("macs", [0.25, 0.5, 0.75])
+@cells("seed", range(4))
+@cells("macs", [0.25, 0.5, 0.75])
 def test_a_budget_gives_the_smallest_eps_and_single_ranks_more(seed, macs):
     """By bisection, as the code of ALDS searches its eps."""
     layers = several(seed)
@@ -143,7 +144,7 @@ def test_without_singular_values_other_policies_are_named():
         allocate(network(bare), operator_norm, eps=0.1)
 
 
-@pytest.mark.parametrize(
+@cells(
     ("options", "message"),
     [
         ({}, "the operator_norm policy takes eps or a budget .*, got neither: set the other to null"),

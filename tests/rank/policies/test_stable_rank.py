@@ -10,6 +10,7 @@ from torch import nn
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.rank import Candidate, Problem, allocate, profile
 from lowrank_exp.rank.policies.stable_rank import stable_rank, stable_rank_of_noise
+from support.cells import cells
 from support.enc_cases import problem
 from support.profiles import by_hand, changed, layer, network
 
@@ -48,8 +49,8 @@ def test_stable_rank_of_noise_is_that_of_gaussian_matrices(L, M, more):
     assert stable_rank_of_noise(L, M) == pytest.approx(stable_rank_of_noise(M, L))
 
 
-@pytest.mark.parametrize("power", [0.2, 0.5, 1.0])
-@pytest.mark.parametrize(("rows", "columns"), [(40, 90), (64, 64), (200, 30)])
+@cells("power", [0.2, 0.5, 1.0])
+@cells(("rows", "columns"), [(40, 90), (64, 64), (200, 30)])
 def test_ranks_are_scaled_stable_ranks_rounded_up(rows, columns, power):
     matrix = falling(rows, columns, power)
     layers = network(measured("a", matrix))
@@ -162,9 +163,9 @@ def several(seed, layers=5):
     return network(*made)
 
 
-@pytest.mark.parametrize("scale", [True, False])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("budget", [{"macs": 0.2}, {"macs": 0.5}, {"weights": 0.8}, {"macs": 0.6, "bytes": 0.4}])
+@cells("scale", [True, False])
+@cells("seed", range(4))
+@cells("budget", [{"macs": 0.2}, {"macs": 0.5}, {"weights": 0.8}, {"macs": 0.6, "bytes": 0.4}])
 def test_every_budget_is_met_and_the_order_of_layers_does_not_matter(budget, seed, scale):
     layers = several(seed)
     order = np.random.default_rng(seed).permutation(len(layers))
@@ -252,7 +253,7 @@ def test_a_real_layer_and_its_matrix():
     assert allocate(layers, stable_rank, times=0.5).ranks == {"0": math.ceil(0.5 * max(map(scaled, matrices)))}
 
 
-@pytest.mark.parametrize(
+@cells(
     ("options", "message"),
     [
         ({"macs": 0.5}, r"takes times or a budget .*, got times=1.0 and a budget \({'macs': 0.5}\): set the other to"),

@@ -15,6 +15,7 @@ from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import SVDForm, to_svd_
 from lowrank_exp.training import QuantNoise, evaluate, fit_
 from lowrank_exp.training.parts.quant_noise import NoisyWeights, noisy, on_grid
+from support.cells import cells
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
 INT8 = {"phi": "int8", "p": 0.5}
@@ -57,9 +58,9 @@ def same_bits(ours: nn.Module, theirs: nn.Module) -> bool:
 # -- one weight ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weight", [torch.randn(7, 33), torch.rand(4, 5) + 1, -torch.rand(4, 5), torch.zeros(2, 3)])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("range_", ["tensor", "channel"])
+@cells("weight", [torch.randn(7, 33), torch.rand(4, 5) + 1, -torch.rand(4, 5), torch.zeros(2, 3)])
+@cells("bits", [2, 4, 8])
+@cells("range_", ["tensor", "channel"])
 def test_at_p_one_all_is_on_the_grid_of_torch(weight, bits, range_):
     limits = {"quant_min": -(2 ** (bits - 1)), "quant_max": 2 ** (bits - 1) - 1}
     if range_ == "tensor":
@@ -220,8 +221,8 @@ def test_which_layers():
 # -- a fit ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", [INT8, {"phi": "pq", "p": 0.2, "centroids": 4}, {"phi": "proxy", "p": 0.1}])
-@pytest.mark.parametrize("form", ["dense", "svd", "factors"])
+@cells("option", [INT8, {"phi": "pq", "p": 0.2, "centroids": 4}, {"phi": "proxy", "p": 0.1}])
+@cells("form", ["dense", "svd", "factors"])
 def test_networks_are_trained(option, form):
     net = network()
     if form == "svd":
@@ -274,7 +275,7 @@ def test_in_bf16():
     assert fit(network(), epochs=6, quant_noise=INT8, precision="bf16")[-1]["train_loss"] < 0.9
 
 
-@pytest.mark.parametrize(
+@cells(
     ("option", "message"),
     [
         ({"phi": "int1", "p": 0.5}, "phi is 'int1'; allowed are int2 to int16, pq and proxy"),
