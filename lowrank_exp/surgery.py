@@ -175,22 +175,20 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     return model
 
 
-def replay_to_plan_(
-    model: nn.Module, plan: Plan, reconstruct: str | None = None, asymmetric: bool = False
-) -> nn.Module:
+def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None, asymmetric: bool = False) -> nn.Module:
     """Give `model` the shapes of `plan`, in place, without computing any weight.
 
     Raises:
-        ValueError: the fit `reconstruct` does not exist for a layer's decomposition.
+        ValueError: the fit to data does not exist for a layer's decomposition.
     """
     modules, edits = dict(model.named_modules()), []
     for name, planned in plan.layers.items():
         if planned.rank is None:
             continue
-        if reconstruct is not None:
+        if fit is not None:
             kind = named(planned.decomposition, **planned.options)
-            check_fit(reconstruct, name, kind, modules[name], planned.rank, asymmetric)
-            if modules[name].bias is None and adds_bias(reconstruct):
+            check_fit(fit, name, kind, modules[name], planned.rank, asymmetric)
+            if modules[name].bias is None and adds_bias(fit):
                 edits.append(Bias(name))
         edits.append(Factorize(name, planned.decomposition, planned.rank, planned.options))
     return replay_(model, edits)

@@ -7,9 +7,9 @@ from lowrank_exp.reconstruct.alternating import chain_refusal
 from lowrank_exp.reconstruct.patches import patches_refusal
 
 
-def adds_bias(how: str) -> bool:
-    """Whether a layer has a bias after the fit `how`, even if it had none before."""
-    return how in ("response", "relu")
+def adds_bias(fit: str) -> bool:
+    """Whether a layer has a bias after the fit `fit`, even if it had none before."""
+    return fit in ("response", "relu")
 
 
 def acts_on_responses(kind: Decomposition) -> bool:
@@ -18,12 +18,12 @@ def acts_on_responses(kind: Decomposition) -> bool:
 
 
 def check_fit(
-    how: str, name: str, kind: Decomposition, layer: nn.Module, rank: Rank | None = None, asymmetric: bool = False
+    fit: str, name: str, kind: Decomposition, layer: nn.Module, rank: Rank | None = None, asymmetric: bool = False
 ) -> None:
-    """Nothing, if the fit `how` can be made of `layer` (which may lie on the meta device).
+    """Nothing, if the fit `fit` can be made of `layer` (which may lie on the meta device).
 
     Args:
-        how: the fit.
+        fit: its name.
         name: of the layer, for the message.
         kind: the decomposition.
         layer: the dense layer.
@@ -33,25 +33,25 @@ def check_fit(
     Raises:
         ValueError: there is no such fit, not for this decomposition or not for this layer.
     """
-    if how not in FITS:
-        raise ValueError(f"there is no fit to data {how!r}; there are {', '.join(FITS)}")
-    if refusal := _refusal(layer, kind, kind.ladder(layer)[0] if rank is None else rank, how, asymmetric):
+    if fit not in FITS:
+        raise ValueError(f"there is no fit to data {fit!r}; there are {', '.join(FITS)}")
+    if refusal := _refusal(layer, kind, kind.ladder(layer)[0] if rank is None else rank, fit, asymmetric):
         raise ValueError(
             f"{name}: {refusal}. Leave the layer alone by a rule ({{{name}: null}}), give it another decomposition, or "
             "fit to the weights"
         )
 
 
-def _refusal(layer: nn.Module, kind: Decomposition, rank: Rank, how: str, asymmetric: bool) -> str | None:
-    """Why the fit `how` cannot be made of `layer` at `rank`; None where it can."""
-    if how not in kind.fits:
+def _refusal(layer: nn.Module, kind: Decomposition, rank: Rank, fit: str, asymmetric: bool) -> str | None:
+    """Why the fit `fit` cannot be made of `layer` at `rank`; None where it can."""
+    if fit not in kind.fits:
         reason = f" ({kind.why_no_fit})" if kind.why_no_fit else ""
         kinds = ", ".join(one for one in FITS if one in kind.fits) or "none"
-        return f"there is no fit {how!r} for {kind.name}{reason}, which has: {kinds}"
-    if how != "whitened" or (acts_on_responses(kind) and not asymmetric):
+        return f"there is no fit {fit!r} for {kind.name}{reason}, which has: {kinds}"
+    if fit != "whitened" or (acts_on_responses(kind) and not asymmetric):
         return None
     if refusal := patches_refusal(layer):
-        return f"the fit {how!r} of {kind.name} needs patches: {refusal}"
+        return f"the fit {fit!r} of {kind.name} needs patches: {refusal}"
     if not acts_on_responses(kind) and (refusal := chain_refusal(kind.skeleton(layer, rank, device="meta"))):
-        return f"there is no fit {how!r} for {kind.name} here: {refusal}"
+        return f"there is no fit {fit!r} for {kind.name} here: {refusal}"
     return None

@@ -28,7 +28,7 @@ def fit_to_data(
     model: nn.Module,
     wanted: Mapping[str, tuple[Decomposition, Rank]],
     batches: Iterable[Any],
-    how: str,
+    fit: str,
     asymmetric: bool = False,
     *,
     images: int = 3000,
@@ -47,7 +47,7 @@ def fit_to_data(
         model: any network that takes one tensor.
         wanted: decomposition and rank, by layer name.
         batches: can be iterated several times; gives tensors of images `(N, ...)`, or tuples with them in front.
-        how: "whitened" (least squares under the second moments of the layer's inputs; the bias stays), "response"
+        fit: "whitened" (least squares under the second moments of the layer's inputs; the bias stays), "response"
             (closest linear responses; the last factor has a bias, always) or "relu" (closest behind the ReLU that reads
             the layer's output, and behind the batch norm between them; a layer whose output anything else reads is
             fitted as by "response"; a bias, always).
@@ -78,10 +78,10 @@ def fit_to_data(
     """
     options = Options(images, positions, seed, schedule, cutoff)
     with kept_generators():
-        layers = _checked(model, wanted, batches, how, asymmetric, options, memory)
+        layers = _checked(model, wanted, batches, fit, asymmetric, options, memory)
         if not layers:
             return {}
-        chains = _chains(model, layers, wanted, batches, how, asymmetric, options, memory)
+        chains = _chains(model, layers, wanted, batches, fit, asymmetric, options, memory)
     return {name: chains[name] for name in wanted}
 
 
@@ -90,19 +90,19 @@ def _chains(
     layers: Mapping[str, nn.Module],
     wanted: Mapping[str, tuple[Decomposition, Rank]],
     batches: Iterable[Any],
-    how: str,
+    fit: str,
     asymmetric: bool,
     options: Options,
     memory: int,
 ) -> dict[str, nn.Module]:
     """The chains, in the order of the forward pass."""
-    calls, read_by = _probe(model, layers, batches, options.seed, with_readers=how == "relu")
-    fits = {}
+    calls, read_by = _probe(model, layers, batches, options.seed, with_readers=fit == "relu")
+    layer_fits = {}
     for name in calls:  # in the order of the forward pass
         kind, rank = wanted[name]
         rank = kind.check_rank(layers[name], rank, name)
         reader = read_by.get(name, Reader(relu=False))
-        fits[name] = LayerFit(name, layers[name], kind, rank, how, asymmetric, options, reader)
+        layer_fits[name] = LayerFit(name, layers[name], kind, rank, fit, asymmetric, options, reader)
 
     def data() -> Iterator[Tensor]:
         return image_batches(batches, _device(model), options.seed)
@@ -110,25 +110,25 @@ def _chains(
     chains: dict[str, nn.Module] = {}
     if asymmetric:
         compressed = copied(model)
-        for name, fit in fits.items():
-            _show_both(model, compressed, fit, calls[name], data())
-            chains[name] = fit.chain()
+        for name, layer_fit in layer_fits.items():
+            _show_both(model, compressed, layer_fit, calls[name], data())
+            chains[name] = layer_fit.chain()
             compressed.set_submodule(name, copy.deepcopy(chains[name]))
     else:
-        for some in _within(memory, fits.values()):
-            _show(model, some, sum(calls[fit.name] for fit in some), data())
-            chains |= {fit.name: fit.chain() for fit in some}
+        for some in _within(memory, layer_fits.values()):
+            _show(model, some, sum(calls[layer_fit.name] for layer_fit in some), data())
+            chains |= {layer_fit.name: layer_fit.chain() for layer_fit in some}
     return chains
 
 
-def check_options(how: str, **options: Any) -> None:
+def check_options(fit: str, **options: Any) -> None:
     """Nothing, if `fit_to_data` can take these options.
 
     Raises:
         ValueError: a fit or an option that does not exist, or a value out of range.
     """
-    if how not in FITS:
-        raise ValueError(f"there is no fit to data {how!r}; there are {', '.join(FITS)}")
+    if fit not in FITS:
+        raise ValueError(f"there is no fit to data {fit!r}; there are {', '.join(FITS)}")
     known = [name for name in inspect.signature(fit_to_data).parameters if name not in _NO_OPTIONS]
     if unknown := sorted(options.keys() - set(known)):
         raise ValueError(f"a fit to data has no option {', '.join(unknown)}; it takes {', '.join(known)}")
@@ -154,13 +154,13 @@ def _checked(
     model: nn.Module,
     wanted: Mapping[str, tuple[Decomposition, Rank]],
     batches: Iterable[Any],
-    how: str,
+    fit: str,
     asymmetric: bool,
     options: Options,
     memory: int,
 ) -> dict[str, nn.Module]:
     """The layers, if all of them can be fitted."""
-    check_options(how, asymmetric=asymmetric, memory=memory, **vars(options))
+    check_options(fit, asymmetric=asymmetric, memory=memory, **vars(options))
     if isinstance(batches, Iterator):
         raise ValueError("batches can be iterated only once; pass a list or a DataLoader, not a generator")
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
@@ -171,7 +171,7 @@ def _checked(
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
         rank = kind.check_rank(modules[name], rank, name)
         kind.check_weight(modules[name], name)
-        check_fit(how, name, kind, modules[name], rank, asymmetric)
+        check_fit(fit, name, kind, modules[name], rank, asymmetric)
     return {name: modules[name] for name in wanted}
 
 
@@ -203,50 +203,54 @@ def _probe(
     return calls, read_by
 
 
-def _show(model: nn.Module, fits: list[LayerFit], calls: int, batches: Iterator[Tensor]) -> None:
+def _show(model: nn.Module, layer_fits: list[LayerFit], calls: int, batches: Iterator[Tensor]) -> None:
     """One pass over the data for some layers."""
     first = 0
     with evaluating(model):
         for images in batches:
 
-            def see(fit: LayerFit, first: int = first) -> Any:
-                return lambda x, y: fit.add(first, x, y)
+            def see(layer_fit: LayerFit, first: int = first) -> Any:
+                return lambda x, y: layer_fit.add(first, x, y)
 
-            forward(model, images, {fit.layer: see(fit) for fit in fits}, calls)
+            forward(model, images, {layer_fit.layer: see(layer_fit) for layer_fit in layer_fits}, calls)
             first += len(images)
-            if _sampled(fits, first):
+            if _sampled(layer_fits, first):
                 return
 
 
-def _show_both(model: nn.Module, compressed: nn.Module, fit: LayerFit, calls: int, batches: Iterator[Tensor]) -> None:
+def _show_both(
+    model: nn.Module, compressed: nn.Module, layer_fit: LayerFit, calls: int, batches: Iterator[Tensor]
+) -> None:
     """One pass over the data for one layer, which is still dense in both networks."""
-    first, twin = 0, compressed.get_submodule(fit.name)
+    first, twin = 0, compressed.get_submodule(layer_fit.name)
     with evaluating(model), evaluating(compressed):
         for images in batches:
             kept: list[tuple[Tensor, Tensor]] = []
             # Later layers may write over their inputs.
-            forward(model, images, {fit.layer: lambda x, y, kept=kept: kept.append((x.clone(), y.clone()))}, calls)
+            forward(
+                model, images, {layer_fit.layer: lambda x, y, kept=kept: kept.append((x.clone(), y.clone()))}, calls
+            )
             turns = iter(kept)
-            see = {twin: lambda x, y, first=first, turns=turns: fit.add(first, *next(turns), hat=(x, y))}
+            see = {twin: lambda x, y, first=first, turns=turns: layer_fit.add(first, *next(turns), hat=(x, y))}
             forward(compressed, images, see, calls)
             first += len(images)
-            if _sampled([fit], first):
+            if _sampled([layer_fit], first):
                 return
 
 
-def _sampled(fits: list[LayerFit], images: int) -> bool:
+def _sampled(layer_fits: list[LayerFit], images: int) -> bool:
     """Whether no fit needs more than the images so far."""
-    return all(fit.sample is not None and images >= fit.options.images for fit in fits)
+    return all(layer_fit.sample is not None and images >= layer_fit.options.images for layer_fit in layer_fits)
 
 
-def _within(memory: int, fits: Iterable[LayerFit]) -> Iterator[list[LayerFit]]:
+def _within(memory: int, layer_fits: Iterable[LayerFit]) -> Iterator[list[LayerFit]]:
     """Runs of fits whose statistics together stay within `memory`, at least one fit each."""
     some: list[LayerFit] = []
-    for fit in fits:
-        if some and sum(one.bytes() for one in [*some, fit]) > memory:
+    for layer_fit in layer_fits:
+        if some and sum(one.bytes() for one in [*some, layer_fit]) > memory:
             yield some
             some = []
-        some.append(fit)
+        some.append(layer_fit)
     if some:
         yield some
 

@@ -46,17 +46,17 @@ class LayerFit:
         layer: nn.Module,
         kind: Decomposition,
         rank: Rank,
-        how: str,
+        fit: str,
         asymmetric: bool,
         options: Options,
         reader: Reader,
     ) -> None:
         self.name, self.layer, self.kind, self.rank = name, layer, kind, rank
-        self.how, self.options, self.reader = how, options, reader
+        self.fit, self.options, self.reader = fit, options, reader
         if reader.a is not None and not reader.a.any():
             self.reader = Reader(relu=False)  # nothing comes through the batch norm: there is no error behind it
-        self.by_patches = how == "whitened" and (asymmetric or not acts_on_responses(kind))
-        self.by_sample = how == "relu" and self.reader.relu
+        self.by_patches = fit == "whitened" and (asymmetric or not acts_on_responses(kind))
+        self.by_sample = fit == "relu" and self.reader.relu
         self.moments = Moments()
         self.sample = Sample(options.images, options.positions, options.seed) if self.by_sample else None
 
@@ -86,7 +86,7 @@ class LayerFit:
         self._check()
         if self.sample is not None:
             chain = self._of_map(*self._relu())
-        elif self.how != "whitened":
+        elif self.fit != "whitened":
             moments, W_GOK = self.moments, weight_GOK(self.layer, self.moments.mean_GD.device)
             chain = self._of_map(*linear_response(moments, W_GOK, self.rank, self.options.cutoff))
         else:
@@ -96,7 +96,7 @@ class LayerFit:
 
     def _without_bias(self, rows_GPD: Tensor) -> Tensor:
         """Responses without the bias where the bias is not to be fitted."""
-        if self.how != "whitened" or self.by_patches or self.layer.bias is None:
+        if self.fit != "whitened" or self.by_patches or self.layer.bias is None:
             return rows_GPD
         return rows_GPD - self.layer.bias.to(rows_GPD).reshape(len(rows_GPD), 1, -1)
 

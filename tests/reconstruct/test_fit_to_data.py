@@ -93,27 +93,27 @@ WANTED = {"0": (ChannelSVD(), 3), "2": (ChannelSVD(), 2), "6": (LinearSVD(), 3)}
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("how", FITS)
-def test_chains_fit_the_data_better_than_the_weights_alone(how, bias):
+@pytest.mark.parametrize("fit", FITS)
+def test_chains_fit_the_data_better_than_the_weights_alone(fit, bias):
     net, x = network(bias), smooth(40)
-    chains = fit_to_data(net, WANTED, [x[:13], x[13:]], how)
+    chains = fit_to_data(net, WANTED, [x[:13], x[13:]], fit)
     for name, (kind, rank) in WANTED.items():
         layer = net.get_submodule(name)
-        plain, then = kind.factorize(layer, rank), behind(net)[name] if how == "relu" else lambda y: y
+        plain, then = kind.factorize(layer, rank), behind(net)[name] if fit == "relu" else lambda y: y
         assert miss(net, x, name, chains[name], then) < 0.999 * miss(net, x, name, plain, then)
-        expected = kind.skeleton(with_bias(layer) if how != "whitened" else layer, rank)
+        expected = kind.skeleton(with_bias(layer) if fit != "whitened" else layer, rank)
         assert str(chains[name]) == str(expected)
         assert {p.dtype for p in chains[name].parameters()} == {torch.float64}
 
 
-@pytest.mark.parametrize("how", ["whitened", "response"])
-def test_error_is_the_tail_that_numpy_finds(how):
+@pytest.mark.parametrize("fit", ["whitened", "response"])
+def test_error_is_the_tail_that_numpy_finds(fit):
     net, x = network(), smooth(40)
-    chains = fit_to_data(net, WANTED, x.split(7), how)
+    chains = fit_to_data(net, WANTED, x.split(7), fit)
     for name, (_, rank) in WANTED.items():
         layer, y = net.get_submodule(name), outputs(net, x, name)
         y = y.numpy() if y.dim() == 2 else y.flatten(2).transpose(1, 2).flatten(0, 1).numpy()
-        y = y - (layer.bias.detach().numpy() if how == "whitened" else y.mean(0))
+        y = y - (layer.bias.detach().numpy() if fit == "whitened" else y.mean(0))
         groups = np.split(y, getattr(layer, "groups", 1), axis=1)
         tail = sum((np.linalg.svd(one, compute_uv=False)[rank:] ** 2).sum() for one in groups)
         np.testing.assert_allclose(miss(net, x, name, chains[name]), tail, rtol=1e-7)
@@ -121,7 +121,7 @@ def test_error_is_the_tail_that_numpy_finds(how):
 
 def test_behind_the_relu_it_is_better_than_the_linear_one():
     net, x = network(), smooth(60)
-    linear, found = (fit_to_data(net, WANTED, [x], how, positions=64) for how in ("response", "relu"))
+    linear, found = (fit_to_data(net, WANTED, [x], fit, positions=64) for fit in ("response", "relu"))
     for name in ("0", "2"):
         then = behind(net)[name]
         assert miss(net, x, name, found[name], then) < 0.98 * miss(net, x, name, linear[name], then)
@@ -130,12 +130,12 @@ def test_behind_the_relu_it_is_better_than_the_linear_one():
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("how", ["response", "relu"])
+@pytest.mark.parametrize("fit", ["response", "relu"])
 @pytest.mark.parametrize("asymmetric", [False, True])
-def test_full_rank_changes_nothing(how, asymmetric):
+def test_full_rank_changes_nothing(fit, asymmetric):
     net, x = network(bias=False), smooth(40)
     full = {"0": (ChannelSVD(), 8), "2": (ChannelSVD(), 5), "6": (LinearSVD(), 7)}
-    small = replaced(net, fit_to_data(net, full, [x], how, asymmetric))
+    small = replaced(net, fit_to_data(net, full, [x], fit, asymmetric))
     with torch.no_grad():
         assert relative(small.eval()(x), net.eval()(x)) <= 1e-8
 
@@ -143,10 +143,10 @@ def test_full_rank_changes_nothing(how, asymmetric):
 def test_batch_sizes_labels_and_loaders_give_the_same_chains():
     net, x = network(), smooth(40)
     labelled = DataLoader(TensorDataset(x, torch.zeros(40)), batch_size=9)
-    for how in FITS:
-        wanted = fit_to_data(net, WANTED, [x], how, images=30)
+    for fit in FITS:
+        wanted = fit_to_data(net, WANTED, [x], fit, images=30)
         for batches in (x.split(1), [(x[:20], None), [x[20:], None]], labelled):
-            got = fit_to_data(net, WANTED, batches, how, images=30)
+            got = fit_to_data(net, WANTED, batches, fit, images=30)
             for name in WANTED:
                 for one, other in zip(got[name].parameters(), wanted[name].parameters(), strict=True):
                     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
@@ -173,24 +173,24 @@ def test_memory_decides_the_number_of_passes_only():
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("how", FITS)
-def test_asymmetric_is_symmetric_where_nothing_before_was_compressed(how):
+@pytest.mark.parametrize("fit", FITS)
+def test_asymmetric_is_symmetric_where_nothing_before_was_compressed(fit):
     net, x = network(), smooth(40)
     for name in ("0", "6"):
         wanted = {name: WANTED[name]}
-        symmetric, asymmetric = (fit_to_data(net, wanted, [x[:25], x[25:]], how, one)[name] for one in (False, True))
+        symmetric, asymmetric = (fit_to_data(net, wanted, [x[:25], x[25:]], fit, one)[name] for one in (False, True))
         with torch.no_grad():
             seen = inputs(net, x, name)
             assert relative(asymmetric(seen), symmetric(seen)) <= 1e-6
 
 
-@pytest.mark.parametrize("how", FITS)
-def test_asymmetric_is_better_behind_compressed_layers(how):
+@pytest.mark.parametrize("fit", FITS)
+def test_asymmetric_is_better_behind_compressed_layers(fit):
     net, x = network(), smooth(80)
     errors = {}
     for asymmetric in (False, True):
-        small = replaced(net, fit_to_data(net, WANTED, [x], how, asymmetric, positions=64))
-        then = behind(net) if how == "relu" else dict.fromkeys(WANTED, lambda y: y)
+        small = replaced(net, fit_to_data(net, WANTED, [x], fit, asymmetric, positions=64))
+        then = behind(net) if fit == "relu" else dict.fromkeys(WANTED, lambda y: y)
         pairs = {name: [then[name](outputs(one, x, name)) for one in (small, net)] for name in WANTED}
         errors[asymmetric] = {name: ((one - other) ** 2).sum().item() for name, (one, other) in pairs.items()}
     np.testing.assert_allclose(errors[True]["0"], errors[False]["0"], rtol=1e-6)
@@ -272,17 +272,17 @@ def test_other_chains_are_better_on_the_data_and_keep_shape_and_bias(kind, layer
 )
 def test_single_layers_are_refused(kind, reason):
     net = nn.Sequential(filled(nn.Conv2d(16, 16, 3)), nn.Flatten())
-    for how in FITS:
-        refused(f"^0: there is no fit '{how}' for {kind.name} .*{reason}", {"0": (kind, 2)}, how, net=net)
+    for fit in FITS:
+        refused(f"^0: there is no fit '{fit}' for {kind.name} .*{reason}", {"0": (kind, 2)}, fit, net=net)
 
 
 def test_channels_that_are_dead_break_nothing():
     net, x = network(), smooth(40)
     with torch.no_grad():
         net[0].bias[:6] = -1e3  # six of eight channels are zero behind the ReLU
-    for how in FITS:
+    for fit in FITS:
         for asymmetric in (False, True):
-            small = replaced(net, fit_to_data(net, WANTED, [x], how, asymmetric))
+            small = replaced(net, fit_to_data(net, WANTED, [x], fit, asymmetric))
             assert all(p.isfinite().all() for p in small.parameters())
             assert max(p.abs().max() for p in small[2].parameters()) < 1e3
     alternating = fit_to_data(net, {"2": (SpatialSVD(), 3)}, [x], "whitened", asymmetric=True)["2"]
@@ -291,11 +291,11 @@ def test_channels_that_are_dead_break_nothing():
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])
-@pytest.mark.parametrize("how", FITS)
-def test_constant_images_are_answered_exactly(how, asymmetric):
+@pytest.mark.parametrize("fit", FITS)
+def test_constant_images_are_answered_exactly(fit, asymmetric):
     """A linear layer then sees one input; what is left of the rank must not run away."""
     net, x = network(), torch.full((6, 3, 8, 8), 0.7, dtype=torch.float64)
-    chains = fit_to_data(net, {"2": (ChannelSVD(), 2), "6": (LinearSVD(), 2)}, [x], how, asymmetric)
+    chains = fit_to_data(net, {"2": (ChannelSVD(), 2), "6": (LinearSVD(), 2)}, [x], fit, asymmetric)
     before = replaced(net, {"2": chains["2"]}) if asymmetric else net
     with torch.no_grad():
         assert relative(chains["6"](inputs(before, x, "6")), outputs(net, x, "6")) <= 1e-8
@@ -305,8 +305,8 @@ def test_constant_images_are_answered_exactly(how, asymmetric):
 
 def test_fewer_images_than_dimensions():
     net, x = network(), smooth(2)
-    for how in FITS:
-        chain = fit_to_data(net, {"6": (LinearSVD(), 3)}, [x], how)["6"]
+    for fit in FITS:
+        chain = fit_to_data(net, {"6": (LinearSVD(), 3)}, [x], fit)["6"]
         with torch.no_grad():
             seen = inputs(net, x, "6")
             assert relative(chain(seen), net[6](seen)) <= 1e-8
@@ -326,7 +326,7 @@ def test_batch_norms_that_shut_a_channel_off(scale):
     assert miss(net, x, "2", chain, then) < miss(net, x, "2", plain, then)
     with torch.no_grad():
         net[3].weight.zero_()
-    shut, linear = (fit_to_data(net, {"2": WANTED["2"]}, [x], how)["2"] for how in ("relu", "response"))
+    shut, linear = (fit_to_data(net, {"2": WANTED["2"]}, [x], fit)["2"] for fit in ("relu", "response"))
     assert torch.equal(shut[0].weight, linear[0].weight)
 
 
@@ -356,9 +356,9 @@ def test_all_calls_of_a_layer_are_pooled():
     pooled = inputs(net, x, "layer")
     assert len(pooled) == 40
     one = nn.Sequential(net.layer, nn.ReLU())
-    for how in FITS:
-        got = fit_to_data(net, {"layer": (ChannelSVD(), 2)}, [x], how, positions=64)["layer"]
-        wanted = fit_to_data(one, {"0": (ChannelSVD(), 2)}, [pooled], how, positions=64)["0"]
+    for fit in FITS:
+        got = fit_to_data(net, {"layer": (ChannelSVD(), 2)}, [x], fit, positions=64)["layer"]
+        wanted = fit_to_data(one, {"0": (ChannelSVD(), 2)}, [pooled], fit, positions=64)["0"]
         with torch.no_grad():
             assert relative(got(pooled), wanted(pooled)) <= 1e-6
     fit_to_data(net, {"layer": (ChannelSVD(), 2)}, [x], "relu", asymmetric=True)
@@ -371,12 +371,12 @@ def test_the_network_is_left_as_it_was():
     before, torch_state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     loader = DataLoader(TensorDataset(x), batch_size=4, shuffle=True)
     found = []
-    for how in FITS:
+    for fit in FITS:
         for asymmetric in (False, True):
-            chains = fit_to_data(net, WANTED, loader, how, asymmetric)
+            chains = fit_to_data(net, WANTED, loader, fit, asymmetric)
             found.append(chains["2"][0].weight)
             assert all(chain.training for chain in chains.values())
-            again = fit_to_data(net, WANTED, loader, how, asymmetric)
+            again = fit_to_data(net, WANTED, loader, fit, asymmetric)
             assert torch.equal(again["2"][0].weight, found[-1])
     assert [m.training for m in net] == [True, True, True, False, True, True, True]
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -422,13 +422,13 @@ def test_resnet_behind_its_batch_norms():
     assert torch.equal(found["layer1.0.conv2"][0].weight, linear["layer1.0.conv2"][0].weight)
 
 
-def refused(message, wanted=WANTED, how="response", batches=None, net=None, **options):
+def refused(message, wanted=WANTED, fit="response", batches=None, net=None, **options):
     with pytest.raises(ValueError, match=message):
-        fit_to_data(net or network(), wanted, [smooth(3)] if batches is None else batches, how, **options)
+        fit_to_data(net or network(), wanted, [smooth(3)] if batches is None else batches, fit, **options)
 
 
 def test_what_is_refused():
-    refused("no fit to data 'pca'; there are whitened, response, relu", how="pca")
+    refused("no fit to data 'pca'; there are whitened, response, relu", fit="pca")
     refused("^0: there is no fit 'relu' for spatial_svd, which has: whitened", {"0": (SpatialSVD(), 2)}, "relu")
     refused("no convolution or linear layer '1'", {"1": (ChannelSVD(), 2)})
     refused("6 cannot be decomposed by channel_svd: channel_svd takes", {"6": (ChannelSVD(), 2)})
@@ -437,7 +437,7 @@ def test_what_is_refused():
     refused("batches are empty", batches=[])
     refused("must give tensors of images", batches=[{"x": smooth(3)}])
     refused("0: the data reach it with numbers that are not finite", batches=[smooth(3) * torch.nan])
-    refused("0: the data reach it with numbers that are not finite", how="relu", batches=[smooth(3) * torch.nan])
+    refused("0: the data reach it with numbers that are not finite", fit="relu", batches=[smooth(3) * torch.nan])
     refused("images must be a whole number of at least 1, got 0", images=0)
     refused("positions must be a whole number", positions=2.5)
     refused("cutoff must lie in", cutoff=1)
@@ -467,7 +467,7 @@ def test_the_table():
     assert ChannelSVD().fits == LinearSVD().fits == set(FITS)
     assert SpatialSVD().fits == ChannelSVD(order="pointwise_first").fits == SliceWiseSVD().fits == {"whitened"}
     assert SliceWiseSVD(form="dense").fits == ProductQuantization().fits == frozenset()
-    assert [adds_bias(how) for how in FITS] == [False, True, True]
+    assert [adds_bias(fit) for fit in FITS] == [False, True, True]
     check_fit("whitened", "conv", SpatialSVD(), nn.Conv2d(3, 4, 3, device="meta"))
     with pytest.raises(ValueError, match="conv: there is no fit 'response' for spatial_svd"):
         check_fit("response", "conv", SpatialSVD(), nn.Conv2d(3, 4, 3, device="meta"))
