@@ -33,7 +33,7 @@ from lowrank_exp.pruning import channel_groups, mask_, remove_
 from lowrank_exp.pruning.criteria import L2, Orthogonality, Taylor, filter_scores
 from lowrank_exp.pruning.criteria.filters import filters
 from lowrank_exp.pruning.null_space import NullSpace
-from lowrank_exp.pruning.selection import group_scores, lowest_of_each
+from lowrank_exp.pruning.selection import group_scores, pick_lowest_of_each
 
 SHARE = 0.3  # of the filters
 COPIES = 5  # of a network that is changed
@@ -110,7 +110,7 @@ def removal(seconds: float) -> Iterator[dict]:
         yield record(f"groups {name}", *taken, "torch-pruning")
         groups = channel_groups(model, x)
         scores = group_scores(filter_scores(model, convolutions(model) + linears(model), L2()), groups)
-        gone = lowest_of_each(scores, SHARE, groups=groups)
+        gone = pick_lowest_of_each(scores, SHARE, groups=groups)
         keep = {g: sorted(set(range(g.channels)) - set(gone.get(g.name, ()))) for g in groups}
 
         def ours(copied: nn.Module, keep=keep) -> None:

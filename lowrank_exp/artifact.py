@@ -17,11 +17,11 @@ from lowrank_exp.models import build
 from lowrank_exp.models.numbers import check_numbers
 from lowrank_exp.models.parts import listed
 from lowrank_exp.network.cost import check_network
-from lowrank_exp.network.wrappers import full_name, unwrapped
+from lowrank_exp.network.wrappers import full_name, unwrap
 from lowrank_exp.network_file.archive import archive_content
 from lowrank_exp.network_file.edit_records import from_records, to_records
-from lowrank_exp.network_file.fits import difference, entries_after, lost_edits, unexplained
-from lowrank_exp.network_file.schema import FORMAT, VERSION, checked
+from lowrank_exp.network_file.fits import entries_after, find_difference, find_lost_edits, find_unexplained
+from lowrank_exp.network_file.schema import FORMAT, VERSION, check_content
 from lowrank_exp.network_file.state import NetworkState, load_state_, network_state, own_entries
 from lowrank_exp.surgery import replay_
 from lowrank_exp.text.shown import shown
@@ -53,13 +53,13 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
             "Its training diverged: save an earlier state of it"
         )
     edits = [one.edit for one in placed_records(model)]
-    if lost := lost_edits(model, edits):
+    if lost := find_lost_edits(model, edits):
         raise ValueError(f"{CHANGED}: {lost}")
-    network = unwrapped(model).__dict__.get("zoo")
+    network = unwrap(model).__dict__.get("zoo")
     if network is None:
-        if found := unexplained(model, state.entries):
+        if found := find_unexplained(model, state.entries):
             raise ValueError(f"{CHANGED}: {found}. Save the network as it was before that, or a dense one (recompose_)")
-    elif found := difference(state.entries, entries_after(_on_meta(network), edits)):
+    elif found := find_difference(state.entries, entries_after(_on_meta(network), edits)):
         raise ValueError(
             f"{CHANGED} and is not {network['name']} any more: {found}. Make it a network of your own by deleting its "
             "attribute `zoo`, and load it by load(path, model=build_dense())"
@@ -164,13 +164,13 @@ def _read(path: Path, name: str | os.PathLike, mmap: bool = False) -> dict[str, 
         content = archive_content(path, mmap)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as a network file: {error}") from None
-    return checked(content, name, path.stat().st_size)
+    return check_content(content, name, path.stat().st_size)
 
 
 def _check_written(path: Path, name: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Raise ValueError unless a file that was just written gives back what was to be written."""
     stored = _read(path, name, mmap=True)
-    found = difference(stored["state_dict"], content["state_dict"])
+    found = find_difference(stored["state_dict"], content["state_dict"])
     if found or stored["edits"] != from_records(content["edits"]):
         raise ValueError(f"what was written to {name} cannot be read again: {found or 'its edits are others'}")
 
@@ -179,7 +179,7 @@ def _check_fits(dense: nn.Module, content: Mapping[str, Any], path: str | os.Pat
     """The entries of the network's state after the edits of a file, if they are those of the file."""
     try:
         wanted = entries_after(dense, content["edits"])
-        found = difference(content["state_dict"], wanted)
+        found = find_difference(content["state_dict"], wanted)
     except ValueError as error:
         found = str(error)
     if found:

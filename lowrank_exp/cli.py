@@ -30,7 +30,7 @@ from lowrank_exp.files.results import Result, fingerprint
 from lowrank_exp.job.jobs_not_run import rest_told
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
 from lowrank_exp.machine.allocator import keep_freed_memory
-from lowrank_exp.machine.cores import cores, openmp_threads
+from lowrank_exp.machine.cores import count_cores, openmp_threads
 from lowrank_exp.text.plain_text import plain_lines
 from lowrank_exp.text.printing import escape_what_cannot_be_shown
 
@@ -122,7 +122,7 @@ class MissedTargetError(Exception):
 def jobs_side_by_side(hydra_cfg: DictConfig) -> int:
     """How many jobs the launcher runs at a time."""
     jobs = hydra_cfg.launcher.get("n_jobs", 1) if str(hydra_cfg.mode) == "RunMode.MULTIRUN" else 1
-    return cores() if jobs is not None and jobs < 0 else max(1, jobs or 1)
+    return count_cores() if jobs is not None and jobs < 0 else max(1, jobs or 1)
 
 
 def use_threads(threads: int | None, side_by_side: int, force: bool = False) -> None:
@@ -134,7 +134,7 @@ def use_threads(threads: int | None, side_by_side: int, force: bool = False) -> 
     if threads is not None:
         allowed = "null (all cores) or an integer from 1"
         whole("threads", threads, message=f"threads={threads!r} is not a number of threads: {allowed}")
-    most = MOST_THREADS if force else cores()
+    most = MOST_THREADS if force else count_cores()
     if threads is not None and threads > most:
         hint = "" if force else ", or force_threads=true, with which they wait for each other"
         raise ValueError(
@@ -143,8 +143,8 @@ def use_threads(threads: int | None, side_by_side: int, force: bool = False) -> 
         )
     import torch
 
-    share = max(1, cores() // side_by_side)
-    torch.set_num_threads(threads or min(openmp_threads() or share, cores()))
+    share = max(1, count_cores() // side_by_side)
+    torch.set_num_threads(threads or min(openmp_threads() or share, count_cores()))
 
 
 def check_devices(devices: int, sweep: bool) -> None:

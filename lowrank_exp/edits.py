@@ -17,7 +17,7 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.private import forget_hooks_, own_buffers, own_modules, own_parameters, rebuild
 from lowrank_exp.network.records import RECORDS
-from lowrank_exp.network.wrappers import full_name, joined, plain_names, set_layer_
+from lowrank_exp.network.wrappers import full_name, join_names, plain_names, set_layer_
 from lowrank_exp.replacing import give_hooks_
 
 
@@ -168,7 +168,7 @@ def replace_(
                 outer.append((above, record))
     before = own[0].before if own else shape_of(old)
     below, keeper = next(((n, m) for n, m in new.named_modules() if isinstance(m, LAYERS)), ("", new))
-    kept = [Record(one.edit, joined(above, below), one.before, one.number) for above, one in outer]
+    kept = [Record(one.edit, join_names(above, below), one.before, one.number) for above, one in outer]
     kept += [Record(one.edit, below, before, one.number) for one in own if not isinstance(one.edit, undone or ())]
     kept += [Record(edit, below, before) for edit in edits]
     give_hooks_(new, old)

@@ -31,7 +31,7 @@ from lowrank_exp.edits import (
 )
 from lowrank_exp.network.cost import LAYERS, OUTSIDE, check_network, out_channels
 from lowrank_exp.network.names import by_layer
-from lowrank_exp.pruning.cut import composed, cut_
+from lowrank_exp.pruning.cut import compose, cut_
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
 from lowrank_exp.replacing import trial, unsafe, untried
@@ -165,13 +165,13 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
             remember(layer, edit, before)
             continue
         if edit.layer in pending:
-            cut_(layer, composed(pending.pop(edit.layer)))
+            cut_(layer, compose(pending.pop(edit.layer)))
         if isinstance(edit, Bias):
             _give_bias_(layer, edit)
         else:
             _replace_by_skeleton_(model, layer, edit, reasons.get(edit.layer))
     for name, kept in pending.items():
-        cut_(model.get_submodule(name), composed(kept))
+        cut_(model.get_submodule(name), compose(kept))
     return model
 
 

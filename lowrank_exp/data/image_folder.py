@@ -17,7 +17,7 @@ from lowrank_exp.data.images import GIB, LabelledImages
 from lowrank_exp.data.module import ImageData
 from lowrank_exp.data.scan import FolderScan, ImageFile, class_folders, layout, scan_folder
 from lowrank_exp.data.streamed import StreamedImages, StreamedSource
-from lowrank_exp.machine.cores import cores
+from lowrank_exp.machine.cores import count_cores
 
 IN_MEMORY = ("auto", "always", "never")
 
@@ -121,7 +121,7 @@ class ClassFolders(ImageData, ABC):
         if self.cache_dir is not None:
             path = Path(self.cache_dir).expanduser() / f"{self._key(scan, size)}-{stored.shape[0]}.rows"
             cache = DecodeCache(path, math.prod(stored.shape), self.cache_limit)
-        workers = max(1, cores() - 1) if self.workers is None else self.workers
+        workers = max(1, count_cores() - 1) if self.workers is None else self.workers
         train, test = (
             StreamedImages(root, [file.path for file in files], stored, cache, first, workers, self.prefetch)
             for files, first in ((scan.train, 0), (scan.test, len(scan.train)))

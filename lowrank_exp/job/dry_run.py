@@ -14,7 +14,7 @@ from torch import nn
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.job.console import Console
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.phases.estimate import Estimate
 from lowrank_exp.phases.phase import Phase, Setting
 from lowrank_exp.phases.rehearsal import Prospect
@@ -37,7 +37,7 @@ class DryRun:
     def __init__(
         self, network: nn.Module, untrained: bool, data: ImageData, evaluation: int, latency: float, console: Console
     ) -> None:
-        self.network, self.untrained, self.data = copied(network), untrained, data
+        self.network, self.untrained, self.data = copy_network(network), untrained, data
         self.evaluation, self.latency, self.console = evaluation, latency, console
         self.not_run: str | None = None  # the first phase whose weights a later one would get
         self.networks = {"initial": self.network}  # by the name of the phase that leaves it
@@ -56,7 +56,9 @@ class DryRun:
     def rehearse(self, phase: Phase, setting: Setting) -> None:
         """A phase that is still to be run."""
         with self._svds(setting) as setting:
-            expected = replace(setting, epochs=dict(self.epochs), network=lambda name: copied(self.networks[name]))
+            expected = replace(
+                setting, epochs=dict(self.epochs), network=lambda name: copy_network(self.networks[name])
+            )
             rehearsal = phase.rehearse(self.network.to(setting.device), expected)
         if rehearsal.prospect is not None:
             self._print(setting.name, rehearsal.prospect)

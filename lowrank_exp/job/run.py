@@ -29,7 +29,7 @@ from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received
 from lowrank_exp.job.unfinished import Place, record_end
-from lowrank_exp.machine.environment import conditions, environment, latency_conditions
+from lowrank_exp.machine.environment import describe_conditions, describe_environment, latency_conditions
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.collapse import UNTRAINED, Measured, ruined
 from lowrank_exp.phases.estimate import Estimate
@@ -92,7 +92,7 @@ class _Job:
         self.cfg, self.config, self.folder, self.labels, self.console = cfg, config, folder, labels, console
         self.place = place
         self.device = str(resolve_device(cfg.device))
-        here = conditions(self.device)
+        here = describe_conditions(self.device)
         self.exact = here if cfg.store.exact else None
         self.store = OutcomeStore(Path(cfg.paths.store), console.say, self.exact)
         self.parts = Parts(cfg, config, self.device, console.say)
@@ -117,7 +117,9 @@ class _Job:
             log.layers(layers)
             log.classes(phases)
             status = "missed" if any(phase.missed for phase in phases) else "ok"
-            result = Result(status, **identity, phases=phases, layers=layers, environment=environment(self.device))
+            result = Result(
+                status, **identity, phases=phases, layers=layers, environment=describe_environment(self.device)
+            )
             result = replace(result, warnings=self.warn_of_untrained(phases))
             log.end(result)
             failed = False

@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrank_exp.files.results import Result
 from lowrank_exp.job.signals import Interrupted, signal_in
-from lowrank_exp.machine.environment import environment
+from lowrank_exp.machine.environment import describe_environment
 from lowrank_exp.phases.phase import Phase
 from lowrank_exp.phases.train import Train
 
@@ -71,5 +71,5 @@ def _write(path: Path, status: str, identity: Mapping[str, Any], device: str, er
             return False
     except (ValueError, OSError):
         pass
-    Result(status, **identity, environment=environment(device), error=error).write(path)
+    Result(status, **identity, environment=describe_environment(device), error=error).write(path)
     return True

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.data import ImageData
 from lowrank_exp.job.outcomes import check_name
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.inputs import HALF, floating_type, like_network
 from lowrank_exp.network.shapes import copy_that_runs
 from lowrank_exp.phases.phase import Phase
@@ -95,7 +95,7 @@ def _tried(initial: nn.Module, example: Tensor, device: str) -> dict[str, str]:
 
 def _step_in_half_precision(initial: nn.Module, example: Tensor, device: str, backward: bool) -> None:
     """Try a forward and a backward pass: not every operation of a network has them in half precision."""
-    network, kind = copied(initial).to(device).train(), floating_type(initial)
+    network, kind = copy_network(initial).to(device).train(), floating_type(initial)
     images = like_network(example.repeat(2, *[1] * (example.dim() - 1)), network)
     try:
         if (logits := network(images)).requires_grad and backward:

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Processor cores that this process may use: those it may run on, at most as many as its container has time for."""
     allowed = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count() or 1
     quota = _quota()

@@ -18,16 +18,16 @@ from lowrank_exp.machine.cores import machine
 PACKAGES = ("lowrank_exp", "torch", "torchvision", "pytorch_lightning", "hydra-core", "numpy", "scikit-learn")
 
 
-def environment(device: str) -> dict[str, Any]:
+def describe_environment(device: str) -> dict[str, Any]:
     """Versions, device, threads, commit, machine and date of a result."""
     return {
         "date": datetime.date.today().isoformat(),
-        "commit": commit(),
+        "commit": current_commit(),
         "freed_memory_kept": freed_memory_is_kept(),
-    } | conditions(device)
+    } | describe_conditions(device)
 
 
-def conditions(device: str) -> dict[str, Any]:
+def describe_conditions(device: str) -> dict[str, Any]:
     """What the last bits of numbers depend on beside what was asked for: versions, machine, device, threads."""
     versions = {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES}
     return {"versions": versions} | latency_conditions(device)
@@ -45,7 +45,7 @@ def latency_conditions(device: str) -> dict[str, Any]:
 
 
 @functools.cache
-def commit() -> str | None:
+def current_commit() -> str | None:
     """The commit of a checkout that the package runs from, with `+` where files differ from it; None in a wheel."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

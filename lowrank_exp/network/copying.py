@@ -11,7 +11,7 @@ from lowrank_exp.network.private import own_names
 DEPTH = 5  # things inside things that are looked into
 
 
-def copied(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
+def copy_network(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module:
     """A copy of `model` that shares nothing with it.
 
     A tensor that was computed from parameters, such as the weight that `torch.nn.utils.weight_norm` computes before
@@ -26,7 +26,7 @@ def copied(model: nn.Module, memo: Mapping[int, Any] | None = None) -> nn.Module
 
     >>> layer = nn.Linear(2, 1)
     >>> layer.twice = 2 * layer.weight  # copy.deepcopy takes no tensor with a history
-    >>> bool((copied(layer).twice == layer.twice).all())
+    >>> bool((copy_network(layer).twice == layer.twice).all())
     True
     """
     memo = dict(memo or {})

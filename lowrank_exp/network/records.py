@@ -5,10 +5,10 @@ from torch import nn
 RECORDS = "lowrank_edits"  # the attribute of a module that keeps some
 
 
-def edited(model: nn.Module) -> bool:
+def has_edits(model: nn.Module) -> bool:
     """Whether a layer of `model` was replaced, cut or changed.
 
-    >>> edited(nn.Sequential(nn.Linear(2, 2)))
+    >>> has_edits(nn.Sequential(nn.Linear(2, 2)))
     False
     """
     return any(module.__dict__.get(RECORDS) for module in model.modules())

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.inputs import like_network
 from lowrank_exp.network.modes import evaluating
 
@@ -20,7 +20,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
         id(b): torch.empty_like(b, device="meta") if b.is_floating_point() else b.clone() for b in model.buffers()
     }
     memo |= {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
-    return copied(model, memo)
+    return copy_network(model, memo)
 
 
 def by_shapes(ask: Callable[[nn.Module, Tensor], Answer], model: nn.Module, example_input: Tensor) -> Answer:
@@ -38,7 +38,7 @@ def by_shapes(ask: Callable[[nn.Module, Tensor], Answer], model: nn.Module, exam
     except Exception:  # whatever the network's own code raises without numbers
         if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
             raise
-        return ask(copied(model).cpu(), example_input.cpu())
+        return ask(copy_network(model).cpu(), example_input.cpu())
 
 
 def copy_that_runs(model: nn.Module, examples: Iterable[Tensor]) -> tuple[nn.Module, Tensor, Any]:
@@ -54,7 +54,7 @@ def copy_that_runs(model: nn.Module, examples: Iterable[Tensor]) -> tuple[nn.Mod
     for example in examples:
         for number in range(2):
             if number == len(copies):
-                copies.append(copied(model).cpu())
+                copies.append(copy_network(model).cpu())
             try:
                 with evaluating(copies[number]):
                     return copies[number], example, copies[number](like_network(example, copies[number]))

@@ -29,7 +29,7 @@ def held_as(module: nn.Module) -> str | None:
     return None
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrap(module: nn.Module) -> nn.Module:
     """`module` itself, or what it wraps, however often it is wrapped."""
     while (name := held_as(module)) is not None:
         module = own_modules(module)[name]
@@ -49,7 +49,7 @@ def plain_names(model: nn.Module, remove_duplicate: bool = True) -> Iterator[tup
         if not name or held[parent] == own:
             plain[name] = plain.get(parent, "")
         else:
-            plain[name] = joined(plain[parent], own)
+            plain[name] = join_names(plain[parent], own)
         held[name] = held_as(module)
         yield name, plain[name], module
 
@@ -79,6 +79,6 @@ def set_layer_(model: nn.Module, name: str, layer: nn.Module) -> None:
         parent.__setstate__(parent.__getstate__())  # it calls what it was made with, until it is set up again
 
 
-def joined(parent: str, name: str) -> str:
+def join_names(parent: str, name: str) -> str:
     """The name of a module within another, either of which may be empty."""
     return f"{parent}.{name}" if parent and name else parent or name

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from lowrank_exp.edits import RECORDS, Edit, KeepChannels, placed_records, shape_of
 from lowrank_exp.layers.moves_channels import moves_channels
 from lowrank_exp.models.parts import listed
-from lowrank_exp.network.wrappers import full_name, joined, plain_names, set_layer_
+from lowrank_exp.network.wrappers import full_name, join_names, plain_names, set_layer_
 from lowrank_exp.network_file.state import own_entries
 from lowrank_exp.surgery import replay_
 
@@ -28,7 +28,7 @@ def entries_after(model: nn.Module, edits: Sequence[Edit]) -> dict[str, Any]:
     return kept | _edited(shape_of(model), places, edits)
 
 
-def unexplained(model: nn.Module, entries: Mapping[str, Any]) -> str | None:
+def find_unexplained(model: nn.Module, entries: Mapping[str, Any]) -> str | None:
     """How the layers of `model` differ from what their own edits make of the layers that were there before them.
 
     None where they do not. `entries` are those of the state of `model`.
@@ -44,10 +44,10 @@ def unexplained(model: nn.Module, entries: Mapping[str, Any]) -> str | None:
             set_layer_(dense, full_name(dense, place), shape_of(before[place]))
     places = _places(dense, edits)
     wanted = _edited(dense, places, edits)
-    return difference({name: entry for name, entry in entries.items() if _within(name, places)}, wanted)
+    return find_difference({name: entry for name, entry in entries.items() if _within(name, places)}, wanted)
 
 
-def lost_edits(model: nn.Module, edits: Iterable[Edit]) -> str | None:
+def find_lost_edits(model: nn.Module, edits: Iterable[Edit]) -> str | None:
     """What put other modules in the place of some that lost channels, so that nobody knows of it; None: nothing.
 
     Convolutions and linear layers are taken over as they are by whatever rebuilds a network; norms and the shortcuts of
@@ -75,11 +75,11 @@ def lost_edits(model: nn.Module, edits: Iterable[Edit]) -> str | None:
     return None
 
 
-def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+def find_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """How the entries of a file differ from those of a network: in names, shapes and kinds of numbers; None: they fit.
 
     >>> from torch import zeros
-    >>> difference({"a": zeros(2), "b": zeros(1)}, {"a": zeros(3), "c": zeros(1)})
+    >>> find_difference({"a": zeros(2), "b": zeros(1)}, {"a": zeros(3), "c": zeros(1)})
     '1 missing: c; 1 unexpected: b; 1 of another shape: a (2,) in the file, (3,) in the network'
     """
     both = [name for name in wanted if name in stored]
@@ -124,7 +124,9 @@ def _edited(dense: nn.Module, places: Iterable[str], edits: Sequence[Edit]) -> d
     """The entries of the state of the layers in `places` after `edits` of `dense`, in place."""
     replay_(dense, [replace(edit, layer=full_name(dense, edit.layer)) for edit in edits])
     layers = {place: dense.get_submodule(full_name(dense, place)) for place in places}
-    return {joined(place, name): entry for place, layer in layers.items() for name, entry in own_entries(layer).items()}
+    return {
+        join_names(place, name): entry for place, layer in layers.items() for name, entry in own_entries(layer).items()
+    }
 
 
 def _within(name: str, places: Container[str]) -> bool:

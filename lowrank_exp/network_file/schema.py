@@ -24,7 +24,7 @@ DEEPEST = 60  # lists within lists
 SMALL = 2**20  # bytes of a tensor that may be a view which repeats its numbers
 
 
-def checked(content: Any, path: str | os.PathLike, size: int) -> dict[str, Any]:
+def check_content(content: Any, path: str | os.PathLike, size: int) -> dict[str, Any]:
     """The content of a network file, edits as such, with empty fields where its version had none.
 
     Args:

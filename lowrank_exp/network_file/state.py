@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from lowrank_exp.decomposition.codebook import stored_state
 from lowrank_exp.network.private import module_versions, own_buffers, own_parameters, set_module_versions_
-from lowrank_exp.network.wrappers import held_as, joined, plain_names
+from lowrank_exp.network.wrappers import held_as, join_names, plain_names
 from lowrank_exp.text.shown import shown
 
 EXTRA = "_extra_state"  # torch's name for what `get_extra_state` gives
@@ -48,7 +48,7 @@ class _Names(NamedTuple):
             owner = owner.rpartition(".")[0]
         own, module = key[len(owner) :].removeprefix("."), self.modules[owner]
         of_wrapper = held_as(module) is not None and (own in (*own_parameters(module), *own_buffers(module), EXTRA))
-        return joined(self.plain[owner], own), of_wrapper
+        return join_names(self.plain[owner], own), of_wrapper
 
 
 def network_state(model: nn.Module) -> NetworkState:

@@ -13,7 +13,7 @@ from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.network.names import by_layer
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
-from lowrank_exp.pruning.correlation import Agreement, agreement
+from lowrank_exp.pruning.correlation import Agreement, measure_agreement
 from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores, oracle
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.criteria.criterion import PLACES
@@ -104,7 +104,7 @@ class Agree(Phase):
         found = {}
         for name, criterion in self.criteria.items():
             if scored := _scored_by(criterion, network, layers, held_out):
-                found[name] = agreement(filter_scores(network, scored, criterion, looked_at), changes)
+                found[name] = measure_agreement(filter_scores(network, scored, criterion, looked_at), changes)
         _write(setting.folder / "agreement.csv", layers, found)
         return Done(values=_values(found))
 

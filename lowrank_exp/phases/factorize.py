@@ -14,7 +14,7 @@ from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.files.results import digest
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.machine.stopwatch import stopwatch
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
@@ -127,7 +127,7 @@ class Factorize(Phase):
 
     def _factors(self, network: nn.Module, plan: Plan, setting: Setting) -> tuple[nn.Module, Parts, bool, str]:
         """A copy with the layers replaced, what that takes, whether its weights are the run's, what is not known."""
-        network, layers = copied(network), sum(layer.rank is not None for layer in plan.layers.values())
+        network, layers = copy_network(network), sum(layer.rank is not None for layer in plan.layers.values())
         if (fit := self.reconstruct.get("fit")) is None:
             seconds, exact = factorize_for_a_while_(network, plan, setting.svds)
             return network, [(f"factors of {layers} layers", seconds)], exact, ""

@@ -18,7 +18,7 @@ from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompos
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import check_sums, write_whole
 from lowrank_exp.machine.stopwatch import stopwatch
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.factorize import planned
 from lowrank_exp.phases.phase import Done, Phase, Setting
@@ -140,7 +140,7 @@ class LearningCompression(Phase):
         return replace(done, warnings=[*done.warnings, *_apart(state.history)])
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
-        network = copied(network)
+        network = copy_network(network)
         state = _State.read(setting.folder / "last.ckpt", network)
         steps, seconds = self.steps - (0 if state is None else state.step), stopwatch()
         plan, theta = self.c_step(network, {}, self.mu, setting.example)
@@ -156,7 +156,7 @@ class LearningCompression(Phase):
         self, network: nn.Module, shifts: Mapping[str, Tensor], mu: float, example: Tensor
     ) -> tuple[Plan, dict[str, Tensor]]:
         """The plan, and Theta by layer, of the weights less `shifts` (M / mu; none: 0); `network` is not changed."""
-        network = copied(network)
+        network = copy_network(network)
         with torch.no_grad():
             for name, shift in shifts.items():
                 network.get_submodule(name).weight.sub_(shift)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from lowrank_exp.edits import edits_of
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.shapes import copy_that_runs, finite
 from lowrank_exp.rank import Plan
 from lowrank_exp.rank.reachable import Reach
@@ -57,7 +57,7 @@ def walked(network: nn.Module, example: Tensor, walk_: Callable[[nn.Module, Tens
     """A copy of `network` with the shapes that `walk_` leaves, as nearly as can be told; new weights are finite."""
     shapes, taken, _ = copy_that_runs(network, [example])
     walk_(shapes, taken)
-    network = copied(network)
+    network = copy_network(network)
     with finite(network):
         replay_(network, edits_of(shapes)[len(edits_of(network)) :])
     return network

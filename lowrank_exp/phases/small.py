@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowrank_exp.checks import whole
 from lowrank_exp.machine.stopwatch import stopwatch
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.surgery import recompose_
@@ -34,7 +34,7 @@ class Recompose(Phase):
         return Done()
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
-        network, seconds = copied(network), stopwatch()
+        network, seconds = copy_network(network), stopwatch()
         self.run_(network, setting)
         return Rehearsal(network, [("weights multiplied out", seconds())])
 

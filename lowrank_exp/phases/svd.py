@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank_exp.machine.stopwatch import stopwatch
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.phases.factorize import planned
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Prospect, Rehearsal
@@ -93,6 +93,6 @@ class Truncate(Phase):
 
 def _run_on_a_copy(phase: ToSVD | Truncate, network: nn.Module, setting: Setting) -> Rehearsal:
     """These phases are short enough to be run."""
-    network, seconds = copied(network), stopwatch()
+    network, seconds = copy_network(network), stopwatch()
     plan = phase.run_(network, setting).plan
     return Rehearsal(network, [("SVDs", seconds())], prospect=None if plan is None else Prospect.of(plan))

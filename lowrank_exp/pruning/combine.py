@@ -14,12 +14,12 @@ Scores = Mapping[str, Tensor]
 FORMS = ("none", "l2", "layer_rank", "rank")
 
 
-def normalised(scores: Scores, form: str = "l2") -> dict[str, Tensor]:
+def normalise(scores: Scores, form: str = "l2") -> dict[str, Tensor]:
     """Scores of all layers in one measure.
 
     Args:
         scores: by layer.
-        form: `none`, as they are; `l2`, see `l2_normalised`; `layer_rank` and `rank`, see `ranks`.
+        form: `none`, as they are; `l2`, see `normalise_by_l2`; `layer_rank` and `rank`, see `rank_scores`.
 
     Raises:
         ValueError: another form.
@@ -27,10 +27,14 @@ def normalised(scores: Scores, form: str = "l2") -> dict[str, Tensor]:
     one_of("form", form, FORMS)
     if form == "none":
         return dict(scores)
-    return l2_normalised(scores) if form == "l2" else ranks(scores, over="layer" if form == "layer_rank" else "all")
+    return (
+        normalise_by_l2(scores)
+        if form == "l2"
+        else rank_scores(scores, over="layer" if form == "layer_rank" else "all")
+    )
 
 
-def l2_normalised(scores: Scores) -> dict[str, Tensor]:
+def normalise_by_l2(scores: Scores) -> dict[str, Tensor]:
     r"""Every layer's scores divided by their Euclidean norm; a layer of zeros stays one.
 
     .. math:: \hat\Theta_l^k = \Theta_l^k \Big/ \sqrt{\textstyle\sum_j (\Theta_l^j)^2}
@@ -38,7 +42,7 @@ def l2_normalised(scores: Scores) -> dict[str, Tensor]:
     Source: Molchanov, Tyree, Karras, Aila, Kautz 2017, "Pruning convolutional neural networks for resource efficient
     inference", layer-wise l2 normalisation.
 
-    >>> l2_normalised({"conv": torch.tensor([3.0, 4.0])})["conv"].tolist()
+    >>> normalise_by_l2({"conv": torch.tensor([3.0, 4.0])})["conv"].tolist()
     [0.6, 0.8]
     """
     double = {layer: s_O.double() for layer, s_O in scores.items()}
@@ -46,7 +50,7 @@ def l2_normalised(scores: Scores) -> dict[str, Tensor]:
     return {layer: s_O / norms[layer] if norms[layer] else s_O for layer, s_O in double.items()}
 
 
-def ranks(scores: Scores, over: str = "layer") -> dict[str, Tensor]:
+def rank_scores(scores: Scores, over: str = "layer") -> dict[str, Tensor]:
     """The place of every score among others, as a share above 0 up to 1; equal scores share the mean of their places.
 
     Args:
@@ -57,7 +61,7 @@ def ranks(scores: Scores, over: str = "layer") -> dict[str, Tensor]:
     Raises:
         ValueError: another `over`.
 
-    >>> ranks({"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([9.0, 7.0])}, over="all")["a"].tolist()
+    >>> rank_scores({"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([9.0, 7.0])}, over="all")["a"].tolist()
     [0.5, 0.25]
     """
     from scipy.stats import rankdata
@@ -70,7 +74,7 @@ def ranks(scores: Scores, over: str = "layer") -> dict[str, Tensor]:
     return dict(zip(scores, places.split([len(s_O) for s_O in scores.values()]), strict=True))
 
 
-def cost_regularised(scores: Scores, costs: Mapping[str, float], weight: float = 1e-3) -> dict[str, Tensor]:
+def take_off_costs(scores: Scores, costs: Mapping[str, float], weight: float = 1e-3) -> dict[str, Tensor]:
     r"""Scores less what a filter costs: of two equal ones the dearer goes first.
 
     .. math:: \Theta(z_l^k) \leftarrow \Theta(z_l^k) - \lambda \, \Theta^{\text{flops}}_l
@@ -86,7 +90,7 @@ def cost_regularised(scores: Scores, costs: Mapping[str, float], weight: float =
 
     Source: Molchanov et al. 2017, FLOPs regularization.
 
-    >>> cost_regularised({"conv": torch.tensor([0.5])}, {"conv": 100.0})["conv"].tolist()
+    >>> take_off_costs({"conv": torch.tensor([0.5])}, {"conv": 100.0})["conv"].tolist()
     [0.4]
     """
     if missing := [layer for layer in scores if layer not in costs]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowrank_exp.pruning.combine import l2_normalised
+from lowrank_exp.pruning.combine import normalise_by_l2
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Agreement:
     normalised: float | None
 
 
-def agreement(scores: Mapping[str, Tensor], oracle: Mapping[str, Tensor]) -> Agreement:
+def measure_agreement(scores: Mapping[str, Tensor], oracle: Mapping[str, Tensor]) -> Agreement:
     r"""Spearman's rank correlation, per layer and over all layers, with and without layer-wise normalisation.
 
     .. math:: S = 1 - \frac{6}{N (N^2 - 1)} \sum_i d_i^2
@@ -44,7 +44,7 @@ def agreement(scores: Mapping[str, Tensor], oracle: Mapping[str, Tensor]) -> Agr
     Source: Molchanov, Tyree, Karras, Aila, Kautz 2017, "Pruning convolutional neural networks for resource efficient
     inference", table of correlations: its three rows.
 
-    >>> found = agreement({"a": torch.tensor([1.0, 2.0, 3.0])}, {"a": torch.tensor([0.1, 0.5, 0.2])})
+    >>> found = measure_agreement({"a": torch.tensor([1.0, 2.0, 3.0])}, {"a": torch.tensor([0.1, 0.5, 0.2])})
     >>> round(found.raw, 6)
     0.5
     """
@@ -62,7 +62,7 @@ def agreement(scores: Mapping[str, Tensor], oracle: Mapping[str, Tensor]) -> Agr
         layers=within,
         per_layer=sum(defined) / len(defined) if defined else None,
         raw=_spearman(torch.cat(list(chosen.values())), every),
-        normalised=_spearman(torch.cat(list(l2_normalised(chosen).values())), every),
+        normalised=_spearman(torch.cat(list(normalise_by_l2(chosen).values())), every),
     )
 
 

@@ -16,7 +16,7 @@ from lowrank_exp.network.names import by_layer
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
 from lowrank_exp.pruning.graph import ChannelGraph, Place, channel_graph
 from lowrank_exp.pruning.groups import ChannelGroup, Entries
-from lowrank_exp.pruning.trial import unfaithful
+from lowrank_exp.pruning.trial import find_unfaithful
 from lowrank_exp.svd_form.layers import SVDForm
 
 
@@ -69,7 +69,7 @@ def couple(model: nn.Module, example_input: Tensor, ignored: Iterable[str] = (),
             if name in places and not (places is found.graph.inputs and reason == IGNORED):
                 found.graph.fixed.append((places[name], reason))
     groups, reasons = found.groups(model)
-    faulty = unfaithful(model, groups, example_input, close_up)
+    faulty = find_unfaithful(model, groups, example_input, close_up)
     reasons = dict.fromkeys(found.graph.without_gradient, WITHOUT_GRADIENT) | reasons
     reasons |= {layer: faulty[group.name] for group in groups if group.name in faulty for layer in group.producers}
     order = [name for name, _ in model.named_modules() if name in reasons]

@@ -85,13 +85,13 @@ def cut_(layer: nn.Module, edit: KeepChannels) -> dict[str, Slice]:
     return {name: slice_ for name, slice_ in slices.items() if getattr(layer, name, None) is not None}
 
 
-def composed(edits: Sequence[KeepChannels]) -> KeepChannels:
+def compose(edits: Sequence[KeepChannels]) -> KeepChannels:
     """The one edit that leaves what these, of one layer and one after the other, leave.
 
     Raises:
         ValueError: a later one keeps a channel that is gone.
 
-    >>> composed([KeepChannels("a", out=(1, 3, 4)), KeepChannels("a", out=(0, 2), inputs=(0,))])
+    >>> compose([KeepChannels("a", out=(1, 3, 4)), KeepChannels("a", out=(0, 2), inputs=(0,))])
     KeepChannels(layer='a', out=(1, 4), inputs=(0,))
     """
     out, inputs = None, None

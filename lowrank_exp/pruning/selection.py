@@ -56,7 +56,7 @@ def _of_channels(scores: Mapping[str, Tensor], group: ChannelGroup, how: str) ->
     return values
 
 
-def lowest(
+def pick_lowest(
     scores: Mapping[str, Tensor],
     n: int,
     *,
@@ -80,7 +80,7 @@ def lowest(
     Raises:
         ValueError: n is no such number, more than can go, a score is not a number, or parts do not fit one another.
 
-    >>> lowest({"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([0.5, 0.3, 0.9])}, 2)
+    >>> pick_lowest({"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([0.5, 0.3, 0.9])}, 2)
     {'a': (0,), 'b': (1,)}
     """
     whole("n", n, 0, f"n={n!r} is not a number of filters: 0 or more")
@@ -113,7 +113,7 @@ def lowest(
     return {target: tuple(sorted(chosen[target])) for target in scores if target in chosen}
 
 
-def lowest_share(
+def pick_lowest_share(
     scores: Mapping[str, Tensor],
     p: float,
     *,
@@ -122,20 +122,20 @@ def lowest_share(
 ) -> Chosen:
     """The floor(p F) filters of the lowest scores over all targets together, F of them in all, as RePr drops them.
 
-    Those that are `gone` count among the floor(p F): what is returned comes in addition. See `lowest`.
+    Those that are `gone` count among the floor(p F): what is returned comes in addition. See `pick_lowest`.
 
     Raises:
-        ValueError: p is not a fraction from 0 to below 1, and as `lowest`.
+        ValueError: p is not a fraction from 0 to below 1, and as `pick_lowest`.
 
-    >>> lowest_share({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
+    >>> pick_lowest_share({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
     {'a': (0, 1), 'b': (1,)}
     """
     F = sum(len(s_O) for s_O in scores.values())
     out = sum(len(set(gone[target])) for target in scores if target in gone) if gone else 0
-    return lowest(scores, max(0, share(p, F) - out), gone=gone, groups=groups)
+    return pick_lowest(scores, max(0, count_share(p, F) - out), gone=gone, groups=groups)
 
 
-def lowest_of_each(
+def pick_lowest_of_each(
     scores: Mapping[str, Tensor],
     p: float,
     *,
@@ -144,27 +144,27 @@ def lowest_of_each(
 ) -> Chosen:
     """Of each target the floor(p O) filters of the lowest scores, as SFP and one-shot pruning take them.
 
-    Those that are `gone` count among the floor(p O). See `lowest`.
+    Those that are `gone` count among the floor(p O). See `pick_lowest`.
 
     Raises:
-        ValueError: p is not a fraction from 0 to below 1, and as `lowest`.
+        ValueError: p is not a fraction from 0 to below 1, and as `pick_lowest`.
 
-    >>> lowest_of_each({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
+    >>> pick_lowest_of_each({"a": torch.tensor([0.1, 0.2, 0.6]), "b": torch.tensor([0.5, 0.3, 0.9])}, 0.5)
     {'a': (0,), 'b': (1,)}
     """
     chosen: Chosen = {}
     for target, s_O in scores.items():
-        chosen |= lowest_share({target: s_O}, p, gone=gone, groups=groups)
+        chosen |= pick_lowest_share({target: s_O}, p, gone=gone, groups=groups)
     return chosen
 
 
-def share(p: float, F: int) -> int:
-    """floor(p F), of the decimal fraction that p is written as: share(0.29, 100) is 29, though 0.29 * 100 is less.
+def count_share(p: float, F: int) -> int:
+    """floor(p F), of the decimal fraction that p is written as: of 0.29 and 100 it is 29, though 0.29 * 100 is less.
 
     Raises:
         ValueError: p is not a fraction from 0 to below 1.
 
-    >>> share(0.29, 100), share(0.3, 96)
+    >>> count_share(0.29, 100), count_share(0.3, 96)
     (29, 28)
     """
     wrong = f"p={p!r} is not a fraction of filters to remove: from 0 to below 1"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.pruning.cut_groups import cut_groups_
 from lowrank_exp.pruning.gradients import tensors_of
@@ -19,23 +19,23 @@ TOLERANCE = 1e-3  # relative, in single precision and through a hundred layers; 
 SEED = 0
 
 
-def unfaithful(
+def find_unfaithful(
     model: nn.Module, groups: Sequence[ChannelGroup], example_input: Tensor, close_up: bool = False
 ) -> dict[str, str]:
     """The groups, by name, whose removal does not give the output of the masked network, and what it gave.
 
     All are tried together, and one by one where that fails. With `close_up` outputs are not compared, only computed.
     """
-    if not groups or fault(model, groups, example_input, close_up) is None:
+    if not groups or find_fault(model, groups, example_input, close_up) is None:
         return {}
-    faulty = {group.name: why for group in groups if (why := fault(model, [group], example_input, close_up))}
+    faulty = {group.name: why for group in groups if (why := find_fault(model, [group], example_input, close_up))}
     left = [group for group in groups if group.name not in faulty]
-    if left and (why := fault(model, left, example_input, close_up)):
+    if left and (why := find_fault(model, left, example_input, close_up)):
         faulty |= {group.name: f"removed together with others, {why}" for group in left}
     return faulty
 
 
-def fault(model: nn.Module, groups: Sequence[ChannelGroup], example_input: Tensor, close_up: bool) -> str | None:
+def find_fault(model: nn.Module, groups: Sequence[ChannelGroup], example_input: Tensor, close_up: bool) -> str | None:
     """What is wrong with a network like `model` after a third of the channels of `groups` are gone; None: nothing."""
     network = lively_copy(model)
     device = next(network.parameters()).device
@@ -94,4 +94,4 @@ def lively_copy(model: nn.Module) -> nn.Module:
                 memo[id(buffer)] = drawn(buffer, 0.5, 2)
             elif buffer.is_floating_point():
                 memo[id(buffer)] = drawn(buffer, -0.2, 0.2)
-    return copied(model, memo)
+    return copy_network(model, memo)

@@ -10,7 +10,7 @@ from lowrank_exp.decomposition import Decomposition, Decompositions, SVDDecompos
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.network.cost import OUTSIDE, LayerCost, check_network, network_cost
 from lowrank_exp.network.names import by_layer
-from lowrank_exp.network.records import edited
+from lowrank_exp.network.records import has_edits
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.layer_shape import LayerShape
 from lowrank_exp.rank.offer import Cost, Offer
@@ -62,7 +62,7 @@ def profile(
     exceptions = by_layer(chosen.layers, modules, "decomposition.layers")
     reasons = {n: "left alone by decomposition.layers" for n, kinds in exceptions.items() if not kinds} | reasons
     layers = {name: _layer(modules[name], one, kinds[name], reasons.get(name), store) for name, one in costs.items()}
-    if edited(model):
+    if has_edits(model):
         layers = {name: replace(layer, compressed=True) for name, layer in layers.items()}
     return layers | {name: _outside(kind, cost.outside[name]) for kind, name in OUTSIDE.items() if name in cost.outside}
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.checks import boolean, fraction, whole
 from lowrank_exp.decomposition.base import Decomposition, Rank
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
@@ -109,7 +109,7 @@ def _chains(
 
     chains: dict[str, nn.Module] = {}
     if asymmetric:
-        compressed = copied(model)
+        compressed = copy_network(model)
         for name, layer_fit in layer_fits.items():
             _show_both(model, compressed, layer_fit, calls[name], data())
             chains[name] = layer_fit.chain()

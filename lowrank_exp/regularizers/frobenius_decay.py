@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.network.cost import CONVOLUTIONS
 from lowrank_exp.network.gram import add_product_, gram
 from lowrank_exp.regularizers.kernels import kernel_GOIK, weight_of
-from lowrank_exp.regularizers.penalty import Penalty, checked_layers, chosen, gradient
+from lowrank_exp.regularizers.penalty import Penalty, check_layers, choose_layers, gradient
 from lowrank_exp.svd_form import SVDForm
 
 
@@ -54,7 +54,7 @@ class FrobeniusDecay(Penalty):
     layers: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        checked_layers(self.layers, "FrobeniusDecay")
+        check_layers(self.layers, "FrobeniusDecay")
 
     def value(self, network: nn.Module) -> Tensor:
         terms = []
@@ -76,7 +76,7 @@ class FrobeniusDecay(Penalty):
     def _layers(self, network: nn.Module) -> list[nn.Module]:
         kinds = "layers in SVD form and chains of two plain layers"
         fits = (lambda module: isinstance(module, SVDForm)) if self.layers is None else _is_decayed
-        found = chosen(network, self.layers, fits, "FrobeniusDecay", kinds)
+        found = choose_layers(network, self.layers, fits, "FrobeniusDecay", kinds)
         for name, layer in found.items():
             if reason := None if isinstance(layer, SVDForm) else _refusal(layer):
                 raise ValueError(f"FrobeniusDecay cannot take the chain {name}: {reason}; leave it out of layers")

@@ -15,7 +15,7 @@ from lowrank_exp.checks import fraction, whole
 from lowrank_exp.decomposition import SVDDecomposition
 from lowrank_exp.decomposition.convolution import axes, convolution_like
 from lowrank_exp.network.cost import CONVOLUTIONS
-from lowrank_exp.regularizers.penalty import Penalty, checked_layers, chosen, gradient, in_full_precision
+from lowrank_exp.regularizers.penalty import Penalty, check_layers, choose_layers, gradient, in_full_precision
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _layers(
     kinds = f"dense layers that {decomposition.name} takes"
     fits = (*CONVOLUTIONS, nn.Linear)
     return list(
-        chosen(
+        choose_layers(
             network,
             layers,
             lambda module: isinstance(module, fits) and decomposition.refusal(module) is None,
@@ -189,4 +189,4 @@ def _check(who: str, decomposition: Any, period: Any, layers: Any) -> None:
         )
     wrong = f"{who}: period is {period!r}; allowed is an integer, 1 (every step) or more"
     whole("period", period, message=wrong)
-    checked_layers(layers, who)
+    check_layers(layers, who)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.network.gram import add_product_, gram
-from lowrank_exp.regularizers.penalty import Penalty, checked_layers, gradient, svd_forms
+from lowrank_exp.regularizers.penalty import Penalty, check_layers, gradient, svd_forms
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Orthogonality(Penalty):
     layers: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        checked_layers(self.layers, "Orthogonality")
+        check_layers(self.layers, "Orthogonality")
 
     def value(self, network: nn.Module) -> Tensor:
         terms = []

@@ -78,11 +78,11 @@ def gradient(parameter: Parameter) -> Tensor:
 
 def svd_forms(network: nn.Module, layers: Sequence[str] | None, who: str) -> list[SVDForm]:
     """The layers in SVD form that `layers` names; all for None."""
-    forms = chosen(network, layers, lambda module: isinstance(module, SVDForm), who, "layers in SVD form")
+    forms = choose_layers(network, layers, lambda module: isinstance(module, SVDForm), who, "layers in SVD form")
     return list(forms.values())
 
 
-def chosen(
+def choose_layers(
     network: nn.Module,
     layers: Sequence[str] | None,
     fits: Callable[[nn.Module], bool],
@@ -106,7 +106,7 @@ def chosen(
     return {name: candidates[name] for name in by_layer(dict.fromkeys(layers), candidates, who)}
 
 
-def checked_layers(layers: Any, who: str) -> None:
+def check_layers(layers: Any, who: str) -> None:
     """Nothing, if `layers` is None or a sequence of names.
 
     Raises:

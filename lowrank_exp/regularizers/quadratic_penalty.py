@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.network.cost import LAYERS
-from lowrank_exp.regularizers.penalty import Penalty, chosen, gradient
+from lowrank_exp.regularizers.penalty import Penalty, choose_layers, gradient
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +64,7 @@ class QuadraticPenalty(Penalty):
         return torch.stack(terms).sum()
 
     def _pairs(self, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        found = chosen(
+        found = choose_layers(
             network,
             self.layers,
             lambda module: isinstance(module, LAYERS),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.gram import add_product_, gram
 from lowrank_exp.regularizers.kernels import kernel_GOIK, weight_of
-from lowrank_exp.regularizers.penalty import Penalty, checked_layers, chosen, gradient
+from lowrank_exp.regularizers.penalty import Penalty, check_layers, choose_layers, gradient
 
 _NORMS = ("squared", "absolute")
 
@@ -54,7 +54,7 @@ class SoftOrthogonality(Penalty):
     def __post_init__(self) -> None:
         if self.norm not in _NORMS:
             raise ValueError(f"SoftOrthogonality: norm must be one of {', '.join(_NORMS)}, got {self.norm!r}")
-        checked_layers(self.layers, "SoftOrthogonality")
+        check_layers(self.layers, "SoftOrthogonality")
 
     def value(self, network: nn.Module) -> Tensor:
         terms = []
@@ -86,7 +86,7 @@ class SoftOrthogonality(Penalty):
         return torch.stack(terms).sum()
 
     def _layers(self, network: nn.Module) -> list[nn.Module]:
-        fits = chosen(
+        fits = choose_layers(
             network,
             self.layers,
             lambda module: isinstance(module, LAYERS),

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.regularizers.penalty import Penalty, checked_layers, gradient, svd_forms
+from lowrank_exp.regularizers.penalty import Penalty, check_layers, gradient, svd_forms
 from lowrank_exp.svd_form import SVDForm
 
 
@@ -25,7 +25,7 @@ class _Sparsity(Penalty):
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        checked_layers(self.layers, self.name)
+        check_layers(self.layers, self.name)
 
     @staticmethod
     @abstractmethod

@@ -13,12 +13,12 @@ PLAIN = (str, bytes, int, float, complex, type, types.ModuleType)
 CLOSED = ("builtins", "torch", "numpy")  # packages whose objects are not looked into, but for containers and modules
 
 
-def holders(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+def find_holders(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     """Of `layers`, by name, those that an attribute of a module of `model` holds as well: the attribute's name.
 
     >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     >>> net.order = {"first": [net[0]]}
-    >>> holders(net, ["0"])
+    >>> find_holders(net, ["0"])
     {'0': 'order'}
     """
     names = {id(model.get_submodule(name)): name for name in layers}

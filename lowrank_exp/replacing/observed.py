@@ -34,7 +34,7 @@ class Pass:
             "error": (self.error is None) == (other.error is None),
             "calls": self.calls == other.calls,
             "operations": self.operations == other.operations,
-            "outputs": self.error is not None or other.error is not None or alike(self.outputs, other.outputs),
+            "outputs": self.error is not None or other.error is not None or are_alike(self.outputs, other.outputs),
         }
         return {what for what, so in same.items() if not so}
 
@@ -109,7 +109,7 @@ def versions(value: Any) -> list[int]:
     return [times_written(leaf) for leaf in leaves(value) if isinstance(leaf, Tensor) and not leaf.is_inference()]
 
 
-def alike(outputs: list[Any], others: list[Any]) -> bool:
+def are_alike(outputs: list[Any], others: list[Any]) -> bool:
     """Whether outputs are the same but for rounding; on the meta device, whether their shapes are."""
     return len(outputs) == len(others) and all(_alike(one, other) for one, other in zip(outputs, others, strict=True))
 

@@ -45,7 +45,7 @@ class StandIn(nn.Sequential):
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        super().__init__(_idle(layer), fresh(layer))
+        super().__init__(_idle(layer), make_fresh(layer))
         self.training = layer.training
         give_hooks_(self, layer)
         wrap_forward_hooks_(self, self._watched)
@@ -93,7 +93,7 @@ class StandIn(nn.Sequential):
         return watched
 
 
-def fresh(layer: nn.Module) -> nn.Module:
+def make_fresh(layer: nn.Module) -> nn.Module:
     """A layer like `layer` with parameters of the same numbers, and without anything that was hung on it."""
     new = type(layer).__new__(type(layer))
     nn.Module.__init__(new)
@@ -105,7 +105,7 @@ def fresh(layer: nn.Module) -> nn.Module:
 
 def _idle(layer: nn.Module) -> nn.Module:
     """A layer of the same type whose weight is one number."""
-    new = fresh(layer)
+    new = make_fresh(layer)
     new.weight, new.bias = nn.Parameter(layer.weight.new_ones(1), requires_grad=False), None
     return new
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lowrank_exp.network.cost import one_image
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.network.wrappers import set_layer_
-from lowrank_exp.replacing.holders import holders
+from lowrank_exp.replacing.holders import find_holders
 from lowrank_exp.replacing.observed import Pass, kept_state, observe
 from lowrank_exp.replacing.stand_in import StandIn
 from lowrank_exp.replacing.unsafe import plain_layers, unsafe
@@ -99,11 +99,11 @@ class _Trial:
         for name, stand_in in stand_ins.items():
             layer = self.layers[name]
             if id(layer) in seen.used:
-                self.found[name] = held(self.model, name)
+                self.found[name] = describe_holder(self.model, name)
             elif (fault := stand_in._seen.fault()) is not None:
                 self.found[name] = fault if name in self.called else f"{UNCALLED}: {fault}"
             elif any(id(parameter) in seen.used for parameter in layer.parameters()):  # by who is not called itself
-                self.found[name] = held(self.model, name)
+                self.found[name] = describe_holder(self.model, name)
         return seen
 
     def _leave_out_what_varies(self) -> None:
@@ -122,9 +122,9 @@ class _Trial:
         return f"{looks}: with an nn.Sequential in its place the network {what}"
 
 
-def held(model: nn.Module, name: str) -> str:
+def describe_holder(model: nn.Module, name: str) -> str:
     """That a layer of `model` is reached by another way than its place, and by which."""
-    where = holders(model, [name]).get(name)
+    where = find_holders(model, [name]).get(name)
     return f"it is also held by `{where}`" if where else "it is also held by something outside of the network"
 
 

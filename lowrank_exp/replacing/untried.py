@@ -14,9 +14,9 @@ from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.network.private import drop_forward_hooks_, forward_hooks
 from lowrank_exp.network.shapes import meta_copy
-from lowrank_exp.replacing.holders import holders
+from lowrank_exp.replacing.holders import find_holders
 from lowrank_exp.replacing.observed import Pass, observe
-from lowrank_exp.replacing.trial import IDLE, held, trial
+from lowrank_exp.replacing.trial import IDLE, describe_holder, trial
 from lowrank_exp.replacing.unsafe import lost_by_replacing, plain_layers, settings, unsafe
 
 SIZES = (32, 64, 224, 299)  # of images; one that the network takes is enough
@@ -49,7 +49,7 @@ def untried(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
 
 
 def _by_structure(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str, str]:
-    reasons = {name: f"it is also held by `{where}`" for name, where in holders(model, candidates).items()}
+    reasons = {name: f"it is also held by `{where}`" for name, where in find_holders(model, candidates).items()}
     for name, layer in candidates.items():
         parent, _, key = name.rpartition(".")
         kind, lost = type(model.get_submodule(parent)), lost_by_replacing(layer)
@@ -103,7 +103,9 @@ def _guessed(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str,
                     seen = observe(network, x, {id(layer): name for name, layer in candidates.items()})
                 if seen.error is None:
                     told = {name: why for name, why in trial(network, x).items() if not why.endswith(IDLE)}
-                    return told | {name: held(model, name) for name, layer in candidates.items() if _used(layer, seen)}
+                    return told | {
+                        name: describe_holder(model, name) for name, layer in candidates.items() if _used(layer, seen)
+                    }
     except Exception:  # a network that cannot be copied, or that runs on nothing but real numbers
         return None
     return None

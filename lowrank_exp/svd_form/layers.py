@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition import SVD, LinearSVD, SVDDecomposition
 from lowrank_exp.decomposition.convolution import weight_like
-from lowrank_exp.svd_form.applied import applied
+from lowrank_exp.svd_form.apply_layer import apply_layer
 from lowrank_exp.svd_form.layout import Layout, names_with_form
 from lowrank_exp.svd_form.routes import factors_are_cheaper
-from lowrank_exp.svd_form.start import drawn, orthonormal_svd
+from lowrank_exp.svd_form.start import draw_layer, orthonormal_svd
 
 ROUTES = ("cost", "weight", "factors")
 
@@ -144,7 +144,7 @@ class SVDForm(nn.Module, ABC):
             if cls.kind is not nn.Linear:
                 raise ValueError(f"{cls.__name__}.from_scratch needs a decomposition: ChannelSVD() or SpatialSVD()")
             decomposition = LinearSVD()
-        layer = drawn(cls.kind, *sizes, seed=seed, **settings)
+        layer = draw_layer(cls.kind, *sizes, seed=seed, **settings)
         return cls.from_dense(layer, decomposition, rank)
 
     @property
@@ -196,11 +196,11 @@ class SVDForm(nn.Module, ABC):
         x = input
         if not self._through_factors(x):
             kernel = self.layout.kernel(self._product())
-            return applied(self._like[0], x, kernel, self.bias)
+            return apply_layer(self._like[0], x, kernel, self.bias)
         U_GRM, V_GNR = self._scaled()
         first, second = self._factors
-        x = applied(first, x, self.layout.first_kernel(U_GRM), None)
-        return applied(second, x, self.layout.second_kernel(V_GNR), self.bias)
+        x = apply_layer(first, x, self.layout.first_kernel(U_GRM), None)
+        return apply_layer(second, x, self.layout.second_kernel(V_GNR), self.bias)
 
     def _through_factors(self, x: Tensor) -> bool:
         if self.route != "cost":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.decomposition import SVD, Decompositions, SVDDecomposition
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.profile import profile
 from lowrank_exp.svd_form.layers import SVDForm
@@ -28,7 +28,7 @@ def dense_copy(model: nn.Module) -> nn.Module:
       (0): Linear(in_features=6, out_features=4, bias=True)
     )
     """
-    dense = copied(model)
+    dense = copy_network(model)
     for name, form in forms_of(dense).items():
         dense.set_submodule(name, form.dense())
     return dense

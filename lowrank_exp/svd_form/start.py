@@ -10,11 +10,11 @@ from torch.nn.utils import skip_init
 from lowrank_exp.decomposition import SVD, SVDDecomposition
 
 
-def drawn(kind: type[nn.Module], *sizes: int, seed: int = 0, **settings: Any) -> nn.Module:
+def draw_layer(kind: type[nn.Module], *sizes: int, seed: int = 0, **settings: Any) -> nn.Module:
     """A dense layer with torch's usual start: the numbers it would draw after `torch.manual_seed(seed)`.
 
     >>> _ = torch.manual_seed(3)
-    >>> torch.equal(drawn(nn.Linear, 4, 2, seed=3).weight, nn.Linear(4, 2).weight)
+    >>> torch.equal(draw_layer(nn.Linear, 4, 2, seed=3).weight, nn.Linear(4, 2).weight)
     True
     """
     layer = skip_init(kind, *sizes, **settings)

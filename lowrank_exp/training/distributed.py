@@ -38,7 +38,7 @@ from torch import multiprocessing as mp
 from torch.utils.data import DataLoader
 
 from lowrank_exp.machine.allocator import freed_memory_is_kept, keep_freed_memory
-from lowrank_exp.machine.cores import cores
+from lowrank_exp.machine.cores import count_cores
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -57,10 +57,10 @@ def places(where: torch.device, devices: int) -> list[str]:
     ['cpu', 'cpu']
     """
     check_devices(devices)
-    most = max(2, cores())  # two can be tried anywhere
+    most = max(2, count_cores())  # two can be tried anywhere
     if where.type == "cpu" and devices > most:
         raise ValueError(
-            f"devices is {devices}, and on the {cores()} cores that this process may use at most {most} train"
+            f"devices is {devices}, and on the {count_cores()} cores that this process may use at most {most} train"
         )
     if devices == 1 or where.type == "cpu":
         return [str(where)] * devices

@@ -14,7 +14,7 @@ def threads(monkeypatch) -> list[int]:
     """What torch is told."""
     told: list[int] = []
     monkeypatch.setattr("torch.set_num_threads", told.append)
-    monkeypatch.setattr("lowrank_exp.cli.cores", lambda: 4)
+    monkeypatch.setattr("lowrank_exp.cli.count_cores", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return told
 
@@ -84,4 +84,4 @@ def test_the_share_of_a_control_group(tmp_path, of, files, expected):
 def test_cores_are_those_that_the_container_has_time_for(monkeypatch, quota, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(machine, "_quota", lambda: quota)
-    assert machine.cores() == cores
+    assert machine.count_cores() == cores

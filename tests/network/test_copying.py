@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import layer_costs
 from lowrank_exp.network.inputs import floating_type, like_network
 from lowrank_exp.network.shapes import by_shapes, copy_that_runs
@@ -41,7 +41,7 @@ def test_what_was_computed_from_parameters_is_copied(kind):
     net, x = network(), torch.randn(2, 1, 8, 8)
     REPARAMETRIZED[kind](net)
     net.eval()
-    twin = copied(net)
+    twin = copy_network(net)
     assert torch.equal(twin(x), net(x))
     assert not {id(t) for t in twin.state_dict(keep_vars=True).values()} & {
         id(t) for t in net.state_dict(keep_vars=True).values()
@@ -72,11 +72,11 @@ def test_what_cannot_be_copied_is_named(kind):
     with pytest.raises(
         ValueError, match=rf"^module 2\.0 \(Conv2d\): attribute {said} cannot be copied \(.+make it where"
     ):
-        copied(net)
+        copy_network(net)
     with pytest.raises(ValueError, match=r"attribute .held"):
         by_shapes(layer_costs, net, torch.zeros(1, 1, 8, 8))
     with pytest.raises(ValueError, match=r"^the network \(Conv2d\): attribute"):
-        copied(net[2][0])
+        copy_network(net[2][0])
 
 
 class Looks(nn.Module):

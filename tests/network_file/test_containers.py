@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from lowrank_exp import factorize_, load, save
 from lowrank_exp.edits import Bias, Factorize, KeepChannels, edits_of
 from lowrank_exp.models import cifar_resnet, lenet5
-from lowrank_exp.network.wrappers import full_name, unwrapped
+from lowrank_exp.network.wrappers import full_name, unwrap
 from lowrank_exp.pruning import remove_
 from lowrank_exp.surgery import recompose_
 from lowrank_exp.svd_form import to_svd_, truncate_
@@ -120,7 +120,7 @@ def test_edited_inside_a_container(around, prefix, tmp_path):
     comes_back(inner, inner, lambda network: network, tmp_path / "inner.pt")
     again = comes_back(outside, inner, around, tmp_path / "outside.pt")
     assert edits_of(again) == named(EDITS, lambda name: full_name(again, name)) or edits_of(again) == edits_of(outside)
-    if isinstance(unwrapped(outside), nn.Sequential) and not prefix.startswith("0"):
+    if isinstance(unwrap(outside), nn.Sequential) and not prefix.startswith("0"):
         comes_back(outside, inner, lambda network: network, tmp_path / "outside.pt")
         comes_back(inner, inner, around, tmp_path / "inner.pt")
 

@@ -68,7 +68,7 @@ def test_the_teacher_is_part_of_a_distillation(command, monkeypatch):
         copies.append(made)
         return made
 
-    monkeypatch.setattr(dry_run, "copied", watched)
+    monkeypatch.setattr(dry_run, "copy_network", watched)
     distill = "finetune.distill={teacher: train, temperature: 4.0, alpha: 0.9}"
     assert command(*SMOKE, distill, "dry_run=true") == 0
     assert len(copies) == 2  # what the first phase gets, and the teacher

@@ -6,9 +6,9 @@ from torch import nn
 
 from lowrank_exp import models
 from lowrank_exp.pruning import channel_groups, keepable, mask_, remove_
-from lowrank_exp.pruning.reading import reading
-from lowrank_exp.pruning.renumbered import renumbered
+from lowrank_exp.pruning.renumber import renumber
 from lowrank_exp.pruning.silent import silent_channels
+from lowrank_exp.pruning.where_read import where_read
 
 NETWORKS = {
     "resnet20": (lambda: models.cifar_resnet(depth=20), (3, 16, 16)),
@@ -29,10 +29,10 @@ def test_groups_after_two_removals_are_those_that_would_be_found(name):
     net = build()
     groups = channel_groups(net, torch.zeros(1, *shape))
     first = remove_(net, {group: third(group) for group in groups}).edits
-    second = remove_(net, {group: third(group, 1) for group in renumbered(groups, first)}).edits
+    second = remove_(net, {group: third(group, 1) for group in renumber(groups, first)}).edits
     found = {group.name: group for group in channel_groups(net, torch.zeros(1, *shape))}
-    once = renumbered(groups, [*first, *second])
-    assert once == renumbered(renumbered(groups, first), second)
+    once = renumber(groups, [*first, *second])
+    assert once == renumber(renumber(groups, first), second)
     assert {group.name for group in once} == set(found)
     for group in once:
         other = found[group.name]
@@ -83,4 +83,4 @@ def test_weights_that_read_an_input_are_those_that_its_image_moves(layer):
     x = torch.zeros(1, 6, *[5] * (layer.weight.dim() - 2))
     x[:, [1, 4]] = 1 + torch.rand(x[:, [1, 4]].shape)
     layer(x).square().sum().backward()
-    assert torch.equal(layer.weight.grad != 0, reading(layer, [4, 1]))
+    assert torch.equal(layer.weight.grad != 0, where_read(layer, [4, 1]))

@@ -10,7 +10,7 @@ from lowrank_exp.models import cifar_resnet
 from lowrank_exp.pruning.coupling import channel_groups
 from lowrank_exp.pruning.criteria import L1, filter_scores
 from lowrank_exp.pruning.groups import ChannelGroup
-from lowrank_exp.pruning.selection import group_scores, lowest, lowest_of_each, lowest_share, share
+from lowrank_exp.pruning.selection import count_share, group_scores, pick_lowest, pick_lowest_of_each, pick_lowest_share
 
 SCORES = {
     "a": torch.tensor([0.4, 0.1, 0.2]),
@@ -20,44 +20,44 @@ SCORES = {
 
 
 def test_the_lowest_of_all_layers():
-    assert lowest(SCORES, 0) == {}
-    assert lowest(SCORES, 3) == {"a": (1,), "b": (1,), "c": (0,)}
+    assert pick_lowest(SCORES, 0) == {}
+    assert pick_lowest(SCORES, 3) == {"a": (1,), "b": (1,), "c": (0,)}
 
 
 def test_a_last_filter_passes_its_turn_to_the_next():
     # in rank: c0, c1 (stays), b1, a1, a2, b0, a0 (stays), b2, b3 (stays)
-    assert lowest(SCORES, 2) == {"b": (1,), "c": (0,)}
-    assert lowest(SCORES, 5) == {"a": (1, 2), "b": (0, 1), "c": (0,)}
-    assert lowest(SCORES, 6) == {"a": (1, 2), "b": (0, 1, 2), "c": (0,)}
+    assert pick_lowest(SCORES, 2) == {"b": (1,), "c": (0,)}
+    assert pick_lowest(SCORES, 5) == {"a": (1, 2), "b": (0, 1), "c": (0,)}
+    assert pick_lowest(SCORES, 6) == {"a": (1, 2), "b": (0, 1, 2), "c": (0,)}
     with pytest.raises(ValueError, match="7 filters shall go, but only 6 can: each of 3 layers keeps one"):
-        lowest(SCORES, 7)
+        pick_lowest(SCORES, 7)
 
 
 def test_filters_that_are_out_already_neither_go_again_nor_remain():
-    assert lowest(SCORES, 2, gone={"c": (1,), "b": (1,)}) == {"a": (1, 2)}
-    assert lowest({"a": torch.tensor([0.0, 1.0])}, 0, gone={"a": [0]}) == {}
-    assert lowest_share(SCORES, 0.5, gone={"c": (1,), "b": (1,)}) == {"a": (1, 2)}
-    assert lowest_of_each(SCORES, 0.5, gone={"a": (0,), "b": (3,)}) == {"b": (1,), "c": (0,)}
-    assert lowest_share(SCORES, 0.1, gone={"b": (0, 1)}) == {}
+    assert pick_lowest(SCORES, 2, gone={"c": (1,), "b": (1,)}) == {"a": (1, 2)}
+    assert pick_lowest({"a": torch.tensor([0.0, 1.0])}, 0, gone={"a": [0]}) == {}
+    assert pick_lowest_share(SCORES, 0.5, gone={"c": (1,), "b": (1,)}) == {"a": (1, 2)}
+    assert pick_lowest_of_each(SCORES, 0.5, gone={"a": (0,), "b": (3,)}) == {"b": (1,), "c": (0,)}
+    assert pick_lowest_share(SCORES, 0.1, gone={"b": (0, 1)}) == {}
 
 
 def test_equal_scores_go_in_the_order_of_the_network():
     ones = {"second": torch.ones(3), "first": torch.ones(3)}
-    assert lowest(ones, 3) == {"second": (0, 1), "first": (0,)}
+    assert pick_lowest(ones, 3) == {"second": (0, 1), "first": (0,)}
 
 
 def test_a_share_of_all_and_of_each():
-    assert lowest_share(SCORES, 0.34) == {"a": (1,), "b": (1,), "c": (0,)}  # floor(3.06)
-    assert lowest_share(SCORES, 0.33) == {"b": (1,), "c": (0,)}  # floor(2.97)
-    assert lowest_of_each(SCORES, 0.5) == {"a": (1,), "b": (0, 1), "c": (0,)}
-    assert lowest_of_each(SCORES, 0.3) == {"b": (1,)}
+    assert pick_lowest_share(SCORES, 0.34) == {"a": (1,), "b": (1,), "c": (0,)}  # floor(3.06)
+    assert pick_lowest_share(SCORES, 0.33) == {"b": (1,), "c": (0,)}  # floor(2.97)
+    assert pick_lowest_of_each(SCORES, 0.5) == {"a": (1,), "b": (0, 1), "c": (0,)}
+    assert pick_lowest_of_each(SCORES, 0.3) == {"b": (1,)}
 
 
 def test_shares_of_decimal_fractions():
     """floor of the fraction as it is written: 0.29 * 100 is 28.999999999999996."""
     for percent in range(100):
         for F in (10, 96, 100, 4224):
-            assert share(percent / 100, F) == percent * F // 100
+            assert count_share(percent / 100, F) == percent * F // 100
 
 
 @settings(max_examples=100, deadline=None)
@@ -75,7 +75,7 @@ def test_against_removal_one_by_one(layers, n):
         ]
         _, name, f = min(free)
         remaining[str(name)].remove(f)
-    got = lowest(scores, n)
+    got = pick_lowest(scores, n)
     assert sum(map(len, got.values())) == n
     for name, s_O in scores.items():
         assert sorted(set(range(len(s_O))) - set(got.get(name, ()))) == remaining[name]
@@ -84,11 +84,11 @@ def test_against_removal_one_by_one(layers, n):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: lowest(SCORES, -1), "n=-1 is not a number of filters"),
-        (lambda: lowest(SCORES, 1.5), "n=1.5 is not a number of filters"),
-        (lambda: lowest({"a": torch.tensor([math.nan, 1.0])}, 1), "a has scores that are not numbers"),
-        (lambda: lowest_share(SCORES, 1), "p=1 is not a fraction"),
-        (lambda: lowest_of_each(SCORES, -0.1), "p=-0.1 is not a fraction"),
+        (lambda: pick_lowest(SCORES, -1), "n=-1 is not a number of filters"),
+        (lambda: pick_lowest(SCORES, 1.5), "n=1.5 is not a number of filters"),
+        (lambda: pick_lowest({"a": torch.tensor([math.nan, 1.0])}, 1), "a has scores that are not numbers"),
+        (lambda: pick_lowest_share(SCORES, 1), "p=1 is not a fraction"),
+        (lambda: pick_lowest_of_each(SCORES, -0.1), "p=-0.1 is not a fraction"),
         (lambda: group_scores(SCORES, [], how="median"), "how='median' is not known"),
     ],
 )
@@ -135,21 +135,21 @@ BLOCKS = split(((0, 1, 2), (3, 4, 5)))
 def test_grouped_layers_lose_as_many_channels_in_every_group():
     scores = {"g": torch.tensor([0.0, 0.1, 0.2, 0.5, 0.4, 0.9]), "h": torch.tensor([0.15, 0.27, 0.26])}
     # together go 0 and 4 (0.2), 1 and 3 (0.3); 2 and 5 stay
-    assert lowest(scores, 3, groups=BLOCKS) == {"g": (0, 4), "h": (0,)}
-    assert lowest(scores, 2, groups=BLOCKS) == {"h": (0, 2)}  # the pair does not fit behind the first one
-    assert lowest(scores, 6, groups=BLOCKS) == {"g": (0, 1, 3, 4), "h": (0, 2)}
-    assert lowest_of_each({"g": scores["g"]}, 0.5, groups=BLOCKS) == {"g": (0, 4)}
-    assert lowest(scores, 2, groups=BLOCKS, gone={"g": (0, 4), "h": (0, 1)}) == {"g": (1, 3)}
+    assert pick_lowest(scores, 3, groups=BLOCKS) == {"g": (0, 4), "h": (0,)}
+    assert pick_lowest(scores, 2, groups=BLOCKS) == {"h": (0, 2)}  # the pair does not fit behind the first one
+    assert pick_lowest(scores, 6, groups=BLOCKS) == {"g": (0, 1, 3, 4), "h": (0, 2)}
+    assert pick_lowest_of_each({"g": scores["g"]}, 0.5, groups=BLOCKS) == {"g": (0, 4)}
+    assert pick_lowest(scores, 2, groups=BLOCKS, gone={"g": (0, 4), "h": (0, 1)}) == {"g": (1, 3)}
 
 
 def test_two_partitions_of_the_same_channels():
     both = split(((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 1), (2, 3), (4, 5), (6, 7)))
-    got = lowest({"g": torch.arange(8.0)}, 5, groups=both)
+    got = pick_lowest({"g": torch.arange(8.0)}, 5, groups=both)
     assert got == {"g": (0, 2, 4, 6)}
     with pytest.raises(ValueError, match="into unequal parts"):
-        lowest({"g": torch.arange(6.0)}, 1, groups=split(((0, 1, 2), (3, 4, 5)), ((0, 1, 3), (2, 4, 5))))
+        pick_lowest({"g": torch.arange(6.0)}, 1, groups=split(((0, 1, 2), (3, 4, 5)), ((0, 1, 3), (2, 4, 5))))
     with pytest.raises(ValueError, match="into unequal parts"):
-        lowest({"g": torch.arange(6.0)}, 1, groups=BLOCKS, gone={"g": (0,)})
+        pick_lowest({"g": torch.arange(6.0)}, 1, groups=BLOCKS, gone={"g": (0,)})
 
 
 def test_channels_between_grouped_convolutions_stay_balanced():
@@ -162,7 +162,7 @@ def test_channels_between_grouped_convolutions_stay_balanced():
     assert {"0", "2"} <= {group.name for group in groups}
     layers = [name for group in groups for name in group.producers]
     scores = group_scores(filter_scores(network, layers, L1()), groups)
-    chosen = lowest_of_each(scores, 0.5, groups=groups)
+    chosen = pick_lowest_of_each(scores, 0.5, groups=groups)
     for group in groups:
         kept = tuple(sorted(set(range(group.channels)) - set(chosen.get(group.name, ()))))
         assert group.balanced(kept)
@@ -176,11 +176,11 @@ UNEVEN = ChannelGroup("narrow", 4, {"narrow": ((), (0,), (1,), ()), "wide": ((0,
 def test_no_layer_of_a_group_is_emptied_while_others_keep_filters():
     scores = {"narrow": torch.tensor([0.9, 0.1, 0.2, 0.8]), "other": torch.tensor([0.5, 0.6])}
     # in rank: 1, 2 (the narrow layer's last, stays), other 0, other 1 (stays), 3, 0
-    assert lowest(scores, 2, groups=[UNEVEN]) == {"narrow": (1,), "other": (0,)}
-    assert lowest(scores, 4, groups=[UNEVEN]) == {"narrow": (0, 1, 3), "other": (0,)}
-    assert lowest(scores, 9, groups=[UNEVEN]) == {"narrow": (0, 1, 3), "other": (0,)}
-    assert lowest(scores, 2, gone={"narrow": (2,)}, groups=[UNEVEN]) == {"narrow": (3,), "other": (0,)}
-    assert lowest_of_each({"narrow": scores["narrow"]}, 0.5, groups=[UNEVEN]) == {"narrow": (1, 3)}
+    assert pick_lowest(scores, 2, groups=[UNEVEN]) == {"narrow": (1,), "other": (0,)}
+    assert pick_lowest(scores, 4, groups=[UNEVEN]) == {"narrow": (0, 1, 3), "other": (0,)}
+    assert pick_lowest(scores, 9, groups=[UNEVEN]) == {"narrow": (0, 1, 3), "other": (0,)}
+    assert pick_lowest(scores, 2, gone={"narrow": (2,)}, groups=[UNEVEN]) == {"narrow": (3,), "other": (0,)}
+    assert pick_lowest_of_each({"narrow": scores["narrow"]}, 0.5, groups=[UNEVEN]) == {"narrow": (1, 3)}
 
 
 def test_the_stem_of_a_residual_network_keeps_a_filter():
@@ -191,6 +191,6 @@ def test_the_stem_of_a_residual_network_keeps_a_filter():
     mine = [c for c, entries in enumerate(stream.producers["conv1"]) if entries]
     assert (stream.channels, len(mine)) == (64, 16)
     scores = torch.ones(64).index_fill(0, torch.tensor(mine), 0)
-    (chosen,) = lowest({"conv1": scores}, 16, groups=groups).values()
+    (chosen,) = pick_lowest({"conv1": scores}, 16, groups=groups).values()
     assert len(chosen) == 16
     assert len(set(mine) - set(chosen)) == 1

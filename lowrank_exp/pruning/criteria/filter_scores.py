@@ -15,7 +15,7 @@ from lowrank_exp.network.cost import out_channels
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.network.private import times_written
-from lowrank_exp.pruning.combine import normalised, weighted_sum
+from lowrank_exp.pruning.combine import normalise, weighted_sum
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
 from lowrank_exp.pruning.criteria.criterion import DataCriterion, WeightCriterion
 from lowrank_exp.pruning.criteria.filters import scored_layers
@@ -70,7 +70,7 @@ def filter_scores(
         return criterion.scores(network, layers, _given(batches, criterion), loss, path)
     if isinstance(criterion, WeightedSum):
         several = {
-            name: normalised(filter_scores(network, layers, one, batches, loss), criterion.form)
+            name: normalise(filter_scores(network, layers, one, batches, loss), criterion.form)
             for name, one in criterion.criteria.items()
         }
         return weighted_sum(list(several.values()), [criterion.weights[name] for name in several])

@@ -15,7 +15,7 @@ class WeightedSum:
     Args:
         criteria: by any name.
         weights: of each, by the same names.
-        form: what each one's scores become before they are added, see `combine.normalised`.
+        form: what each one's scores become before they are added, see `combine.normalise`.
 
     Raises:
         ValueError: no criterion, other names in `weights` than in `criteria`, a sum in a sum, an unknown form.

@@ -11,7 +11,7 @@ from lowrank_exp.pruning.criteria import L2
 from lowrank_exp.pruning.groups import ChannelGroup
 from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
-from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
+from lowrank_exp.pruning.selection import pick_lowest_of_each, pick_lowest_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class AGP(Schedule):
         if not starts and (moment.begins or not t_0 < t <= t_n or ((t - t_0) % self.every and t != t_n)):
             return None
         s_t = self.s_f if t == t_n else self.s_f + (self.s_i - self.s_f) * (1 - (t - t_0) / (t_n - t_0)) ** 3
-        choose = lowest_of_each if self.scope == "layer" else lowest_share
+        choose = pick_lowest_of_each if self.scope == "layer" else pick_lowest_share
         off = {
             group.name: tuple(c for c in range(group.channels) if self._silent(group, c, view)) for group in view.groups
         }

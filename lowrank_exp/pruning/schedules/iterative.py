@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from lowrank_exp.checks import fraction, one_of, positive, whole
-from lowrank_exp.pruning.combine import FORMS, cost_regularised, normalised
+from lowrank_exp.pruning.combine import FORMS, normalise, take_off_costs
 from lowrank_exp.pruning.criteria import Taylor
 from lowrank_exp.pruning.schedules.bound import MostSaved
 from lowrank_exp.pruning.schedules.schedule import Action, Moment, Remove, Schedule
 from lowrank_exp.pruning.schedules.view import Criterion, View
-from lowrank_exp.pruning.selection import Chosen, lowest
+from lowrank_exp.pruning.selection import Chosen, pick_lowest
 
 MEGA = 1e6
 TOLERANCE = 0.01  # of a target for MACs, within which it is met
@@ -30,7 +30,7 @@ class Iterative(Schedule):
             None: none. With both, the first one met counts.
         filters: channels removed at a time, at least 1; None: as many as reach the target for MACs in time.
         updates: steps from one time to the next, at least 1.
-        form: brings the scores of layers to one measure, see `combine.normalised`; the paper's is `l2`.
+        form: brings the scores of layers to one measure, see `combine.normalise`; the paper's is `l2`.
         cost_weight: lambda, taken off a score for every million MACs that its channel costs at that moment; 0: none.
         how: how the scores of the filters of one channel are put together, see `group_scores`.
 
@@ -142,9 +142,9 @@ class Iterative(Schedule):
             count = min(self.filters, count)
         if not count or self.met(view) or (self.filters is None and view.macs() <= goal * view.dense_macs):
             return None
-        scores = view.of_groups(normalised(view.scores(self.criterion), self.form), self.how)
+        scores = view.of_groups(normalise(view.scores(self.criterion), self.form), self.how)
         if self.cost_weight:
-            scores = cost_regularised(scores, _saved(view), self.cost_weight)
+            scores = take_off_costs(scores, _saved(view), self.cost_weight)
         return Remove(view.without(self._enough(scores, count, view, goal)))
 
     def missed(self, view: View) -> str:
@@ -189,13 +189,13 @@ class Iterative(Schedule):
 
     def _enough(self, scores: dict, count: int, view: View, goal: float) -> Chosen:
         """The `count` lowest, or the fewest with which no more than that fraction of the MACs is left."""
-        chosen = lowest(scores, count, groups=view.groups)
+        chosen = pick_lowest(scores, count, groups=view.groups)
         if self.macs is None or view.macs(view.without(chosen)) > goal * view.dense_macs:
             return chosen
         few, enough = 0, count
         while enough - few > 1:
             middle = (few + enough) // 2
-            fewer = lowest(scores, middle, groups=view.groups)
+            fewer = pick_lowest(scores, middle, groups=view.groups)
             if view.macs(view.without(fewer)) <= goal * view.dense_macs:
                 enough, chosen = middle, fewer
             else:

@@ -6,7 +6,7 @@ from lowrank_exp.checks import one_of, whole
 from lowrank_exp.pruning.criteria import L1
 from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
-from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
+from lowrank_exp.pruning.selection import pick_lowest_of_each, pick_lowest_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class OneShot(Schedule):
     def due(self, moment: Moment, view: View) -> Action | None:
         if not moment.begins or moment.epoch != self.epoch:
             return None
-        choose = lowest_of_each if self.scope == "layer" else lowest_share
+        choose = pick_lowest_of_each if self.scope == "layer" else pick_lowest_share
         scores = view.of_groups(view.scores(self.criterion), self.how)
         return Mask(view.filters_of(choose(scores, self.rate, groups=view.groups)))
 

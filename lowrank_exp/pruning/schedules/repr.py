@@ -12,7 +12,7 @@ from lowrank_exp.pruning.criteria import Orthogonality
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Revive, Schedule, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
-from lowrank_exp.pruning.selection import lowest_of_each, lowest_share
+from lowrank_exp.pruning.selection import pick_lowest_of_each, pick_lowest_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,5 +131,5 @@ class RePr(Schedule):
     def _dropped(self, view: View) -> dict[str, tuple[int, ...]]:
         if self.same and view.first is not None:
             return dict(view.first)
-        choose = lowest_share if self.scope == "global" else lowest_of_each
+        choose = pick_lowest_share if self.scope == "global" else pick_lowest_of_each
         return choose(view.scores(self.criterion, self._ranked(view)), self.p)

@@ -11,7 +11,7 @@ from lowrank_exp.checks import fraction
 from lowrank_exp.pruning.groups import Filters
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules.view import View
-from lowrank_exp.pruning.selection import share
+from lowrank_exp.pruning.selection import count_share
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def some_go(schedule: object, option: str, sizes: Collection[int], together: boo
         ValueError: not a single filter would go, or more than can.
     """
     p = getattr(schedule, option)
-    goes = share(p, sum(sizes)) if together else max(share(p, size) for size in sizes)
+    goes = count_share(p, sum(sizes)) if together else max(count_share(p, size) for size in sizes)
     if p and not goes:
         of_what = f"all layers together have {sum(sizes)}" if together else f"the widest has {max(sizes)}"
         raise ValueError(f"{type(schedule).__name__}: {option}={p} is not a whole filter of any layer: {of_what}")

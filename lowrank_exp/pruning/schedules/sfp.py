@@ -14,7 +14,7 @@ from lowrank_exp.pruning.counting import basic_blocks, sfp_published_macs
 from lowrank_exp.pruning.criteria import L2
 from lowrank_exp.pruning.schedules.schedule import Action, Mask, Moment, Schedule, Zero, fraction_of_filters, some_go
 from lowrank_exp.pruning.schedules.view import Criterion, View
-from lowrank_exp.pruning.selection import lowest_of_each
+from lowrank_exp.pruning.selection import pick_lowest_of_each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,5 +95,5 @@ class SFP(Schedule):
     def _smallest(self, view: View) -> dict[str, tuple[int, ...]]:
         scores = view.scores(self.criterion)
         if not self.coupled:
-            return lowest_of_each(scores, self.P)
-        return view.filters_of(lowest_of_each(view.of_groups(scores, "mean"), self.P, groups=view.groups))
+            return pick_lowest_of_each(scores, self.P)
+        return view.filters_of(pick_lowest_of_each(view.of_groups(scores, "mean"), self.P, groups=view.groups))

@@ -17,7 +17,7 @@ from lowrank_exp.pruning.coupling import channel_groups
 from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores
 from lowrank_exp.pruning.groups import ChannelGroup, Filters
 from lowrank_exp.pruning.mask import keepable
-from lowrank_exp.pruning.selection import group_scores, share
+from lowrank_exp.pruning.selection import count_share, group_scores
 
 Criterion = WeightCriterion | DataCriterion | WeightedSum | Oracle
 RANKS = "ranks"  # stands for the factors of decomposed layers that put out a rank's channels
@@ -135,7 +135,7 @@ class View:
 
     def shares(self, p: float) -> dict[str, tuple[int, ...]]:
         """By group which channels stay when the first floor(p C) of each go; groups that stay whole are left out."""
-        keep = self.without({group.name: range(share(p, group.channels)) for group in self.groups})
+        keep = self.without({group.name: range(count_share(p, group.channels)) for group in self.groups})
         return {group.name: keep[group.name] for group in self.groups if len(keep[group.name]) < group.channels}
 
     def sizes(self, layers: Sequence[str] | None = None) -> dict[str, int]:

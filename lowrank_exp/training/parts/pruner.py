@@ -15,10 +15,10 @@ from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network_file.edit_records import from_records, to_records
 from lowrank_exp.pruning.criteria.filters import by_filter
 from lowrank_exp.pruning.mask import Masks
-from lowrank_exp.pruning.reading import reading
 from lowrank_exp.pruning.remove import remove_
-from lowrank_exp.pruning.renumbered import renumbered
+from lowrank_exp.pruning.renumber import renumber
 from lowrank_exp.pruning.schedules import Action, Mask, Moment, Remove, Revive, Schedule, View, Zero
+from lowrank_exp.pruning.where_read import where_read
 from lowrank_exp.surgery import replay_
 from lowrank_exp.training import generators
 from lowrank_exp.training.parts.optimizer_surgery import follow_removal_, forget_
@@ -237,7 +237,7 @@ class Pruner:
             for layer, entries in group.consumers.items():
                 if layer not in group.producers and isinstance(modules[layer], LAYERS):
                     read.setdefault(layer, set()).update(e for c in self.masks.silent(group) for e in entries[c])
-        found = {layer: reading(modules[layer], inputs) for layer, inputs in read.items() if inputs}
+        found = {layer: where_read(modules[layer], inputs) for layer, inputs in read.items() if inputs}
         own = {layer: self.masks.entries.get(f"{layer}.weight") for layer in found}
         return {layer: mask if own[layer] is None else mask & ~own[layer] for layer, mask in found.items()}
 
@@ -247,7 +247,7 @@ class Pruner:
         removal = remove_(network, keep, groups=self.view.groups)
         if self.optimizer is not None:
             follow_removal_(self.optimizer, before, network, removal.slices)
-        self.view.groups = renumbered(self.view.groups, removal.edits)
+        self.view.groups = renumber(self.view.groups, removal.edits)
 
     def _strengthen(self, factor: float) -> None:
         revived, others = [], []
@@ -273,7 +273,7 @@ class Pruner:
         edits: list[Edit] = from_records(stored["edits"])
         replay_(self.network, edits)
         device = next(self.network.parameters()).device
-        self.view.groups = renumbered(self.view.groups, edits)
+        self.view.groups = renumber(self.view.groups, edits)
         self.view.rankings, self.view.masked = stored["rankings"], _plain(stored["masked"])
         self.view.first = None if stored["first"] is None else _plain(stored["first"])
         self.revived = _plain(stored["revived"])

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from lowrank_exp.decomposition.fitting.kmeans import kmeans, nearest
 from lowrank_exp.network.cost import LAYERS
-from lowrank_exp.regularizers.penalty import checked_layers, chosen
+from lowrank_exp.regularizers.penalty import check_layers, choose_layers
 from lowrank_exp.svd_form import SVDForm
 
 RANGES = ("tensor", "channel")
@@ -91,7 +91,7 @@ class QuantNoise:
                 raise ValueError(f"quant_noise: {name} is {value!r}; allowed is an integer, 1 or more")
         if self.range not in RANGES:
             raise ValueError(f"quant_noise: range is {self.range!r}; allowed are {' and '.join(RANGES)}")
-        checked_layers(self.layers, "quant_noise")
+        check_layers(self.layers, "quant_noise")
         of_no_use = {"range"} - ({"range"} if self.bits else set())
         of_no_use |= set() if self.phi == "pq" else {"centroids", "iterations"}
         for field in dataclasses.fields(self):
@@ -130,7 +130,9 @@ class QuantNoise:
 
     def _weights(self, network: nn.Module) -> list["_Weight"]:
         """Every weight once, in the order of the network, where it can be noisy."""
-        layers = chosen(network, self.layers, _can_be_noisy, "quant_noise", "convolutions, linear layers and SVD forms")
+        layers = choose_layers(
+            network, self.layers, _can_be_noisy, "quant_noise", "convolutions, linear layers and SVD forms"
+        )
         found: dict[int, _Weight] = {}
         for layer in layers.values():
             names = ("U", "V") if isinstance(layer, SVDForm) else ("weight",)

@@ -16,7 +16,7 @@ from lowrank_exp.decomposition import Rank, named
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import write_whole
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.rank import Choice, LayerProfile
 from lowrank_exp.replacing import give_hooks_
@@ -63,7 +63,7 @@ class NetworkScore:
     ) -> None:
         if quality not in QUALITIES:
             raise ValueError(f"quality={quality!r} is not known: {' or '.join(QUALITIES)}")
-        self.network = copied(network).to(device).eval()
+        self.network = copy_network(network).to(device).eval()
         self.layers, self.quality, self.device, self.folder = layers, quality, device, folder
         with kept_generators():
             self.batches = [(images.to(device), labels.to(device)) for images, labels in batches]

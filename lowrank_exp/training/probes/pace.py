@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lowrank_exp.network.copying import copied
+from lowrank_exp.network.copying import copy_network
 from lowrank_exp.training.evaluate import evaluate
 from lowrank_exp.training.fit import fit_
 
@@ -69,7 +69,7 @@ def fit_seconds(
         marks = [clock()]
         with tempfile.TemporaryDirectory() as folder:
             history = fit_(
-                copied(network),
+                copy_network(network),
                 FirstBatches(train_loader, count),
                 val if epochs > 1 else None,
                 epochs=epochs,

@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 from lowrank_exp import load, models, save
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.pruning import remove_
-from lowrank_exp.pruning.combine import normalised
+from lowrank_exp.pruning.combine import normalise
 from lowrank_exp.pruning.schedules import View
-from lowrank_exp.pruning.selection import lowest_of_each
+from lowrank_exp.pruning.selection import pick_lowest_of_each
 
 NAMES = sorted(path.stem for path in (CONF / "pruning/criterion").glob("*.yaml"))
 CRITERIA = [name for name in NAMES if name != "oracle"]  # which takes an evaluation for every filter
@@ -53,8 +53,8 @@ def test_thirty_percent_by_every_criterion(name, tmp_path):
             with pytest.raises(ValueError, match="batch norm"):
                 view.scores(configured(criterion))
             continue
-        scores = view.of_groups(normalised(view.scores(configured(criterion)), "l2"))
-        chosen = lowest_of_each(scores, 0.3, groups=view.groups)
+        scores = view.of_groups(normalise(view.scores(configured(criterion)), "l2"))
+        chosen = pick_lowest_of_each(scores, 0.3, groups=view.groups)
         channels = sum(group.channels for group in view.groups)
         assert 0.2 * channels < sum(map(len, chosen.values())) <= 0.3 * channels
         small = copy.deepcopy(network)

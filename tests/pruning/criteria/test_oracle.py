@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, relu
 
-from lowrank_exp.pruning.correlation import agreement
+from lowrank_exp.pruning.correlation import measure_agreement
 from lowrank_exp.pruning.criteria import L1, Oracle, Taylor, WeightedSum, filter_scores, oracle
 
 LAYERS = ["0", "3"]
@@ -133,7 +133,7 @@ def test_taylor_with_sign_is_the_first_order_of_the_oracle():
     taylor = filter_scores(network, ["3"], Taylor(absolute="none", positions="sum"), [(IMAGES, LABELS)])
     signed = oracle(network, ["3"], loss_of, absolute=False)
     torch.testing.assert_close(signed["3"], -taylor["3"], rtol=1e-2, atol=1e-9)
-    assert agreement({"3": -taylor["3"]}, signed).raw == pytest.approx(1.0)
+    assert measure_agreement({"3": -taylor["3"]}, signed).raw == pytest.approx(1.0)
 
 
 BATCHES = [(IMAGES[:4].clone(), LABELS[:4]), (IMAGES[4:].clone(), LABELS[4:])]

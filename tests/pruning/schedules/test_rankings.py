@@ -5,7 +5,7 @@ import torch
 from lowrank_exp import models
 from lowrank_exp.pruning import remove_
 from lowrank_exp.pruning.criteria import L1
-from lowrank_exp.pruning.renumbered import renumbered
+from lowrank_exp.pruning.renumber import renumber
 from lowrank_exp.pruning.schedules import AGP, SFP, Mask, Molchanov, Moment, OneShot, Remove, RePr, Revive, Schedule
 from lowrank_exp.pruning.schedules.view import View
 
@@ -41,7 +41,7 @@ def train(schedule, view):
                 case Revive():
                     view.masked = {}
                 case Remove(keep):
-                    view.groups = renumbered(view.groups, remove_(view.network, keep, groups=view.groups).edits)
+                    view.groups = renumber(view.groups, remove_(view.network, keep, groups=view.groups).edits)
 
 
 def test_schedules_score_filters_as_often_as_they_say():

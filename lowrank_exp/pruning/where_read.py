@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 
-def reading(layer: nn.Module, inputs: Iterable[int]) -> Tensor:
+def where_read(layer: nn.Module, inputs: Iterable[int]) -> Tensor:
     """Where the weight of a convolution, transposed or not, or of a linear layer reads one of `inputs`.
 
     Returns:
         A boolean tensor of the weight's shape, on the CPU.
 
-    >>> reading(nn.Conv2d(4, 2, 1, groups=2), [1]).flatten(1)
+    >>> where_read(nn.Conv2d(4, 2, 1, groups=2), [1]).flatten(1)
     tensor([[False,  True],
             [False, False]])
     """

@@ -8,7 +8,7 @@ from lowrank_exp.pruning.groups import ChannelGroup, Entries
 Places = dict[tuple[str, str], dict[int, int]]
 
 
-def renumbered(groups: Iterable[ChannelGroup], edits: Iterable[Edit]) -> list[ChannelGroup]:
+def renumber(groups: Iterable[ChannelGroup], edits: Iterable[Edit]) -> list[ChannelGroup]:
     """The groups after `edits` have taken some of their channels out of the network.
 
     Channels keep their order and are numbered anew; edits of other kinds than `KeepChannels` are passed over.
@@ -19,7 +19,7 @@ def renumbered(groups: Iterable[ChannelGroup], edits: Iterable[Edit]) -> list[Ch
 
     >>> group = ChannelGroup("a", 3, {"a": ((0,), (1,), (2,))}, consumers={"b": ((0, 1), (2, 3), (4, 5))})
     >>> edits = [KeepChannels("a", out=(0, 2)), KeepChannels("b", inputs=(0, 1, 4, 5))]
-    >>> (left,) = renumbered([group], edits)
+    >>> (left,) = renumber([group], edits)
     >>> left.channels, left.producers, left.consumers
     (2, {'a': ((0,), (1,))}, {'b': ((0, 1), (2, 3))})
     """

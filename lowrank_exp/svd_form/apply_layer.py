@@ -13,7 +13,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
-def applied(layer: nn.Module, x: Tensor, kernel_GOIK: Tensor, bias: Tensor | None) -> Tensor:
+def apply_layer(layer: nn.Module, x: Tensor, kernel_GOIK: Tensor, bias: Tensor | None) -> Tensor:
     """What `layer` does, with another weight and bias, in the memory format of `x`."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, kernel_GOIK[0], bias)
