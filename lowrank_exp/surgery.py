@@ -14,7 +14,7 @@ from lowrank_exp.decomposition import (
     Decomposition,
     Decompositions,
     Rank,
-    named,
+    decomposition_named,
     recompose,
 )
 from lowrank_exp.decomposition.store import SVDStore
@@ -186,7 +186,7 @@ def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None, asymme
         if planned.rank is None:
             continue
         if fit is not None:
-            kind = named(planned.decomposition, **planned.options)
+            kind = decomposition_named(planned.decomposition, **planned.options)
             check_fit(fit, name, kind, modules[name], planned.rank, asymmetric)
             if modules[name].bias is None and adds_bias(fit):
                 edits.append(Bias(name))
@@ -206,7 +206,7 @@ def _give_bias_(layer: nn.Module, edit: Bias) -> None:
 def _replace_by_skeleton_(
     model: nn.Module, layer: nn.Module, edit: Factorize | ToSVD, unsafe_because: str | None
 ) -> None:
-    kind = named(edit.decomposition, **edit.options)
+    kind = decomposition_named(edit.decomposition, **edit.options)
     may_not = form_refusal(layer, kind) if isinstance(edit, ToSVD) else kind.refusal(layer)
     if refusal := unsafe_because or may_not:
         raise ValueError(f"the edit of {edit.layer!r} does not fit: {refusal}")
@@ -245,7 +245,8 @@ def _wanted(
     if isinstance(plan, Plan):
         by_layer(dict.fromkeys(name for name in plan if name not in OUTSIDE.values()), modules, "the plan")
         planned = {name: layer for name, layer in plan.layers.items() if layer.rank is not None}
-        return {name: (named(layer.decomposition, **layer.options), layer.rank) for name, layer in planned.items()}
+        kinds = {n: decomposition_named(layer.decomposition, **layer.options) for n, layer in planned.items()}
+        return {name: (kinds[name], layer.rank) for name, layer in planned.items()}
     layers = decompositions.by_layer(modules)
     wanted = {}
     for name, rank in by_layer(plan, layers, "the mapping of ranks").items():

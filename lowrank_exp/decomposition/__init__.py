@@ -3,7 +3,7 @@
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.decomposition.biclustering import Biclustering
 from lowrank_exp.decomposition.channel_svd import ChannelSVD
-from lowrank_exp.decomposition.choice import Decompositions, named
+from lowrank_exp.decomposition.choice import Decompositions, decomposition_named
 from lowrank_exp.decomposition.cp import CP
 from lowrank_exp.decomposition.grouped_channel_svd import GroupedChannelSVD
 from lowrank_exp.decomposition.jaderberg_scheme1 import JaderbergScheme1
@@ -18,6 +18,8 @@ from lowrank_exp.decomposition.svd import SVD, SVDDecomposition
 from lowrank_exp.decomposition.tensor_train import TensorTrain
 from lowrank_exp.decomposition.tucker import Tucker1, Tucker2
 from lowrank_exp.layers.reorder import Reorder
+
+named = decomposition_named  # its former name
 
 __all__ = [
     "CP",
@@ -40,6 +42,7 @@ __all__ = [
     "Tucker1",
     "Tucker2",
     "composed",
+    "decomposition_named",
     "named",
     "recompose",
     "refusals",

@@ -59,12 +59,15 @@ class Decomposition(ABC):
         if "name" not in cls.__dict__:
             return
         if not isinstance(cls.name, str) or not cls.name:
-            raise ValueError(f"{told(cls)}: the name of a decomposition is a word such as 'my_svd', got {cls.name!r}")
-        known = Decomposition._named.get(cls.name)
-        if known is not None and told(known) != told(cls):  # the same class again: its module was run a second time
             raise ValueError(
-                f"{told(cls)} has the name {cls.name!r}, which is that of {told(known)}: files could not tell them "
-                "apart, so give it another"
+                f"{path_of(cls)}: the name of a decomposition is a word such as 'my_svd', got {cls.name!r}"
+            )
+        known = Decomposition._named.get(cls.name)
+        # The same class may come again: its module was run a second time.
+        if known is not None and path_of(known) != path_of(cls):
+            raise ValueError(
+                f"{path_of(cls)} has the name {cls.name!r}, which is that of {path_of(known)}: files could not tell "
+                "them apart, so give it another"
             )
         Decomposition._named[cls.name] = cls
 
@@ -175,13 +178,13 @@ class Decomposition(ABC):
         full = self.full_rank(layer)
         if isinstance(full, int):
             return self._checked(rank, full, rank, full, layer_name)
-        given = tuple(rank) if isinstance(rank, Sequence) and not isinstance(rank, str) else rank
-        if not isinstance(given, tuple) or len(given) != len(full):
+        numbers = tuple(rank) if isinstance(rank, Sequence) and not isinstance(rank, str) else rank
+        if not isinstance(numbers, tuple) or len(numbers) != len(full):
             raise ValueError(
                 f"{layer_name}: rank must be {len(full)} integers for {self.name}, at most {list(full)}, got {rank!r}"
             )
-        pairs = zip(given, full, strict=True)
-        return tuple(self._checked(one, most, list(given), list(full), layer_name) for one, most in pairs)
+        pairs = zip(numbers, full, strict=True)
+        return tuple(self._checked(one, most, list(numbers), list(full), layer_name) for one, most in pairs)
 
     def _checked(self, one: Any, most: int, rank: Any, full: Any, layer_name: str) -> int:
         """One integer of a rank, within 1 and `most`; `rank` and `full` are what the message shows."""
@@ -230,12 +233,12 @@ def maps_of(layers: Sequence[nn.Module]) -> int:
     return out_channels(layers[-1]) // getattr(layers[0], "groups", 1)
 
 
-def told(kind: type) -> str:
+def path_of(kind: type) -> str:
     """A class by its import path."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def filled(chain: nn.Sequential, weights: Sequence[Tensor], layer: nn.Module, bias: Tensor | None = None) -> nn.Module:
+def fill_(chain: nn.Sequential, weights: Sequence[Tensor], layer: nn.Module, bias: Tensor | None = None) -> nn.Module:
     """`chain` with `weights` in its layers (those that have one), in place; the bias of `layer` goes to the last.
 
     Gradients are wanted where `layer` wants them, and the mode (training or evaluation) is that of `layer`.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.checks import one_of, whole
-from lowrank_exp.decomposition.base import Decomposition, Rank, filled
+from lowrank_exp.decomposition.base import Decomposition, Rank, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.als_options import ALSOptions
 from lowrank_exp.decomposition.fitting.cp_als import cp_als, cp_exact
@@ -191,7 +191,7 @@ class Biclustering(Decomposition):
         chain = self.skeleton(layer, rank)
         chain[0].order.copy_(inputs)
         chain[5].order.copy_(outputs.argsort())
-        return filled(chain, weights, layer, None if layer.bias is None else layer.bias.detach()[outputs])
+        return fill_(chain, weights, layer, None if layer.bias is None else layer.bias.detach()[outputs])
 
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """Share of the squared norm kept at `ranks`.

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lowrank_exp.decomposition.base import Decomposition, told
+from lowrank_exp.decomposition.base import Decomposition, path_of
 from lowrank_exp.network.cost import CONVOLUTIONS
 from lowrank_exp.network.names import by_layer
 
@@ -20,16 +20,16 @@ _LINEAR = nn.Linear(5040, 5040, device="meta")
 _CONVOLUTION = nn.Conv2d(5040, 5040, 3, device="meta")
 
 
-def named(name: str, **options: Any) -> Decomposition:
+def decomposition_named(name: str, **options: Any) -> Decomposition:
     """The decomposition called `name`, with its constructor's `options`.
 
     Raises:
         ValueError: an unknown name, with the known ones, or options that it does not take.
 
-    >>> named("spatial_svd").name
+    >>> decomposition_named("spatial_svd").name
     'spatial_svd'
     """
-    kind = kinds_by_name().get(name) or _imported(name)
+    kind = kinds_by_name().get(name) or _import_by_name(name)
     if kind is None:
         raise ValueError(
             f"unknown decomposition {name!r}; known: {', '.join(sorted(kinds_by_name()))}. One of your own is "
@@ -38,7 +38,7 @@ def named(name: str, **options: Any) -> Decomposition:
     try:
         return kind(**options)
     except TypeError as error:
-        raise ValueError(f"{name} ({told(kind)}) cannot be made with the options {options}: {error}") from error
+        raise ValueError(f"{name} ({path_of(kind)}) cannot be made with the options {options}: {error}") from error
 
 
 def kinds_by_name() -> dict[str, type[Decomposition]]:
@@ -46,7 +46,7 @@ def kinds_by_name() -> dict[str, type[Decomposition]]:
     return dict(Decomposition._named)
 
 
-def _imported(name: str) -> type[Decomposition] | None:
+def _import_by_name(name: str) -> type[Decomposition] | None:
     """One of ours in a file of its name, which nothing has imported yet."""
     try:
         importlib.import_module(f"{__package__}.{name}")
@@ -81,12 +81,12 @@ class Decompositions:
         if isinstance(given, Mapping):
             if unknown := set(given) - {"conv", "linear", "layers"}:
                 raise ValueError(f"decomposition takes the keys conv, linear and layers, got {sorted(unknown)}")
-            exceptions = {key: _some(value) for key, value in (given.get("layers") or {}).items()}
-            return cls(_some(given.get("conv")), _some(given.get("linear", "linear_svd")), exceptions)
-        some = _some(given)
+            exceptions = {key: _list_kinds(value) for key, value in (given.get("layers") or {}).items()}
+            return cls(_list_kinds(given.get("conv")), _list_kinds(given.get("linear", "linear_svd")), exceptions)
+        some = _list_kinds(given)
         linear = tuple(kind for kind in some if kind.refusal(_LINEAR) is None)
         conv = tuple(kind for kind in some if kind not in linear or kind.refusal(_CONVOLUTION) is None)
-        return cls(conv, linear or _some("linear_svd"))
+        return cls(conv, linear or _list_kinds("linear_svd"))
 
     def choices(self, layers: Mapping[str, nn.Module]) -> dict[str, Kinds]:
         """The decompositions of every layer, by name.
@@ -104,51 +104,53 @@ class Decompositions:
         Raises:
             ValueError: an exception that names no layer, or a layer has several decompositions.
         """
-        found = self.choices(layers)
-        for name, kinds in found.items():
+        choices = self.choices(layers)
+        for name, kinds in choices.items():
             if len(kinds) > 1:
                 raise ValueError(
                     f"{name} may be decomposed by {', '.join(kind.name for kind in kinds)}: ranks alone do not say by "
                     "which. Give one decomposition, or a plan (lowrank_exp.allocate with policy knapsack)"
                 )
-        return {name: kinds[0] if kinds else None for name, kinds in found.items()}
+        return {name: kinds[0] if kinds else None for name, kinds in choices.items()}
 
 
-def _some(given: Any) -> Kinds:
+def _list_kinds(given: Any) -> Kinds:
     if isinstance(given, Sequence) and not isinstance(given, str):
-        kinds = tuple(kind for one in given for kind in _some(one))
-        same = [kind for place, kind in enumerate(kinds) if (kind.name, kind.options()) in _told(kinds[:place])]
+        kinds = tuple(kind for one in given for kind in _list_kinds(one))
+        same = [
+            kind for place, kind in enumerate(kinds) if (kind.name, kind.options()) in _names_and_options(kinds[:place])
+        ]
         if same:
             raise ValueError(f"{same[0].name} with the options {same[0].options()} is listed twice")
         return kinds
     if given is None:
         return ()
     if isinstance(given, Decomposition):
-        return (_rebuildable(given),)
+        return (_check_rebuildable(given),)
     if isinstance(given, str):
-        return (named(given),)
+        return (decomposition_named(given),)
     raise ValueError(f"a decomposition is a name, a Decomposition or a list of them, got {given!r}")
 
 
-def _rebuildable(kind: Decomposition) -> Decomposition:
+def _check_rebuildable(kind: Decomposition) -> Decomposition:
     """`kind`, of which a file can say what it is: by its name and options.
 
     Raises:
         ValueError: it has no name of its own, or does not tell its options.
     """
     of, name = type(kind), getattr(kind, "name", None)
-    if "name" not in of.__dict__ or told(kinds_by_name().get(name, object)) != told(of):
+    if "name" not in of.__dict__ or path_of(kinds_by_name().get(name, object)) != path_of(of):
         raise ValueError(
-            f"{told(of)} has no name of its own (got {name!r}): plans and files know a decomposition by the name that "
-            "its class says; add a line such as name = 'my_svd' to the class"
+            f"{path_of(of)} has no name of its own (got {name!r}): plans and files know a decomposition by the name "
+            "that its class says; add a line such as name = 'my_svd' to the class"
         )
     if of.options is Decomposition.options and (taken := list(inspect.signature(of).parameters)):
         raise ValueError(
-            f"{name} ({told(of)}) takes {', '.join(taken)}, but does not tell them: its options() must return its "
+            f"{name} ({path_of(of)}) takes {', '.join(taken)}, but does not tell them: its options() must return its "
             "constructor's arguments, from which files build it again"
         )
     return kind
 
 
-def _told(kinds: Kinds) -> list[tuple[str, dict[str, Any]]]:
+def _names_and_options(kinds: Kinds) -> list[tuple[str, dict[str, Any]]]:
     return [(kind.name, kind.options()) for kind in kinds]

@@ -188,11 +188,11 @@ def as_stored(centroids_KD: Tensor, stored: torch.dtype) -> Tensor:
 
 def _codebooks(model: nn.Module) -> list[tuple[str, Tensor, torch.dtype]]:
     """Key in the state dict, centroids and stored type of every codebook."""
-    found = []
+    books = []
     for name, chain in model.named_modules():
         if isinstance(chain, nn.utils.parametrize.ParametrizationList) and isinstance(chain[0], Codebook):
-            found.append((f"{name}.original", chain.original, chain[0].stored))
-    return found
+            books.append((f"{name}.original", chain.original, chain[0].stored))
+    return books
 
 
 def _no_bytes(count: int, bits: int, device: Any = None) -> Tensor:

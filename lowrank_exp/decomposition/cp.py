@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.base import Decomposition, Rank, filled
+from lowrank_exp.decomposition.base import Decomposition, Rank, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.als_options import ALSOptions
 from lowrank_exp.decomposition.fitting.cp_als import CPFit, cp_als, cp_exact
@@ -136,7 +136,7 @@ class CP(Decomposition):
             weight_like(factor, c_GKR.mT.reshape(-1, 1, 1, *factor.kernel_size))
             for factor, c_GKR in zip(skeleton[1:-1], spatial, strict=True)
         ]
-        return filled(skeleton, [first, *depthwise, last], layer)
+        return fill_(skeleton, [first, *depthwise, last], layer)
 
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """An estimate from short fits at six ranks, see `estimated_energies`."""

@@ -29,7 +29,7 @@ class GroupedChannelSVD(SVDDecomposition):
         groups: k; it must divide the in channels of each group of the layer.
 
     Raises:
-        ValueError: groups that are no integer from 1 on.
+        ValueError: groups that are not an integer from 1 on.
 
     Source: Liebenwein, Maalouf, Feldman, Rus 2021, "Compressing neural networks: towards determining the optimal
     layer-wise decomposition" (ALDS), https://arxiv.org/abs/2107.11442.

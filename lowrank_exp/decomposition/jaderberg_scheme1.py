@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.base import Decomposition, Rank, filled
+from lowrank_exp.decomposition.base import Decomposition, Rank, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.als_options import ALSOptions
 from lowrank_exp.decomposition.fitting.cp_als import cp_als
@@ -112,7 +112,7 @@ class JaderbergScheme1(Decomposition):
             groups = layer.in_channels * rank
         a_GIOM = a_COM.unflatten(0, (layer.groups, -1))
         last = a_GIOM.permute(0, 2, 1, 3).reshape(layer.out_channels, -1, *(1,) * axes(layer))
-        return filled(skeleton, [*weights, last], layer)
+        return fill_(skeleton, [*weights, last], layer)
 
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """An estimate from short fits at six ranks, see `estimated_energies`."""

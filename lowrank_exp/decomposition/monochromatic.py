@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.checks import one_of, whole
-from lowrank_exp.decomposition.base import Decomposition, filled
+from lowrank_exp.decomposition.base import Decomposition, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.equal_clusters import balanced_assignment, equal_clusters, lines
 from lowrank_exp.decomposition.svd import wrong_kind
@@ -50,7 +50,7 @@ class Monochromatic(Decomposition):
     efficient evaluation", the monochromatic approximation.
 
     Differs from the paper:
-        1. Directions are clustered as lines, because the sign of a singular vector is no property of the filter.
+        1. Directions are clustered as lines, because the sign of a singular vector is not a property of the filter.
         2. centres="best" minimizes the error of the weight; the paper's centres ("mean") that of the directions, in
            which a filter of small norm counts as much as any other.
         3. v_f is the least-squares filter for the shared colour; the paper keeps the singular vector of f alone.
@@ -117,7 +117,7 @@ class Monochromatic(Decomposition):
         rank = self.check_rank(layer, rank)
         weights_GOIX = kernel_GOIK(layer).flatten(3)
         G, O, I, _ = weights_GOIX.shape
-        labels_GO, colours_GCI = self._clustered(weights_GOIX, rank)
+        labels_GO, colours_GCI = self._cluster(weights_GOIX, rank)
         places_GO = labels_GO.argsort(dim=1, stable=True)  # out channel at every place of the second layer
         places = (places_GO + O * torch.arange(G, device=places_GO.device)[:, None]).flatten()
 
@@ -127,7 +127,7 @@ class Monochromatic(Decomposition):
         second = weight_like(layer, filters_GOX.flatten(0, 1)[places].reshape(G * rank, O // rank, 1, *kernel))
         chain = self.skeleton(layer, rank)
         chain[2].order.copy_(places.argsort())
-        return filled(chain, (first, second), layer, None if layer.bias is None else layer.bias.detach()[places])
+        return fill_(chain, (first, second), layer, None if layer.bias is None else layer.bias.detach()[places])
 
     def energies(self, layer: nn.Module, ranks: Sequence[int]) -> np.ndarray:
         """Share of the squared norm kept, measured at each of `ranks` and made rising by a running maximum.
@@ -141,14 +141,14 @@ class Monochromatic(Decomposition):
         checked = [self.check_rank(layer, rank) for rank in ranks]
         kept = {}
         for C in sorted(set(checked)):
-            filters_GOX = _filters(weights_GOIX, *self._clustered(weights_GOIX, C))
+            filters_GOX = _filters(weights_GOIX, *self._cluster(weights_GOIX, C))
             kept[C] = max([min(float(filters_GOX.double().square().sum()) / total, 1.0), *kept.values()])
         return np.array([kept[C] for C in checked])
 
-    def _clustered(self, weights_GOIX: Tensor, C: int) -> tuple[Tensor, Tensor]:
+    def _cluster(self, weights_GOIX: Tensor, C: int) -> tuple[Tensor, Tensor]:
         """Cluster of every filter, `(G, O)`, and colour of every cluster, `(G, C, I)`."""
-        found = [self._of_group(weight_OIX, C) for weight_OIX in weights_GOIX]
-        return torch.stack([labels_O for labels_O, _ in found]), torch.stack([colours_CI for _, colours_CI in found])
+        groups = [self._of_group(weight_OIX, C) for weight_OIX in weights_GOIX]
+        return torch.stack([labels_O for labels_O, _ in groups]), torch.stack([colours_CI for _, colours_CI in groups])
 
     def _of_group(self, weight_OIX: Tensor, C: int) -> tuple[Tensor, Tensor]:
         directions_OI1 = torch.linalg.svd(weight_OIX, full_matrices=False)[0][:, :, :1]

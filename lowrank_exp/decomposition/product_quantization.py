@@ -199,7 +199,7 @@ class ProductQuantization(Decomposition):
         """
         rank = self.check_rank(layer, rank)
         vectors_ND = self._vectors(layer)
-        centroids_KD, assigned_N = self._quantized(vectors_ND, rank)
+        centroids_KD, assigned_N = self._quantize(vectors_ND, rank)
         quantized = self.skeleton(layer, rank)
         with torch.no_grad():
             original_KD = quantized.parametrizations.weight.original
@@ -210,7 +210,7 @@ class ProductQuantization(Decomposition):
                 quantized.bias.copy_(layer.bias).requires_grad_(layer.bias.requires_grad)
         return quantized.train(layer.training)
 
-    def _quantized(self, vectors_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    def _quantize(self, vectors_ND: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """At most `rank` centroids, rounded as in a file but in the type of the blocks, and that of every block."""
         stored = _STORED[self.centroids]
         if (few := distinct(vectors_ND, most=rank)) is not None:

@@ -51,7 +51,7 @@ def recompose(chain: nn.Sequential) -> nn.Module:
     else:
         dense = _convolution(parts, factors, bias_C is not None)
         with torch.no_grad():
-            dense.weight.copy_(weight_like(dense, _grouped(composed(parts, [f.weight for f in factors]), dense.groups)))
+            dense.weight.copy_(weight_like(dense, _group(composed(parts, [f.weight for f in factors]), dense.groups)))
     if bias_C is not None:
         with torch.no_grad():
             dense.bias.copy_(bias_C)
@@ -147,7 +147,7 @@ def _convolution(parts: list[nn.Module], factors: list[nn.Module], bias: bool) -
     names = ["kernel_size", "stride", "dilation", "padding"]
     if issubclass(kind, TRANSPOSED):
         names.append("output_padding")
-    settings: dict[str, Any] = {name: _placed(factors, name) for name in names}
+    settings: dict[str, Any] = {name: _place(factors, name) for name in names}
     # In memory also for a network on the meta device: its buffers of integers are there.
     ones = [torch.ones(factor.weight.shape) for factor in factors]
     reached_I = composed([_in_memory(part) for part in parts], ones)[0].flatten(1).any(dim=1)
@@ -169,23 +169,23 @@ def _in_memory(part: nn.Module) -> nn.Module:
     return Reorder(part.order.cpu()) if isinstance(part, Reorder) else part
 
 
-def _placed(factors: list[nn.Module], name: str) -> Any:
+def _place(factors: list[nn.Module], name: str) -> Any:
     """A setting per axis: that of the one factor that has it, or the neutral one."""
     neutral = 0 if "padding" in name else 1
     values = [getattr(factor, name) for factor in factors if hasattr(factor, name)]
     words = {value for value in values if isinstance(value, str)}
     if words:
         return words.pop() if len(words) == 1 else "same"
-    found = []
+    settings = []
     for axis in zip(*values, strict=True):
-        told = [value for value in axis if value != neutral]
-        if len(told) > 1:
-            raise ValueError(f"two factors have a {name} along the same axis: {told}")
-        found.append(told[0] if told else neutral)
-    return tuple(found)
+        set_here = [value for value in axis if value != neutral]
+        if len(set_here) > 1:
+            raise ValueError(f"two factors have a {name} along the same axis: {set_here}")
+        settings.append(set_here[0] if set_here else neutral)
+    return tuple(settings)
 
 
-def _grouped(kernel_OIK: Tensor, groups: int) -> Tensor:
+def _group(kernel_OIK: Tensor, groups: int) -> Tensor:
     """The blocks on the diagonal, `(G, O, I, *K)`."""
     blocks = kernel_OIK.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))
     return torch.stack([blocks[g, :, g] for g in range(groups)])

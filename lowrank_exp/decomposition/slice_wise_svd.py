@@ -43,7 +43,7 @@ class SliceWiseSVD(SVDDecomposition):
         maps_limit: the most maps G I O min(H, W) of a chain at full rank; depthwise layers have no limit.
 
     Raises:
-        ValueError: another form, a limit that is no integer from 1 on.
+        ValueError: another form, a limit that is not an integer from 1 on.
 
     Source: Rigamonti, Sironi, Lepetit, Fua 2013, "Learning separable filters" (filters as sums of separable ones).
 

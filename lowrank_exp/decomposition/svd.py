@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.base import Decomposition, Rank, filled
+from lowrank_exp.decomposition.base import Decomposition, Rank, fill_
 from lowrank_exp.decomposition.fitting.energy import energy_of
 from lowrank_exp.decomposition.fitting.gram import gram_singular_values, gram_svd
 from lowrank_exp.decomposition.numbers import numbers
@@ -87,7 +87,7 @@ class SVDDecomposition(Decomposition):
         """
         rank = self.check_rank(layer, rank)
         weights = self.unfold(layer, *(svd or self.svd(layer, rank)).split(rank))
-        return filled(self.skeleton(layer, rank), weights, layer)
+        return fill_(self.skeleton(layer, rank), weights, layer)
 
     def factorizer(self, layer: nn.Module, svds: Callable | None = None) -> Callable[[int], nn.Sequential]:
         return partial(self.factorize, layer, svd=self.svd(layer) if svds is None else svds(self, layer))

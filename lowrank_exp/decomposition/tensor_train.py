@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition.base import Decomposition, filled
+from lowrank_exp.decomposition.base import Decomposition, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.energy import energy_of
 from lowrank_exp.decomposition.fitting.hooi import along_spectra, dominant, flat_spectra, gram, squared_singular_values
@@ -94,7 +94,7 @@ class TensorTrain(Decomposition):
             kernel[axis] = layer.kernel_size[axis]
             weights.append(weight_like(layer, core_GrNr.permute(0, 3, 1, 2).unflatten(3, kernel)))
         weights.append(_pointwise(layer, last_GrON.squeeze(3).mT))
-        return filled(chain, weights, layer)
+        return fill_(chain, weights, layer)
 
     def energies(self, layer: nn.Module, ranks: Sequence[tuple[int, ...]]) -> np.ndarray:
         """Estimated share of the squared norm kept at `ranks`; the true one would take a TT-SVD for every rung.

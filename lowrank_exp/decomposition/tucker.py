@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lowrank_exp.checks import positive, whole
-from lowrank_exp.decomposition.base import Decomposition, filled
+from lowrank_exp.decomposition.base import Decomposition, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.gram import gram_singular_values
 from lowrank_exp.decomposition.fitting.hooi import (
@@ -39,7 +39,7 @@ class Tucker2(Decomposition):
         tolerance: stop after a sweep that lowers the squared error by no more than this part of it.
 
     Raises:
-        ValueError: iterations that are no integer from 0 on, a negative tolerance.
+        ValueError: iterations that are not an integer from 0 on, a negative tolerance.
 
     Source: Kim, Park, Yoo, Choi, Yang, Shin 2016, "Compression of deep convolutional neural networks for fast and low
     power mobile applications"; see `hooi` for the algorithm.
@@ -90,7 +90,7 @@ class Tucker2(Decomposition):
         U_GOQ, C_GQRK, V_GIR = hooi(kernel_GOIK(layer).flatten(3), rank, self.iterations, self.tolerance)
         core = weight_like(layer, C_GQRK.unflatten(3, layer.kernel_size))
         weights = _pointwise(layer, V_GIR.mT), core, _pointwise(layer, U_GOQ)
-        return filled(self.skeleton(layer, rank), weights, layer)
+        return fill_(self.skeleton(layer, rank), weights, layer)
 
     def energies(self, layer: nn.Module, ranks: Sequence[tuple[int, int]]) -> np.ndarray:
         """Share of the squared norm that the truncated HOSVD keeps at `ranks`; the orthogonal iteration keeps more."""

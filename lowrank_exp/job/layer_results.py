@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lowrank_exp.decomposition import named
+from lowrank_exp.decomposition import decomposition_named
 from lowrank_exp.edits import Edit, Factorize, KeepChannels, ToSVD, edits_of
 from lowrank_exp.files.results import LayerResult
 from lowrank_exp.network.cost import LayerCost, network_cost
@@ -105,6 +105,6 @@ def _rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:
     """The rank of a decomposed layer, less what pruning has taken of the channels between its factors."""
     rank, inside = edit.rank, f"{edit.layer}."
     if any(isinstance(one, KeepChannels) and one.layer.startswith(inside) for one in edits_of(network)):
-        kind = named(edit.decomposition, **edit.options)
+        kind = decomposition_named(edit.decomposition, **edit.options)
         rank = kind.rank_left(network.get_submodule(edit.layer), rank)
     return list(rank) if isinstance(rank, tuple) else rank

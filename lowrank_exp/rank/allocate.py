@@ -61,7 +61,7 @@ def allocate(
         ValueError: names that do not exist, ranks out of range, a budget that is not in (0, 1] or cannot be met within
             1 %, contradicting arguments. The message says what was got, what is allowed and what to do.
     """
-    chosen, name, options = _policy(policy, options)
+    chosen, name, options = _find_policy(policy, options)
     budget = Budget(macs, weights, bytes)
     problem, planned = problem_of(layers, budget, ranks, rules, fixed, multiple, over)
     if plain_function(chosen) is ranks_by_hand and ranks is None and fixed is None:
@@ -72,13 +72,13 @@ def allocate(
     if not chooses_decompositions(chosen):
         _check_single(problem.candidates, name)
     if "score" in needs(chosen, options):
-        options["score"] = _scored(score, planned, name)
+        options["score"] = _score_with_the_rest(score, planned, name)
     try:
         wished = chosen(problem, **options)
     except BudgetError as error:
         refused = [f"{layer.name}: {layer.refusal}" for layer in layers.values() if layer.refusal]
         raise error.with_reasons(refused) from None
-    for layer_name, choice in _checked(wished, problem, name).items():
+    for layer_name, choice in _check_returned(wished, problem, name).items():
         if choice is None:
             planned[layer_name] = planned_layer(layers[layer_name], None, why_dense(chosen))
         else:
@@ -99,7 +99,7 @@ def _check_single(candidates: Sequence[Candidate], policy: str) -> None:
             )
 
 
-def _scored(score: Score | None, planned: Mapping[str, PlannedLayer], policy: str) -> Score:
+def _score_with_the_rest(score: Score | None, planned: Mapping[str, PlannedLayer], policy: str) -> Score:
     """The score of a policy's ranks together with those that it does not decide on."""
     if not callable(score):
         raise ValueError(
@@ -109,7 +109,9 @@ def _scored(score: Score | None, planned: Mapping[str, PlannedLayer], policy: st
     return lambda ranks: score(alone | ranks)
 
 
-def _checked(ranks: Mapping[str, Rank | Choice | None], problem: Problem, policy: str) -> dict[str, Choice | None]:
+def _check_returned(
+    ranks: Mapping[str, Rank | Choice | None], problem: Problem, policy: str
+) -> dict[str, Choice | None]:
     """What a policy returned: one option for every candidate, or numbers of its own where a rank has several."""
     candidates = {candidate.profile.name: candidate for candidate in problem.candidates}
     if not isinstance(ranks, Mapping):
@@ -119,21 +121,21 @@ def _checked(ranks: Mapping[str, Rank | Choice | None], problem: Problem, policy
     if ranks.keys() != candidates.keys():
         wrong = sorted(ranks.keys() ^ candidates.keys())
         raise ValueError(f"the {policy} policy must return a rank for every candidate and no other layer, see {wrong}")
-    return {name: _choice(candidates[name], rank, policy) for name, rank in ranks.items()}
+    return {name: _check_choice(candidates[name], rank, policy) for name, rank in ranks.items()}
 
 
-def _choice(candidate: Candidate, rank: Rank | Choice | None, policy: str) -> Choice | None:
-    given = rank if isinstance(rank, Choice) else Choice(candidate.profile, rank)
-    offers = next((one for one in (candidate, *candidate.others) if one.profile is given.profile), None)
+def _check_choice(candidate: Candidate, rank: Rank | Choice | None, policy: str) -> Choice | None:
+    choice = rank if isinstance(rank, Choice) else Choice(candidate.profile, rank)
+    offers = next((one for one in (candidate, *candidate.others) if one.profile is choice.profile), None)
     name = candidate.profile.name
     if offers is None:
         raise ValueError(f"the {policy} policy returned a decomposition for {name} that it was not offered")
-    if not isinstance(given.rank, tuple) and given.rank not in offers.ranks:
-        raise ValueError(f"the {policy} policy returned {given.rank!r} for {name}, which is none of {offers.ranks}")
-    return None if given.rank is None else replace(given, rank=plain_rank(given.rank))
+    if not isinstance(choice.rank, tuple) and choice.rank not in offers.ranks:
+        raise ValueError(f"the {policy} policy returned {choice.rank!r} for {name}, which is not one of {offers.ranks}")
+    return None if choice.rank is None else replace(choice, rank=plain_rank(choice.rank))
 
 
-def _policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
+def _find_policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy, str, dict[str, Any]]:
     policy = policy_named(policy) if isinstance(policy, str) else policy
     if not callable(policy):
         raise ValueError(

@@ -17,7 +17,7 @@ def ranks_at_width(width: float, **ranks: Rank | Sequence[int] | None) -> dict[s
         ranks: ranks by layer name, of the network at width 1.
 
     Raises:
-        ValueError: a width that is no number above 0, or a rank that is no whole number or several of them.
+        ValueError: a width that is not a number above 0, or a rank that is neither a whole number nor several of them.
 
     >>> ranks_at_width(0.125, conv1=10, conv2=[25, 59], fc=None)
     {'conv1': 1, 'conv2': (3, 7), 'fc': None}

@@ -157,11 +157,11 @@ def meet(
         options = [c.option_of(wish(c.profile, first)) for c in problem.candidates]
         if problem.met(options):
             return options
-    options = _filled(problem, level)
-    return options if problem.met(options) else _searched(problem, options)
+    options = _fill_up(problem, level)
+    return options if problem.met(options) else _search_nearest(problem, options)
 
 
-def _filled(problem: Problem, level: Callable[[LayerProfile], np.ndarray]) -> list[int]:
+def _fill_up(problem: Problem, level: Callable[[LayerProfile], np.ndarray]) -> list[int]:
     """The options to which the knob can be turned up, then single ranks, without exceeding the budget."""
     options = [0] * len(problem.candidates)
     if not problem.fits(options):
@@ -189,9 +189,9 @@ def _filled(problem: Problem, level: Callable[[LayerProfile], np.ndarray]) -> li
     return options
 
 
-def _searched(problem: Problem, options: list[int]) -> list[int]:
-    """The combination nearest to `options` that meets the budget, of those that `_near` gives to try."""
-    near = _near(problem, options)
+def _search_nearest(problem: Problem, options: list[int]) -> list[int]:
+    """The combination nearest to `options` that meets the budget, of those that `_list_near` gives to try."""
+    near = _list_near(problem, options)
 
     def sums(per_layer: Sequence[np.ndarray]) -> np.ndarray:
         """One sum for every combination."""
@@ -199,11 +199,11 @@ def _searched(problem: Problem, options: list[int]) -> list[int]:
 
     def combination(index: int) -> list[int]:
         """The options behind a place in `sums`."""
-        found = []
+        chosen = []
         for tried in reversed(near):
             index, place = divmod(index, len(tried))
-            found.append(int(tried[place]))
-        return found[::-1]
+            chosen.append(int(tried[place]))
+        return chosen[::-1]
 
     loads = []
     for what, bound in problem.budget.bounds.items():
@@ -217,11 +217,11 @@ def _searched(problem: Problem, options: list[int]) -> list[int]:
     below = combination(int(np.argmax(np.where(load <= 1, load, -np.inf)))) if (load <= 1).any() else None
     above = combination(int(np.argmin(np.where(load > 1, load, np.inf)))) if (load > 1).any() else None
     complete = all(len(tried) == len(c.rungs) for tried, c in zip(near, problem.candidates, strict=True))
-    message = _unreachable(problem, below, above, "nearest" if complete else "nearest found")
+    message = _tell_unreachable(problem, below, above, "nearest" if complete else "nearest found")
     raise BudgetError(message, between=below is not None and above is not None)
 
 
-def _near(problem: Problem, options: list[int]) -> list[np.ndarray]:
+def _list_near(problem: Problem, options: list[int]) -> list[np.ndarray]:
     """Options of every layer to try: all where the combinations are few, else some around the given ones.
 
     Of very many layers only those with the cheapest ranks are moved, by one option.
@@ -242,7 +242,7 @@ def _near(problem: Problem, options: list[int]) -> list[np.ndarray]:
     ]
 
 
-def _unreachable(problem: Problem, below: list[int] | None, above: list[int] | None, nearest: str) -> str:
+def _tell_unreachable(problem: Problem, below: list[int] | None, above: list[int] | None, nearest: str) -> str:
     def shares(options: list[int]) -> str:
         return ", ".join(f"{what}={problem.cost(options, what) / problem.dense[what]:.4f}" for what in bounds)
 

@@ -25,11 +25,11 @@ def candidates(layers: Mapping[str, LayerProfile], rank: Callable[..., Plan]) ->
     Raises:
         ValueError: names in ranks or rules that do not exist.
     """
-    given = dict(getattr(rank, "keywords", {})) if getattr(rank, "func", None) is allocate else {}
-    budget = Budget(*(given.get(what) for what in BOUNDS))
+    options = dict(getattr(rank, "keywords", {})) if getattr(rank, "func", None) is allocate else {}
+    budget = Budget(*(options.get(what) for what in BOUNDS))
     with warnings.catch_warnings():  # of ranks by hand that cost more than dense; the policy says it
         warnings.simplefilter("ignore")
-        problem, planned = problem_of(layers, budget, **{name: given[name] for name in SETTINGS if name in given})
+        problem, planned = problem_of(layers, budget, **{name: options[name] for name in SETTINGS if name in options})
     deciding = {candidate.profile.name for candidate in problem.candidates}
     deciding |= {name for name, layer in planned.items() if layer.rank is not None}
     return [name for name in layers if name in deciding]

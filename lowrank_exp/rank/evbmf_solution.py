@@ -32,7 +32,7 @@ def evbmf_rank(matrix: np.ndarray | Tensor, solver: str = "global", sigma2: floa
     Warns where it is 0: nothing stands above the noise.
 
     Raises:
-        ValueError: no matrix, or entries that are not finite.
+        ValueError: it is not a matrix, or has entries that are not finite.
 
     >>> rng = np.random.default_rng(0)
     >>> signal = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 90))
@@ -41,10 +41,10 @@ def evbmf_rank(matrix: np.ndarray | Tensor, solver: str = "global", sigma2: floa
     """
     s = singular_values(matrix)
     rows, columns = matrix.shape
-    found = evbmf_solution(s, rows, columns, solver, sigma2)
-    if found.rank == 0:
+    solution = evbmf_solution(s, rows, columns, solver, sigma2)
+    if solution.rank == 0:
         warnings.warn(f"nothing in this {rows} x {columns} matrix stands above the noise: EVBMF rank 0", stacklevel=2)
-    return found.rank
+    return solution.rank
 
 
 def evbmf_solution(
@@ -83,15 +83,15 @@ def evbmf_solution(
            falls without bound towards sigma2 = 0, sigma2 is 0 ("global") and what is not zero is kept.
     """
     check_solver(solver)
-    s = _checked(singular_values, rows, columns)
+    s = _check_values(singular_values, rows, columns)
     if sigma2 is not None and not (math.isfinite(sigma2) and sigma2 > 0):
-        raise ValueError(f"sigma2={sigma2!r} is no variance of noise: it must be above 0, or None to be estimated")
+        raise ValueError(f"sigma2={sigma2!r} is not a variance of noise: it must be above 0, or None to be estimated")
     L, M = sorted((rows, columns))
     alpha = L / M
     tau_bar = strength_bar(alpha) if solver == "global" else 2.5129 * math.sqrt(alpha)
     x_bar = (1 + tau_bar) * (1 + alpha / tau_bar)
     if sigma2 is None and s[0] > 0:
-        sigma2 = _least(s, M, x_bar) if solver == "global" else _searched(s, M, x_bar)
+        sigma2 = _minimise_globally(s, M, x_bar) if solver == "global" else _minimise_as_reference(s, M, x_bar)
     if not sigma2:
         return EVBMF(int(np.count_nonzero(s)), 0.0, 0.0, s[s > 0])
     threshold = math.sqrt(M * sigma2 * x_bar)
@@ -135,7 +135,7 @@ def strength_bar(alpha: float) -> float:
             return tau
 
 
-def _least(s: np.ndarray, M: int, x_bar: float) -> float:
+def _minimise_globally(s: np.ndarray, M: int, x_bar: float) -> float:
     """The sigma2 of the least of all minima of the free energy; 0 where it falls without bound.
 
     Between the z at which one more component is kept, the slope of Omega along t is convex, and where one is added it
@@ -154,7 +154,7 @@ def _least(s: np.ndarray, M: int, x_bar: float) -> float:
 
     minima = []
     for k in np.flatnonzero(rest * starts <= dropped):  # elsewhere the slope is positive throughout
-        t = _minimum(squares[:k], rest[k], dropped[k], alpha, starts[k], z_bar[k])
+        t = _find_minimum(squares[:k], rest[k], dropped[k], alpha, starts[k], z_bar[k])
         if t is not None:
             tau = strength(squares[:k] * math.exp(t), alpha)
             gain = np.sum(np.log1p(tau) + alpha * np.log1p(tau / alpha) - tau)
@@ -163,7 +163,9 @@ def _least(s: np.ndarray, M: int, x_bar: float) -> float:
     return float(s[0]) ** 2 / (M * math.exp(t))
 
 
-def _minimum(kept: np.ndarray, rest: float, dropped: float, alpha: float, start: float, end: float) -> float | None:
+def _find_minimum(
+    kept: np.ndarray, rest: float, dropped: float, alpha: float, start: float, end: float
+) -> float | None:
     """The t at which Omega has its minimum for z in `[start, end]`, where `kept` are kept; None without one."""
     t = math.log(end)
     while True:
@@ -183,7 +185,7 @@ def _minimum(kept: np.ndarray, rest: float, dropped: float, alpha: float, start:
             return t
 
 
-def _searched(s: np.ndarray, M: int, x_bar: float) -> float:
+def _minimise_as_reference(s: np.ndarray, M: int, x_bar: float) -> float:
     """The sigma2 of a bounded scalar search between the bounds of the paper."""
     from scipy.optimize import minimize_scalar
 
@@ -199,8 +201,8 @@ def _searched(s: np.ndarray, M: int, x_bar: float) -> float:
     H_bar = math.ceil(L / (1 + alpha)) - 1
     upper = float(np.sum(s**2)) / (L * M)
     lower = min(max(s[H_bar] ** 2 / (M * x_bar), np.mean(s[H_bar:] ** 2) / M), upper)
-    found = minimize_scalar(omega, bounds=(lower, upper), method="bounded", options={"xatol": REFERENCE_TOLERANCE})
-    return float(found.x)
+    minimum = minimize_scalar(omega, bounds=(lower, upper), method="bounded", options={"xatol": REFERENCE_TOLERANCE})
+    return float(minimum.x)
 
 
 def check_solver(solver: str) -> None:
@@ -215,7 +217,7 @@ def check_solver(solver: str) -> None:
         )
 
 
-def _checked(singular_values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def _check_values(singular_values: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Falling singular values; what cannot be told from zero is zero."""
     s = np.sort(np.asarray(singular_values, dtype=np.float64))[::-1]
     if s.shape != (min(rows, columns),) or not len(s):

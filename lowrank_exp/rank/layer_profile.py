@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lowrank_exp.decomposition import Rank, named
+from lowrank_exp.decomposition import Rank, decomposition_named
 from lowrank_exp.rank.layer_shape import LayerShape
 from lowrank_exp.rank.offer import NO_OFFER, Cost, Offer
 
@@ -158,7 +158,7 @@ class LayerProfile:
             return self.offer.costs.at(self.ranks.index(rank))
         if self.shape is None or not self.offers:
             raise ValueError(f"{self.name}: rank {rank!r} is not one of {_shown(self.ranks)}")
-        decomposition = named(self.offer.decomposition, **self.options)
+        decomposition = decomposition_named(self.offer.decomposition, **self.options)
         rank = decomposition.check_rank(self.shape.layer(), rank, self.name)
         return self.shape.costs(decomposition, [rank]).at(0)
 
@@ -174,7 +174,7 @@ class LayerProfile:
         if offer.made_up:
             return np.array([np.mean(np.divide(rank, full)) for rank in ranks])
         if offer.kept_tables:
-            return named(offer.decomposition, **offer.options).kept_at(offer.kept_tables, ranks)
+            return decomposition_named(offer.decomposition, **offer.options).kept_at(offer.kept_tables, ranks)
         return offer.energy[[self.place_below(rank) for rank in ranks]]
 
     def place_below(self, rank: tuple[int, ...]) -> int:

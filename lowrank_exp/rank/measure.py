@@ -41,7 +41,7 @@ def with_accuracy(
     one_of("others", others, OTHERS)
     highest = {layer.name: Choice(layer, layer.ranks[layer.r_max - 1]) for layer in layers.values() if layer.rungs}
     around = highest if others == "highest" else {}
-    return {name: _measured(layer, score, samples, around) for name, layer in layers.items()}
+    return {name: _measure(layer, score, samples, around) for name, layer in layers.items()}
 
 
 def sampled_rungs(layer: LayerProfile, samples: int) -> list[int]:
@@ -56,15 +56,17 @@ def sampled_rungs(layer: LayerProfile, samples: int) -> list[int]:
     return np.unique(np.maximum(1, np.round(layer.r_max * np.arange(1, samples + 1) / samples).astype(int))).tolist()
 
 
-def _measured(
+def _measure(
     layer: LayerProfile, score: Callable[..., float], samples: int, around: Mapping[str, Choice]
 ) -> LayerProfile:
     if not layer.rungs:
         return layer
-    return replace(layer, offers=tuple(_sampled(one, score, samples, around) for one in layer.alternatives))
+    return replace(layer, offers=tuple(_measure_offer(one, score, samples, around) for one in layer.alternatives))
 
 
-def _sampled(layer: LayerProfile, score: Callable[..., float], samples: int, around: Mapping[str, Choice]) -> Offer:
+def _measure_offer(
+    layer: LayerProfile, score: Callable[..., float], samples: int, around: Mapping[str, Choice]
+) -> Offer:
     """The layer's only offer, with the score at some of its ranks."""
     ranks = tuple(layer.ranks[rung - 1] for rung in sampled_rungs(layer, samples))
     accuracy = [float(score({**around, layer.name: Choice(layer, rank)})) for rank in ranks]

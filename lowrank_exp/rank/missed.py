@@ -32,8 +32,10 @@ def missed_budget(plan: Plan, rank: Callable, network: nn.Module) -> str:
         or abs(max(left[what] / bound for what, bound in bounds.items()) - 1) <= TOLERANCE + 1e-9
     ):
         return ""
-    told = ", ".join(f"{left[what]:.4f} of the {what} remain, {bound} was asked for" for what, bound in bounds.items())
-    return f"{told}: the policy {plan.policy} has missed its budget; name another, or set the budget to null"
+    left_over = ", ".join(
+        f"{left[what]:.4f} of the {what} remain, {bound} was asked for" for what, bound in bounds.items()
+    )
+    return f"{left_over}: the policy {plan.policy} has missed its budget; name another, or set the budget to null"
 
 
 def _counts(network: nn.Module, name: str) -> bool:

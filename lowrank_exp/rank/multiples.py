@@ -16,7 +16,7 @@ def check_multiple(multiple: int | None) -> int:
     """The number that ranks must be multiples of; 1 for None.
 
     Raises:
-        ValueError: it is no positive integer.
+        ValueError: it is not a positive integer.
     """
     if multiple is None:
         return 1
@@ -40,13 +40,13 @@ def at_multiples(layer: LayerProfile, multiple: int) -> LayerProfile:
     """
     if multiple == 1 or not layer.rungs:
         return layer
-    offers = [(one, _multiples(one, multiple)) for one in layer.alternatives]
-    cut = tuple(_cut(one, ranks) for one, ranks in offers if ranks)
+    offers = [(one, _raise_to_multiples(one, multiple)) for one in layer.alternatives]
+    cut = tuple(_restrict(one, ranks) for one, ranks in offers if ranks)
     refusal = None if cut else f"no multiple of {multiple} up to its full rank {layer.full_rank}"
     return replace(layer, offers=cut, refusal=refusal)
 
 
-def _cut(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
+def _restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
     """The layer's only offer, at these ranks."""
     offer, pairs = layer.offer, isinstance(layer.full_rank, tuple)
     places = [layer.place_below(rank) if pairs else offer.ranks.index(rank) for rank in ranks]
@@ -62,11 +62,11 @@ def _cut(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
         costs=costs,
         kept=kept,
         sensitivity=offer.sensitivity[places] if len(offer.sensitivity) else offer.sensitivity,
-        **_resampled(layer, ranks, places),
+        **_resample(layer, ranks, places),
     )
 
 
-def _multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
+def _raise_to_multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
     full = layer.full_rank
     if not isinstance(full, tuple):
         return tuple(rank for rank in layer.ranks if rank % multiple == 0)
@@ -80,7 +80,7 @@ def _multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
     return tuple(dict.fromkeys(raised))
 
 
-def _resampled(layer: LayerProfile, ranks: tuple[Rank, ...], places: list[int]) -> dict:
+def _resample(layer: LayerProfile, ranks: tuple[Rank, ...], places: list[int]) -> dict:
     """Accuracies at the ranks, from the curve through those that were measured; beyond r_max it is level."""
     if not len(layer.sampled_ranks):
         return {}

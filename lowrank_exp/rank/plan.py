@@ -104,7 +104,7 @@ class Plan(Mapping[str, Rank | None]):
             raise ValueError(f"{path} is not a YAML file that can be read: {error!s:.400}") from error
         if not isinstance(content, dict) or not isinstance(content.get("layers"), dict):
             raise ValueError(f"{path} is not a plan: it has no mapping `layers`")
-        layers = {str(name): _planned(path, name, entry) for name, entry in content["layers"].items()}
+        layers = {str(name): _read_layer(path, name, entry) for name, entry in content["layers"].items()}
         policy, over, of = (str(content.get(key, usual)) for key, usual in USUAL.items())
         return cls(layers, policy, over, of=of)
 
@@ -114,7 +114,7 @@ def _record(layer: PlannedLayer) -> dict[str, Any]:
     return record | {"rank": list(layer.rank)} if isinstance(layer.rank, tuple) else record
 
 
-def _planned(path: Path, name: Any, entry: Any) -> PlannedLayer:
+def _read_layer(path: Path, name: Any, entry: Any) -> PlannedLayer:
     known = PlannedLayer.__dataclass_fields__
     if not isinstance(entry, dict) or "rank" not in entry:
         raise ValueError(f"{path}: the layer {name} needs `rank` (an integer, or null) and `decomposition`")

@@ -37,28 +37,28 @@ def problem_of(
         raise ValueError("there are no convolutions or linear layers to choose ranks for")
     multiple = check_multiple(multiple)
     _check_savings(layers, budget)
-    set_ranks = _ranks(ranks, layers) | by_layer(fixed or {}, layers, "fixed")
+    set_ranks = _read_ranks(ranks, layers) | by_layer(fixed or {}, layers, "fixed")
     bounds = by_layer(rules or {}, layers, "rules")
 
     candidates: list[Candidate] = []
     planned: dict[str, PlannedLayer] = {}
     for layer in layers.values():
         if layer.name in set_ranks and set_ranks[layer.name] is not None:
-            planned[layer.name] = _obeyed(layer, set_ranks[layer.name], "set by hand")
+            planned[layer.name] = _plan_by_hand(layer, set_ranks[layer.name], "set by hand")
         elif isinstance(bounds.get(layer.name), int | list | tuple):
-            planned[layer.name] = _obeyed(layer, bounds[layer.name], "set by a rule")
-        elif reason := _alone(layer, set_ranks, bounds, over):
+            planned[layer.name] = _plan_by_hand(layer, bounds[layer.name], "set by a rule")
+        elif reason := _why_left_alone(layer, set_ranks, bounds, over):
             planned[layer.name] = planned_layer(layer, None, reason)
         else:
-            found = _candidate(at_multiples(layer, multiple), bounds.get(layer.name), budget)
-            if isinstance(found, str):
-                planned[layer.name] = planned_layer(layer, None, found)
+            candidate = _find_candidate(at_multiples(layer, multiple), bounds.get(layer.name), budget)
+            if isinstance(candidate, str):
+                planned[layer.name] = planned_layer(layer, None, candidate)
             else:
-                candidates.append(found)
-    return _problem(layers, candidates, planned, budget, over, multiple), planned
+                candidates.append(candidate)
+    return _make_problem(layers, candidates, planned, budget, over, multiple), planned
 
 
-def _candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidate | str:
+def _find_candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidate | str:
     """What a layer offers, by all decompositions that have a cheaper rank within the bound; or why nothing."""
     if layer.refusal:
         return layer.refusal
@@ -70,11 +70,11 @@ def _candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidate | s
             errors.append(error)
     if not offers:
         raise errors[0]
-    found = [Candidate(one, rungs) for one, rungs in offers if not isinstance(rungs, str)]
-    return replace(found[0], others=tuple(found[1:])) if found else offers[0][1]
+    candidates = [Candidate(one, rungs) for one, rungs in offers if not isinstance(rungs, str)]
+    return replace(candidates[0], others=tuple(candidates[1:])) if candidates else offers[0][1]
 
 
-def _problem(
+def _make_problem(
     layers: Mapping[str, LayerProfile],
     candidates: Sequence[Candidate],
     planned: Mapping[str, PlannedLayer],
@@ -106,16 +106,18 @@ def _check_savings(layers: Mapping[str, LayerProfile], budget: Budget) -> None:
             )
 
 
-def _ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, Rank | Choice | None]:
+def _read_ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, Rank | Choice | None]:
     if ranks is None:
         return {}
     if isinstance(ranks, Mapping) and not isinstance(ranks, Plan):
         return by_layer(ranks, layers, "ranks")
     plan = ranks if isinstance(ranks, Plan) else Plan.read(ranks)
-    return by_layer({name: _entry(name, entry, layers) for name, entry in plan.layers.items()}, layers, "the plan")
+    return by_layer(
+        {name: _rank_of_entry(name, entry, layers) for name, entry in plan.layers.items()}, layers, "the plan"
+    )
 
 
-def _entry(name: str, entry: PlannedLayer, layers: Mapping[str, LayerProfile]) -> Rank | Choice | None:
+def _rank_of_entry(name: str, entry: PlannedLayer, layers: Mapping[str, LayerProfile]) -> Rank | Choice | None:
     """A plan's rank, of the decomposition that the plan names, where the layer has that."""
     if entry.rank is None or name not in layers or not layers[name].decomposition:
         return entry.rank
@@ -123,18 +125,18 @@ def _entry(name: str, entry: PlannedLayer, layers: Mapping[str, LayerProfile]) -
     for one in offered:
         if (entry.decomposition, entry.options) == (one.decomposition, one.options):
             return Choice(one, entry.rank)
-    here = " or ".join(_told(one.decomposition, one.options) for one in offered)
+    here = " or ".join(_describe(one.decomposition, one.options) for one in offered)
     raise ValueError(
-        f"the plan decomposes {name} by {_told(entry.decomposition, entry.options)}, here it is {here}: set the same "
-        "decomposition and options"
+        f"the plan decomposes {name} by {_describe(entry.decomposition, entry.options)}, here it is {here}: set the "
+        "same decomposition and options"
     )
 
 
-def _told(decomposition: str, options: Mapping[str, Any]) -> str:
+def _describe(decomposition: str, options: Mapping[str, Any]) -> str:
     return f"{decomposition} with {dict(options)}" if options else decomposition
 
 
-def _alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, Any], over: str) -> str | None:
+def _why_left_alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, Any], over: str) -> str | None:
     if layer.refusal:
         return layer.refusal
     if layer.name in ranks:
@@ -146,7 +148,7 @@ def _alone(layer: LayerProfile, ranks: Mapping[str, Any], bounds: Mapping[str, A
     return None
 
 
-def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
+def _plan_by_hand(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
     if layer.refusal:
         raise ValueError(f"{layer.name} has rank {rank} {reason}, but it cannot be decomposed: {layer.refusal}")
     if isinstance(rank, Choice):
@@ -161,12 +163,12 @@ def _obeyed(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
     if isinstance(full, int) and not is_whole(rank, 1, full):
         above = isinstance(rank, int) and rank > full
         raise ValueError(
-            f"{layer.name}: rank {rank!r} {reason} {'is above the full rank' if above else 'is no rank'}; "
+            f"{layer.name}: rank {rank!r} {reason} {'is above the full rank' if above else 'is not a rank'}; "
             f"{layer.decomposition} takes an integer from 1 to {full} here"
         )
     planned = planned_layer(layer, rank, reason)
-    told = [what for what in layer.saves if what != "bytes"] or ["bytes"]  # bytes rise with the weights
-    costs = [(what, getattr(planned, f"{what}_after"), getattr(layer, what)) for what in told]
+    counted = [what for what in layer.saves if what != "bytes"] or ["bytes"]  # bytes rise with the weights
+    costs = [(what, getattr(planned, f"{what}_after"), getattr(layer, what)) for what in counted]
     if above := [f"{after:,} {_UNITS[what]}, dense {dense:,}" for what, after, dense in costs if after > dense]:
         warnings.warn(f"{layer.name}: rank {rank} costs more than the dense layer: {'; '.join(above)}", stacklevel=4)
     return planned

@@ -20,9 +20,9 @@ def cheaper_rungs(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int 
         budget: what "cheaper" means: in everything that it bounds.
 
     Raises:
-        ValueError: a bound that is none, or that leaves no rank.
+        ValueError: something that is not a bound, or one that leaves no rank.
     """
-    within = _within(layer, bound)
+    within = _rungs_within(layer, bound)
     if not layer.dense_option:
         return tuple(within)
     costs = list(budget.bounds) or [layer.saves[0]]
@@ -41,7 +41,7 @@ def cheaper_rungs(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int 
     return (*rungs, None) if dense_allowed else tuple(rungs)
 
 
-def _within(layer: LayerProfile, bound: Any) -> list[int]:
+def _rungs_within(layer: LayerProfile, bound: Any) -> list[int]:
     """The rungs whose ranks lie within a rule's bounds."""
     if bound is None:
         return list(range(1, layer.rungs + 1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lowrank_exp.decomposition import named, recompose
+from lowrank_exp.decomposition import decomposition_named, recompose
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.rank.layer_profile import LayerProfile
@@ -50,15 +50,14 @@ def with_sensitivity(
     """
     modules = dict(model.named_modules())
     wanted = [name for name, layer in layers.items() if layer.rungs]
-    F = _fisher(model, {name: modules[name].weight for name in wanted}, batches)
+    F = _estimate_fisher(model, {name: modules[name].weight for name in wanted}, batches)
     measured = {
-        name: tuple(_sensitive(offer, modules[name], F[name], store) for offer in layers[name].offers)
-        for name in wanted
+        name: tuple(_measure(offer, modules[name], F[name], store) for offer in layers[name].offers) for name in wanted
     }
     return {n: replace(layer, offers=measured[n]) if n in measured else layer for n, layer in layers.items()}
 
 
-def _fisher(model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable) -> dict[str, Tensor]:
+def _estimate_fisher(model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable) -> dict[str, Tensor]:
     sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     count = 0
     device = next(model.parameters()).device
@@ -82,10 +81,10 @@ def _fisher(model: nn.Module, weights: Mapping[str, Tensor], batches: Iterable) 
     return {name: total / count for name, total in sums.items()}
 
 
-def _sensitive(offer: Offer, module: nn.Module, F: Tensor, store: SVDStore | None) -> Offer:
+def _measure(offer: Offer, module: nn.Module, F: Tensor, store: SVDStore | None) -> Offer:
     from scipy.interpolate import PchipInterpolator
 
-    factorized = named(offer.decomposition, **offer.options).factorizer(module, store)
+    factorized = decomposition_named(offer.decomposition, **offer.options).factorizer(module, store)
     count = len(offer.ranks)
     rungs = np.unique(np.round(np.linspace(1, count, min(count, RUNGS))).astype(int))
     W, rise = module.weight.detach().double(), []

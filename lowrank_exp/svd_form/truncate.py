@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.checks import fraction, one_of, positive
 from lowrank_exp.decomposition import SVD
-from lowrank_exp.decomposition.base import filled
+from lowrank_exp.decomposition.base import fill_
 from lowrank_exp.edits import Factorize, ToSVD, replace_
 from lowrank_exp.network.cost import LAYERS, LayerCost, network_cost, out_channels
 from lowrank_exp.network.names import by_layer
@@ -239,7 +239,7 @@ def _plain(form: SVDForm, rank: int | None, by: str) -> nn.Module:
         return chain.train(form.training)
     U_GMR, S_GR, V_GRN = sorted_svd(form, by)
     cut = SVD(U_GMR[:, :, :rank], S_GR[:, :rank], V_GRN[:, :rank])
-    return filled(chain, form.decomposition.unfold(dense, *cut.split(rank)), dense)
+    return fill_(chain, form.decomposition.unfold(dense, *cut.split(rank)), dense)
 
 
 def _policy(ranks: Plan | Mapping) -> str:

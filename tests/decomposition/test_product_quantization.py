@@ -247,7 +247,7 @@ def test_same_layer_gives_the_same_centroids_and_seeds_differ():
     layer = filled(nn.Conv2d(8, 16, 3), dtype=torch.float32)
     state = torch.get_rng_state()
     first, again, other = (
-        ProductQuantization(seed=seed)._quantized(layer.weight.data.reshape(-1, 9), 8) for seed in (0, 0, 1)
+        ProductQuantization(seed=seed)._quantize(layer.weight.data.reshape(-1, 9), 8) for seed in (0, 0, 1)
     )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first[0], again[0])

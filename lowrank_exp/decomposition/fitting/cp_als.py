@@ -114,11 +114,11 @@ def cp_als(
     batch, sizes = tensor.shape[:batch_axes], tensor.shape[batch_axes:]
     _check(sizes, rank, max_iterations, ridge, tolerance, max_seconds, target_error, restarts)
     tensor_BN = tensor.detach().reshape(-1, *sizes)
-    basis_BOP, core_BN = _compressed(tensor_BN)
+    basis_BOP, core_BN = _compress(tensor_BN)
     if isinstance(init, str):
-        factors = _best(core_BN, starts(core_BN, rank, init, seed), ridge)
+        factors = _choose_best(core_BN, starts(core_BN, rank, init, seed), ridge)
     else:
-        first, *others = _given(init, batch, sizes, rank, tensor)
+        first, *others = _check_given(init, batch, sizes, rank, tensor)
         factors = [first if basis_BOP is None else first @ basis_BOP, *others]
     for restart in range(restarts):
         further = start(core_BN, rank, "random" if restart else "hosvd", seed + restart)
@@ -142,7 +142,7 @@ def cp_als(
     return fit
 
 
-def _compressed(tensor_BN: Tensor) -> tuple[Tensor | None, Tensor]:
+def _compress(tensor_BN: Tensor) -> tuple[Tensor | None, Tensor]:
     """Where the first mode is longer than all others together: a basis of it, and the tensor in that basis."""
     _, O, *others = tensor_BN.shape
     if math.prod(others) >= O:
@@ -166,7 +166,7 @@ def fitted(tensor_BN: Tensor, factors: list[Tensor], batch: Sequence[int], itera
     return CPFit(shaped, error, error_B.reshape(batch), iterations, reason)
 
 
-def _best(tensor_BN: Tensor, candidates: list[list[Tensor]], ridge: float) -> list[Tensor]:
+def _choose_best(tensor_BN: Tensor, candidates: list[list[Tensor]], ridge: float) -> list[Tensor]:
     """For every tensor the start after which a sweep keeps most."""
     if len(candidates) == 1:
         return candidates[0]
@@ -240,7 +240,7 @@ def relative_errors(tensor_BN: Tensor, factors: list[Tensor]) -> tuple[float, Te
     return total, (lost_B / squared_B).sqrt().where(squared_B > 0, 0.0)
 
 
-def _given(init: Sequence[Tensor], batch: Sequence[int], sizes: Sequence[int], rank: int, tensor: Tensor) -> list:
+def _check_given(init: Sequence[Tensor], batch: Sequence[int], sizes: Sequence[int], rank: int, tensor: Tensor) -> list:
     wanted, got = [(*batch, n, rank) for n in sizes], [tuple(factor.shape) for factor in init]
     if got != wanted:
         raise ValueError(f"init must be one of {STARTS} or factors of shapes {wanted}, got factors of shapes {got}")

@@ -34,7 +34,7 @@ def start(tensor_BN: Tensor, rank: int, init: str, seed: int) -> list[Tensor]:
         return [_leading(tensor_BN.movedim(mode, 1).flatten(2), rank, generator) for mode in range(1, tensor_BN.ndim)]
     if init == "slices":
         first, *others = slices(tensor_BN, rank, generator)
-        return [first, *(_shaken(f, generator) for f in others)]
+        return [first, *(_shake(f, generator) for f in others)]
     if init == "pencil":
         return pencil(tensor_BN, rank)
     raise ValueError(f"init must be one of {', '.join(STARTS)}, or factors; got {init!r}")
@@ -53,14 +53,14 @@ def slices(tensor_BN: Tensor, rank: int, generator: torch.Generator | None = Non
     slices_BKOI = tensor_BN.reshape(-1, O, I, K).permute(0, 3, 1, 2)
     terms = min(O, I)
     if 2 * rank < terms:
-        U, S, Vh = _sketched(slices_BKOI, rank, generator)
+        U, S, Vh = _sketch(slices_BKOI, rank, generator)
         terms = rank
     else:
         U, S, Vh = torch.linalg.svd(slices_BKOI, full_matrices=False)
     chosen = min(rank, K * terms)
     values_BR, index_BR = S.flatten(1).topk(chosen)
-    u_BRO = _picked(U.mT, index_BR) * values_BR[..., None]
-    v_BRI = _picked(Vh, index_BR)
+    u_BRO = _pick(U.mT, index_BR) * values_BR[..., None]
+    v_BRI = _pick(Vh, index_BR)
     places = torch.unravel_index(index_BR // terms, further) if further else ()
     units = [torch.eye(n, dtype=u_BRO.dtype, device=u_BRO.device)[at] for n, at in zip(further, places, strict=True)]
     factors = [u_BRO, v_BRI, *units]
@@ -116,7 +116,7 @@ def pencil(tensor_BN: Tensor, rank: int) -> list[Tensor]:
     return factors
 
 
-def _sketched(matrices: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _sketch(matrices: Tensor, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Close to the first `rank` singular components; Halko, Martinsson, Tropp 2011, with one power iteration."""
     draw = torch.randn(matrices.shape[-1], rank, generator=generator).to(matrices)
     Q = torch.linalg.qr(matrices @ (matrices.mT @ (matrices @ draw))).Q
@@ -140,13 +140,13 @@ def _singular(matrices_BnM: Tensor, rank: int) -> Tensor:
     return F.normalize(right_BRM @ matrices_BnM.mT, dim=2)
 
 
-def _picked(rows: Tensor, index_BR: Tensor) -> Tensor:
+def _pick(rows: Tensor, index_BR: Tensor) -> Tensor:
     """Rows `(B, K, J, n)` at the indices into K J."""
     flat = rows.flatten(1, 2)
     return flat.gather(1, index_BR[..., None].expand(-1, -1, flat.shape[2]))
 
 
-def _shaken(factor_BRn: Tensor, generator: torch.Generator) -> Tensor:
+def _shake(factor_BRn: Tensor, generator: torch.Generator) -> Tensor:
     """Turned a little: components that share no direction at all can stand on a saddle, which no sweep leaves."""
     _, R, n = factor_BRn.shape
     return factor_BRn + _SHAKE / n**0.5 * _gaussian(factor_BRn, R, n, generator)

@@ -47,8 +47,8 @@ def equal_clusters(points_ND: np.ndarray, clusters: int, *, seed: int = 0, resta
     if clusters in (1, N):
         return np.arange(N) * clusters // N
     points_ND = points_ND - points_ND.mean(axis=0)  # distances are then free of cancellation
-    found = [_settled(points_ND, centres_KD) for centres_KD in _starts(points_ND, clusters, seed, restarts)]
-    best_N = min(found, key=lambda labels_N: scatter(points_ND, labels_N))
+    clusterings = [_settled(points_ND, centres_KD) for centres_KD in _starts(points_ND, clusters, seed, restarts)]
+    best_N = min(clusterings, key=lambda labels_N: scatter(points_ND, labels_N))
     _, first_K, labels_N = np.unique(best_N, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first_K))[labels_N]
 

@@ -66,7 +66,7 @@ def samples(layer: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
     """Rungs at which a layer's accuracy was measured, and the accuracy relative to the last.
 
     Raises:
-        ValueError: there are none, or they do not rise, or are no ranks of the layer.
+        ValueError: there are none, or they do not rise, or are not ranks of the layer.
     """
     if not len(layer.sampled_ranks):
         raise ValueError(

@@ -45,7 +45,7 @@ def no_layers(cost_B: np.ndarray) -> RankSets:
     return RankSets(np.zeros((1, 0), np.int32), np.zeros(1, np.int64), cost_B[None], np.ones(1), np.ones(1))
 
 
-def pairs(left: RankSets, right: RankSets, i_N: np.ndarray, j_N: np.ndarray) -> RankSets:
+def pair_up(left: RankSets, right: RankSets, i_N: np.ndarray, j_N: np.ndarray) -> RankSets:
     """Rank sets i of the left part beside rank sets j of the right part."""
     return RankSets(
         np.concatenate([left.rungs[i_N], right.rungs[j_N]], axis=1),
@@ -56,9 +56,9 @@ def pairs(left: RankSets, right: RankSets, i_N: np.ndarray, j_N: np.ndarray) -> 
     )
 
 
-def joined(left: RankSets, right: RankSets) -> RankSets:
+def join(left: RankSets, right: RankSets) -> RankSets:
     """Every rank set of the left part beside every one of the right part."""
-    return pairs(left, right, *np.divmod(np.arange(len(left) * len(right)), len(right)))
+    return pair_up(left, right, *np.divmod(np.arange(len(left) * len(right)), len(right)))
 
 
 def best_of_each(sets: RankSets, key_N: np.ndarray, metric: str, dense: int) -> RankSets:
@@ -68,7 +68,7 @@ def best_of_each(sets: RankSets, key_N: np.ndarray, metric: str, dense: int) -> 
     return sets.at(order_N[np.append(True, key_N[1:] != key_N[:-1])])
 
 
-def thinned(sets: RankSets, most: int, metric: str, dense: int) -> RankSets:
+def thin_out(sets: RankSets, most: int, metric: str, dense: int) -> RankSets:
     """At most so many rank sets: the best in each of as many equal ranges of cost."""
     if len(sets) <= most:
         return sets
@@ -76,7 +76,7 @@ def thinned(sets: RankSets, most: int, metric: str, dense: int) -> RankSets:
     return best_of_each(sets, (above_N / (above_N.max() + 1) * most).astype(np.int64), metric, dense)
 
 
-def near(
+def find_near(
     begin: RankSets, parts: Sequence[RankSets], low_B: np.ndarray, high_B: np.ndarray, metric: str, dense: int
 ) -> tuple[RankSets, np.ndarray]:
     """Rank sets of all parts that cost less than every `high` and more than one `low`, best first, and their scores.
@@ -84,33 +84,33 @@ def near(
     The parts are joined to two halves. For every rank set of the left one, those of the right one are looked up whose
     cost brings the sum between low and high. Where a half, or what is found, would be too large, halves are thinned.
     """
-    left, right = _halves(begin, parts, metric, dense)
-    while (found := _pairs_between(left, right, low_B, high_B)) is None:
+    left, right = _join_to_halves(begin, parts, metric, dense)
+    while (places := _find_pairs_between(left, right, low_B, high_B)) is None:
         if len(left) > len(right):
-            left = thinned(left, len(left) // 2, metric, dense)
+            left = thin_out(left, len(left) // 2, metric, dense)
         else:
-            right = thinned(right, len(right) // 2, metric, dense)
-    i_N, j_N = found
+            right = thin_out(right, len(right) // 2, metric, dense)
+    i_N, j_N = places
     C_N = (left.costs[i_N, 0] + right.costs[j_N, 0]) / dense
     score_N = network_metric(metric, left.A_p[i_N] * right.A_p[j_N], left.A_m[i_N] * right.A_m[j_N], C_N)
     order_N = np.argsort(-score_N, kind="stable")[: KEPT if len(score_N) > HELD else None]
-    return pairs(left, right, i_N[order_N], j_N[order_N]), score_N[order_N]
+    return pair_up(left, right, i_N[order_N], j_N[order_N]), score_N[order_N]
 
 
-def _halves(begin: RankSets, parts: Sequence[RankSets], metric: str, dense: int) -> list[RankSets]:
+def _join_to_halves(begin: RankSets, parts: Sequence[RankSets], metric: str, dense: int) -> list[RankSets]:
     """The parts joined to two halves, cut where the larger one has fewest rank sets."""
     sizes = [math.log(len(part)) for part in parts]
     cut = min(range(len(parts) + 1), key=lambda at: max(sum(sizes[:at]), sum(sizes[at:])))
     halves = []
     for sets, others in ((begin, parts[:cut]), (no_layers(np.zeros_like(begin.costs[0])), parts[cut:])):
         for part in others:
-            sets = joined(thinned(sets, max(1, JOINED // len(part)), metric, dense), part)
-            sets = thinned(sets, HALF, metric, dense)
+            sets = join(thin_out(sets, max(1, JOINED // len(part)), metric, dense), part)
+            sets = thin_out(sets, HALF, metric, dense)
         halves.append(sets)
     return halves
 
 
-def _pairs_between(
+def _find_pairs_between(
     left: RankSets, right: RankSets, low_B: np.ndarray, high_B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Rank sets `i` of the left and `j` of the right half; None where there may be more than three million pairs."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lowrank_exp.rank.knapsack.partition import parts
-from lowrank_exp.rank.knapsack.relaxation import Completion, LayerOptions, prices, rounding, undominated
+from lowrank_exp.rank.knapsack.partition import divide
+from lowrank_exp.rank.knapsack.relaxation import Completion, LayerOptions, find_prices, find_undominated, rounding_error
 
 WIDTHS = (2**6, 2**10, 2**14, 2**18, 2**20)  # partial choices kept in one pass after the other
 NEAR = 8  # options of a layer in a pass over few
@@ -30,7 +30,7 @@ def search(layers: Sequence[LayerOptions], C_B: np.ndarray, until: float) -> Fou
     Budgets without a price are left out at first. The whole problem is searched next, then parts of it, those with the
     lowest bounds first.
     """
-    lambda_B = prices(layers, C_B)
+    lambda_B = find_prices(layers, C_B)
     if lambda_B is None:
         return NOTHING
     if (priced := lambda_B > 0).any() and not priced.all():
@@ -38,8 +38,8 @@ def search(layers: Sequence[LayerOptions], C_B: np.ndarray, until: float) -> Fou
         if choice is None or (_cost(layers, choice) <= C_B).all():
             return choice, loss, bound
     most = max(WIDTHS[0], ROWS // sum(map(len, layers)))
-    best, loss, bound = _passes(layers, C_B, lambda_B, min(WIDTHS[1], most), math.inf, until)
-    left = [] if bound >= loss else parts(layers, C_B, lambda_B, loss, bound)
+    best, loss, bound = _search_in_passes(layers, C_B, lambda_B, min(WIDTHS[1], most), math.inf, until)
+    left = [] if bound >= loss else divide(layers, C_B, lambda_B, loss, bound)
     for width in WIDTHS:
         waiting, left = left, []
         for part_bound, part in waiting:
@@ -48,7 +48,7 @@ def search(layers: Sequence[LayerOptions], C_B: np.ndarray, until: float) -> Fou
             if best and time.monotonic() > until:
                 left.append((part_bound, part))
                 continue
-            choice, reached, missed = _passes(part, C_B, prices(part, C_B), width, loss, until)
+            choice, reached, missed = _search_in_passes(part, C_B, find_prices(part, C_B), width, loss, until)
             if choice is not None and reached < loss:
                 best, loss = choice, reached
             if missed < loss:
@@ -60,7 +60,7 @@ def _cost(layers: Sequence[LayerOptions], choice: Sequence[int]) -> np.ndarray:
     return sum(layer.costs[layer.places == place][0] for layer, place in zip(layers, choice, strict=True))
 
 
-def _passes(
+def _search_in_passes(
     layers: Sequence[LayerOptions],
     C_B: np.ndarray,
     lambda_B: np.ndarray | None,
@@ -71,18 +71,18 @@ def _passes(
     """As `search`, by a pass over few options, then one over all; only for choices not above the `known` loss."""
     if lambda_B is None:
         return NOTHING
-    slack = rounding(layers, C_B, lambda_B)
+    slack = rounding_error(layers, C_B, lambda_B)
     relaxed = sum(float(layer.priced(lambda_B).min()) for layer in layers) - float(lambda_B @ C_B)
     best, loss, bound = None, known, relaxed - slack
     for few, kept in ((True, WIDTHS[0]), (False, width)):
         layers = [layer.at(layer.lacks(lambda_B) + relaxed <= loss + slack) for layer in layers]
         if not all(map(len, layers)):
             return best, loss if best else math.inf, loss
-        tried = [_nearest(layer, lambda_B, C_B) for layer in layers] if few else layers
-        found = _pass(tried, C_B, lambda_B, kept, loss, slack, until if loss < math.inf else math.inf)
-        if found is None:
+        tried = [_keep_nearest(layer, lambda_B, C_B) for layer in layers] if few else layers
+        passed = _join_layers(tried, C_B, lambda_B, kept, loss, slack, until if loss < math.inf else math.inf)
+        if passed is None:
             break
-        choice, reached, dropped = found
+        choice, reached, dropped = passed
         if choice is not None and reached <= loss:
             best, loss = choice, reached
         if sum(map(len, tried)) == sum(map(len, layers)):
@@ -93,14 +93,14 @@ def _passes(
     return best, loss if best else math.inf, min(loss, bound)
 
 
-def _nearest(layer: LayerOptions, lambda_B: np.ndarray, C_B: np.ndarray) -> LayerOptions:
+def _keep_nearest(layer: LayerOptions, lambda_B: np.ndarray, C_B: np.ndarray) -> LayerOptions:
     """The cheapest option and those nearest to the relaxed problem's."""
     cheapest = np.argmin((layer.costs / np.maximum(C_B, 1)).sum(1))
     nearest = np.argsort(layer.lacks(lambda_B), kind="stable")[:NEAR]
     return layer.at(np.unique(np.append(nearest, cheapest)))
 
 
-def _pass(
+def _join_layers(
     layers: Sequence[LayerOptions],
     C_B: np.ndarray,
     lambda_B: np.ndarray,
@@ -129,10 +129,10 @@ def _pass(
             kept = np.flatnonzero((bound_N <= known + slack) & np.isfinite(bound_N))
             joined.append((c_NB[kept], loss_N[kept], bound_N[kept], kept + start * len(layer)))
         c_SB, loss_S, bound_S, origin_S = (np.concatenate(of_all) for of_all in zip(*joined, strict=True))
-        kept = undominated(c_SB, loss_S)
+        kept = find_undominated(c_SB, loss_S)
         if len(kept) > width:
             cut = float(np.partition(bound_S[kept], width)[width])
-            kept, dropped = kept[_thinned(bound_S[kept], cut, slack, width)], min(dropped, cut - slack)
+            kept, dropped = kept[_keep_best(bound_S[kept], cut, slack, width)], min(dropped, cut - slack)
         if not len(kept):
             return None, math.inf, dropped
         c_SB, loss_S = c_SB[kept], loss_S[kept]
@@ -146,7 +146,7 @@ def _pass(
     return choice[::-1], loss, dropped
 
 
-def _thinned(bound_S: np.ndarray, cut: float, slack: float, width: int) -> np.ndarray:
+def _keep_best(bound_S: np.ndarray, cut: float, slack: float, width: int) -> np.ndarray:
     """As many as `width` with the lowest bounds; of those equal to the cut some of every cost."""
     better, tied = np.flatnonzero(bound_S < cut - slack), np.flatnonzero(abs(bound_S - cut) <= slack)
     spread = np.linspace(0, len(tied) - 1, width - len(better)).round().astype(np.int64)

@@ -54,17 +54,17 @@ def solve(
         None where nothing fits. Of equally good options the cheaper is preferred.
 
     Raises:
-        ValueError: shapes do not agree, there is no limit, costs are no integers, or values are NaN or +inf.
+        ValueError: shapes do not agree, there is no limit, costs are not integers, or values are NaN or +inf.
 
     >>> solve([[[1], [3]], [[2], [3]]], [[0.0, 5.0], [0.0, 4.0]], [5])
     Solution(options=(1, 0), value=5.0, bound=5.0, exact=True)
     """
     if not len(costs) or len(costs) != len(values):
         raise ValueError(f"costs and values are needed for the same layers, got {len(costs)} and {len(values)}")
-    limit_B = _integers(limits, "limits", 1)
+    limit_B = _as_integers(limits, "limits", 1)
     if not len(limit_B):
         raise ValueError("a limit is needed for at least one budget, got none")
-    costs_L = [_integers(of_layer, "costs", 2) for of_layer in costs]
+    costs_L = [_as_integers(of_layer, "costs", 2) for of_layer in costs]
     values_L = [np.asarray(of_layer, dtype=np.float64) for of_layer in values]
     for costs_OB, values_O in zip(costs_L, values_L, strict=True):
         if not len(values_O) or costs_OB.shape != (*values_O.shape, len(limit_B)):
@@ -72,8 +72,8 @@ def solve(
         if np.isnan(values_O).any() or (values_O == np.inf).any():
             raise ValueError(f"values must be finite or -inf, got {values_O}")
 
-    losses = _Losses.of(values_L)
-    kept, limit_B = _reachable(costs_L, limit_B)
+    losses = _ExactLosses.of(values_L)
+    kept, limit_B = _tighten(costs_L, limit_B)
     layers = [LayerOptions.of(c_OB[:, kept], loss_O) for c_OB, loss_O in zip(costs_L, losses.integers, strict=True)]
     order = sorted(range(len(layers)), key=lambda l: layers[l].step(limit_B), reverse=True)
     rows, loss, bound = search([layers[l] for l in order], limit_B, time.monotonic() + limit_seconds)
@@ -86,7 +86,7 @@ def solve(
     return Solution(chosen, value, value if exact else losses.value(bound), exact)
 
 
-def _integers(numbers: Sequence, what: str, dimensions: int) -> np.ndarray:
+def _as_integers(numbers: Sequence, what: str, dimensions: int) -> np.ndarray:
     array = np.asarray(numbers)
     if array.ndim != dimensions or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ValueError(f"{what} must be integers in {dimensions} dimension(s), got {array.dtype} {array.shape}")
@@ -94,7 +94,7 @@ def _integers(numbers: Sequence, what: str, dimensions: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Losses:
+class _ExactLosses:
     """What each option's value lacks of its layer's highest, as integers in units of 2^-exponent: exact to sum.
 
     -inf counts as one finite value, the same for all layers, so low that no others make up for it.
@@ -106,7 +106,7 @@ class _Losses:
     exponent: int
 
     @classmethod
-    def of(cls, values: Sequence[np.ndarray]) -> "_Losses":
+    def of(cls, values: Sequence[np.ndarray]) -> "_ExactLosses":
         finite = [v[np.isfinite(v)] if np.isfinite(v).any() else np.zeros(1) for v in values]
         highest = [float(v.max()) for v in finite]
         lowest = min(highest)
@@ -125,7 +125,7 @@ class _Losses:
         return -math.inf if loss >= self.forbidden else self.highest - math.ldexp(max(loss, 0.0), -self.exponent)
 
 
-def _reachable(costs: Sequence[np.ndarray], limit_B: np.ndarray) -> tuple[list[int], np.ndarray]:
+def _tighten(costs: Sequence[np.ndarray], limit_B: np.ndarray) -> tuple[list[int], np.ndarray]:
     """The budgets that no other one of proportional costs implies, and their limits rounded down to sums of costs."""
     more_SB = np.concatenate([c_OB - c_OB.min(0) for c_OB in costs])
     least_B = sum(c_OB.min(0) for c_OB in costs)

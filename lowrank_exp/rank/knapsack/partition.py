@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lowrank_exp.rank.knapsack.relaxation import LayerOptions, rounding
+from lowrank_exp.rank.knapsack.relaxation import LayerOptions, rounding_error
 
 PARTS = 256  # at most
 PRICES = 1000  # tried
@@ -15,7 +15,7 @@ FACTOR = 12.0  # between the prices of the relaxed problem and the highest or lo
 BUMP = 0.05  # of the gap between a choice and the bound
 
 
-def parts(
+def divide(
     layers: Sequence[LayerOptions], C_B: np.ndarray, lambda_B: np.ndarray, loss: float, bound: float
 ) -> list[tuple[float, list[LayerOptions]]]:
     r"""Bounds and layers of parts that make up all choices of a lower loss, lowest bound first.
@@ -26,11 +26,11 @@ def parts(
     rank and dense. The relaxed problem would mix a low rank and dense, at a loss that no rank between them has. Where
     that makes too many parts the whole problem is the only one.
     """
-    slack = rounding(layers, C_B, lambda_B)
-    bumps = [(l, *_sides(layer, C_B, lambda_B)) for l, layer in enumerate(layers)]
+    slack = rounding_error(layers, C_B, lambda_B)
+    bumps = [(l, *_split_at_bump(layer, C_B, lambda_B)) for l, layer in enumerate(layers)]
     bumps.sort(key=lambda of_layer: -of_layer[1])
     divided = {l: sides for l, height, *sides in bumps if height > BUMP * (loss - bound)}
-    lambda_BG = _grid(layers, C_B, lambda_B)
+    lambda_BG = _list_prices(layers, C_B, lambda_B)
     bound_PG = (sum(layer.priced(lambda_BG).min(0) for layer in layers) - C_B @ lambda_BG)[None]
     side_PL = np.full((1, len(layers)), -1)
     for l, sides in divided.items():
@@ -48,7 +48,9 @@ def parts(
     ]
 
 
-def _sides(layer: LayerOptions, C_B: np.ndarray, lambda_B: np.ndarray) -> tuple[float, LayerOptions, LayerOptions]:
+def _split_at_bump(
+    layer: LayerOptions, C_B: np.ndarray, lambda_B: np.ndarray
+) -> tuple[float, LayerOptions, LayerOptions]:
     """How high the highest bump is, 0 where there is none, and the options up to it and beyond."""
     order = np.argsort((layer.costs / np.maximum(C_B, 1)).sum(1), kind="stable")
     lack_O = layer.lacks(lambda_B)[order]
@@ -57,7 +59,7 @@ def _sides(layer: LayerOptions, C_B: np.ndarray, lambda_B: np.ndarray) -> tuple[
     return float(height_O[top]), layer.at(np.sort(order[: top + 1])), layer.at(np.sort(order[top + 1 :]))
 
 
-def _grid(layers: Sequence[LayerOptions], C_B: np.ndarray, lambda_B: np.ndarray) -> np.ndarray:
+def _list_prices(layers: Sequence[LayerOptions], C_B: np.ndarray, lambda_B: np.ndarray) -> np.ndarray:
     """Prices `(B, G)` around those of the relaxed problem, and 0."""
     usual_B = sum(np.ptp(layer.losses) for layer in layers) / np.maximum(np.abs(C_B), 1)
     number = 2 * round(PRICES ** (1 / len(C_B)) / 2)

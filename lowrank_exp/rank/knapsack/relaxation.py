@@ -23,7 +23,7 @@ class LayerOptions:
     @classmethod
     def of(cls, c_OB: np.ndarray, loss_O: np.ndarray) -> "LayerOptions":
         """All that no other one of the same or a lower cost beats."""
-        return cls(np.arange(len(loss_O)), c_OB, loss_O).at(undominated(c_OB, loss_O))
+        return cls(np.arange(len(loss_O)), c_OB, loss_O).at(find_undominated(c_OB, loss_O))
 
     def at(self, kept: np.ndarray) -> "LayerOptions":
         """Some of the options."""
@@ -32,7 +32,7 @@ class LayerOptions:
     def under(self, budgets: np.ndarray) -> "LayerOptions":
         """The options where only some budgets count."""
         less = LayerOptions(self.places, self.costs[:, budgets], self.losses)
-        return less.at(undominated(less.costs, less.losses))
+        return less.at(find_undominated(less.costs, less.losses))
 
     def step(self, C_B: np.ndarray) -> float:
         """What the next option costs more, as a share of the limits."""
@@ -53,7 +53,7 @@ class LayerOptions:
         return len(self.losses)
 
 
-def undominated(c_SB: np.ndarray, loss_S: np.ndarray) -> np.ndarray:
+def find_undominated(c_SB: np.ndarray, loss_S: np.ndarray) -> np.ndarray:
     """Places, by rising cost, of what nothing else beats in cost and in loss; of equals the first.
 
     With several budgets only what costs the same is compared.
@@ -65,13 +65,13 @@ def undominated(c_SB: np.ndarray, loss_S: np.ndarray) -> np.ndarray:
     return order[np.append(True, kept_S)[: len(order)]]
 
 
-def prices(layers: Sequence[LayerOptions], C_B: np.ndarray) -> np.ndarray | None:
+def find_prices(layers: Sequence[LayerOptions], C_B: np.ndarray) -> np.ndarray | None:
     """lambda_B of the relaxed problem; None where even that has no solution.
 
     Bounds hold at any prices that are not negative; these make them the highest.
     """
     if len(C_B) == 1:
-        x_N, y_N = _completions(layers, 0, np.zeros(1))[0]
+        x_N, y_N = _relax_from_each(layers, 0, np.zeros(1))[0]
         if x_N[0] > C_B[0]:
             return None
         after = int(np.searchsorted(x_N, C_B[0], side="right"))
@@ -90,7 +90,7 @@ def prices(layers: Sequence[LayerOptions], C_B: np.ndarray) -> np.ndarray | None
     return np.where(lambda_B > 1e-9 * lambda_B.max(), lambda_B, 0.0) * unit / unit_B
 
 
-def rounding(layers: Sequence[LayerOptions], C_B: np.ndarray, lambda_B: np.ndarray) -> float:
+def rounding_error(layers: Sequence[LayerOptions], C_B: np.ndarray, lambda_B: np.ndarray) -> float:
     """How far a bound may be off, as a sum of floating-point numbers."""
     return PRECISION * float(sum(layer.priced(lambda_B).max() for layer in layers) + lambda_B @ np.abs(C_B))
 
@@ -106,7 +106,7 @@ class Completion:
     def __init__(self, layers: Sequence[LayerOptions], lambda_B: np.ndarray, C_B: np.ndarray) -> None:
         self.C_B = C_B
         self._others = [np.where(np.arange(len(C_B)) == b, 0.0, lambda_B) for b in range(len(C_B))]
-        self._E = [_completions(layers, b, others_B) for b, others_B in enumerate(self._others)]
+        self._E = [_relax_from_each(layers, b, others_B) for b, others_B in enumerate(self._others)]
 
     def bound(self, stage: int, c_SB: np.ndarray, loss_S: np.ndarray) -> np.ndarray:
         """The highest of the bounds, `(S,)`, for choices of the first `stage` layers; inf where nothing fits."""
@@ -118,7 +118,9 @@ class Completion:
         return bound_S
 
 
-def _completions(layers: Sequence[LayerOptions], b: int, others_B: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _relax_from_each(
+    layers: Sequence[LayerOptions], b: int, others_B: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Corners (x, y) of E_b for the layers from each one on, and for none."""
     hulls = [_lower_hull(layer.costs[:, b].astype(np.float64), layer.priced(others_B)) for layer in layers]
     first_L2 = np.array([[x_N[0], y_N[0]] for x_N, y_N in hulls])

@@ -72,7 +72,7 @@ def alds(
     """
     _check(problem, bound, restarts, iterations, seed, solver)
     problem = replace(problem, candidates=tuple(sorted(problem.candidates, key=lambda c: c.profile.name)))
-    layers = [_splits(candidate, problem, bound) for candidate in problem.candidates]
+    layers = [_list_splits(candidate, problem, bound) for candidate in problem.candidates]
     limit_W = np.array(
         [
             math.floor(share * problem.dense[what] * (1 + ROUNDING)) - problem.alone[what]
@@ -80,19 +80,19 @@ def alds(
         ]
     )
     if solver == "exact":
-        found = [(0.0, 0.0, _exact(layers, limit_W))]
+        steps = [(0.0, 0.0, _solve_exactly(layers, limit_W))]
     else:
-        starts = _starts(layers, restarts, seed)
-        found = [step for start in starts for step in _alternated(start, layers, limit_W, iterations)]
-        if all(eps == np.inf for eps, _, _ in found):
-            found = list(_alternated(_cheapest(layers, np.inf), layers, limit_W, iterations))
+        starts = _draw_starts(layers, restarts, seed)
+        steps = [step for start in starts for step in _alternate(start, layers, limit_W, iterations)]
+        if all(eps == np.inf for eps, _, _ in steps):
+            steps = list(_alternate(_choose_cheapest(layers, np.inf), layers, limit_W, iterations))
     # Of two with the same eps the cheaper one leaves more to fill up.
-    found.sort(key=lambda step: step[:2])
-    tried = {tuple(split.k for split in splits): splits for *_, splits in found}
+    steps.sort(key=lambda step: step[:2])
+    tried = {tuple(split.k for split in splits): splits for *_, splits in steps}
     unmet = None
     for splits in tried.values():
         try:
-            return _met(problem, splits)
+            return _meet_budget(problem, splits)
         except BudgetError as error:
             unmet = unmet or error
     raise unmet
@@ -128,7 +128,7 @@ class Split:
         return min(int(np.searchsorted(-self.errors, -eps)), len(self.errors) - 1)
 
 
-def _splits(candidate: Candidate, problem: Problem, bound: str) -> list[Split]:
+def _list_splits(candidate: Candidate, problem: Problem, bound: str) -> list[Split]:
     """What a layer may choose from, by rising k."""
     by_k: dict[int, Candidate] = {}
     for one in (candidate, *candidate.others):
@@ -147,10 +147,10 @@ def _splits(candidate: Candidate, problem: Problem, bound: str) -> list[Split]:
         )
     alpha_1 = float(_alpha(by_k[1].profile)[0]) or 1.0  # a layer of zeros loses nothing
     scales = {k: (math.sqrt(k) if bound == "paper" else 1.0) / alpha_1 for k in by_k}
-    return [_split(by_k[k], k, scales[k], problem) for k in sorted(by_k)]
+    return [_make_split(by_k[k], k, scales[k], problem) for k in sorted(by_k)]
 
 
-def _split(candidate: Candidate, k: int, scale: float, problem: Problem) -> Split:
+def _make_split(candidate: Candidate, k: int, scale: float, problem: Problem) -> Split:
     layer, rungs = candidate.profile, [rung for rung in candidate.rungs if rung is not None]
     bounds, dense_too = problem.budget.bounds, candidate.rungs[-1] is None
     wished = slice(rungs[0] - 1, layer.rungs if dense_too else rungs[-1])
@@ -173,19 +173,19 @@ def _alpha(layer: LayerProfile) -> np.ndarray:
     return alpha
 
 
-def _starts(layers: Sequence[Sequence[Split]], restarts: int, seed: int) -> Iterator[list[Split]]:
+def _draw_starts(layers: Sequence[Sequence[Split]], restarts: int, seed: int) -> Iterator[list[Split]]:
     for k in STARTS[:restarts]:
-        yield [_nearest(splits, k) for splits in layers]
+        yield [_choose_nearest(splits, k) for splits in layers]
     generator = np.random.default_rng(seed)
     for _ in range(restarts - len(STARTS)):
         yield [splits[generator.integers(len(splits))] for splits in layers]
 
 
-def _nearest(splits: Sequence[Split], k: int) -> Split:
+def _choose_nearest(splits: Sequence[Split], k: int) -> Split:
     return min(splits, key=lambda split: (abs(split.k - k), split.k))
 
 
-def _alternated(
+def _alternate(
     splits: list[Split], layers: Sequence[Sequence[Split]], limit_W: np.ndarray, iterations: int
 ) -> Iterator[tuple[float, float, list[Split]]]:
     """The smallest eps of every global step, how much of the budget it takes, and the k that have it."""
@@ -223,7 +223,7 @@ def _local_step(now: Split, splits: Sequence[Split], eps: float) -> Split:
     return min(splits, key=loses)
 
 
-def _cheapest(layers: Sequence[Sequence[Split]], eps: float) -> list[Split]:
+def _choose_cheapest(layers: Sequence[Sequence[Split]], eps: float) -> list[Split]:
     """Of every layer the k that costs least at `eps`."""
 
     def costs(split: Split) -> tuple:
@@ -233,21 +233,21 @@ def _cheapest(layers: Sequence[Sequence[Split]], eps: float) -> list[Split]:
     return [min(splits, key=costs) for splits in layers]
 
 
-def _exact(layers: Sequence[Sequence[Split]], limit_W: np.ndarray) -> list[Split]:
+def _solve_exactly(layers: Sequence[Sequence[Split]], limit_W: np.ndarray) -> list[Split]:
     """Of every layer the k that costs least at the smallest eps that the budget allows."""
     errors = np.unique(np.concatenate([np.zeros(1), *(split.errors for splits in layers for split in splits)]))
 
     def fits(eps: float) -> bool:
-        return bool((sum(s.costs[s.wished(eps)] for s in _cheapest(layers, eps)) <= limit_W).all())
+        return bool((sum(s.costs[s.wished(eps)] for s in _choose_cheapest(layers, eps)) <= limit_W).all())
 
     low, high = -1, len(errors)  # errors[low] does not fit, errors[high] does or is beyond the last
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(errors[middle]) else (middle, high)
-    return _cheapest(layers, float(errors[high]) if high < len(errors) else math.inf)
+    return _choose_cheapest(layers, float(errors[high]) if high < len(errors) else math.inf)
 
 
-def _met(problem: Problem, splits: Sequence[Split]) -> dict[str, Choice | None]:
+def _meet_budget(problem: Problem, splits: Sequence[Split]) -> dict[str, Choice | None]:
     problem = replace(problem, candidates=tuple(replace(split.candidate, others=()) for split in splits))
     levels = {
         # A rung is wished as soon as the one before it has too large an error.

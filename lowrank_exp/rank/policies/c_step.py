@@ -60,7 +60,7 @@ def c_step(
     one_of("cost", cost, COSTS)
     if problem.budget:
         return knapsack(problem, metric=lambda layer: -squared_error(layer, normalised))
-    return {c.profile.name: _best(c, price, mu, cost, normalised) for c in problem.candidates}
+    return {c.profile.name: _choose_rank(c, price, mu, cost, normalised) for c in problem.candidates}
 
 
 def squared_error(layer: LayerProfile, normalised: bool = False) -> np.ndarray:
@@ -79,7 +79,7 @@ def squared_error(layer: LayerProfile, normalised: bool = False) -> np.ndarray:
     return at_rungs / beyond_R[0] if normalised and beyond_R[0] > 0 else at_rungs
 
 
-def _best(candidate: Candidate, price: float, mu: float, cost: str, normalised: bool) -> Rank | None:
+def _choose_rank(candidate: Candidate, price: float, mu: float, cost: str, normalised: bool) -> Rank | None:
     error = squared_error(candidate.profile, normalised)
     lost = [0.0 if rung is None else error[rung - 1] for rung in candidate.rungs]
     totals = [price * candidate.cost(option, cost) + mu / 2 * one for option, one in enumerate(lost)]

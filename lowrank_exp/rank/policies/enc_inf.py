@@ -43,10 +43,10 @@ def enc_inf(
     wrong = f"candidates={candidates!r} is not a number of rank sets: 40 scores the best 40"
     whole("candidates", candidates, message=wrong)
     options = {"space": space, "margin": margin, "density": density, "first": first}
-    found = enc_candidates(problem, metric=metric, sub_groups=sub_groups, curve=curve, **options)
-    best, highest = found[0], -math.inf
-    for place in range(min(candidates, len(found))):
-        ranks = found[place]
+    sets = enc_candidates(problem, metric=metric, sub_groups=sub_groups, curve=curve, **options)
+    best, highest = sets[0], -math.inf
+    for place in range(min(candidates, len(sets))):
+        ranks = sets[place]
         if math.isnan(scored := float(score(dict(ranks)))):
             raise ValueError(f"the score of rank set {place + 1} is not a number; the ranks are {ranks}")
         if scored > highest:

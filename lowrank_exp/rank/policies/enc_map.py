@@ -59,7 +59,7 @@ def enc_map(problem: Problem, *, metric: str = "energy", first: str = "map") -> 
     if not problem.budget:
         raise ValueError("the enc_map policy needs a budget: set macs or weights to a fraction in (0, 1]")
     rest, fixed = first_fixed(problem, first)
-    offset = _overcounted(problem, rest, fixed) if metric == "energy" and first == "half" else 0.0
+    offset = _overcount(problem, rest, fixed) if metric == "energy" and first == "half" else 0.0
     shared = SharedQuality(rest, metric, offset)
     options = meet(rest, shared.rung_at, shared.level, shared.alpha())
     chosen = {c.profile.name: option for c, option in zip(rest.candidates, options, strict=True)}
@@ -100,7 +100,7 @@ class SharedQuality:
         C_N, place_N = np.unique(np.append(0, self._share(self._rungs(ALPHA_N))), return_index=True)
         if len(C_N) == 1:  # no rank above 0 anywhere
             return 1.0
-        inverse = _pchip(C_N, np.append(0, ALPHA_N)[place_N])
+        inverse = _make_pchip(C_N, np.append(0, ALPHA_N)[place_N])
         wanted = self.target + space
         tried_N = wanted + STEP * np.arange(-ITERATIONS, ITERATIONS + 1)
         alpha_N = np.where(tried_N > 1, 1.0, np.clip(inverse(tried_N), 0.0, 1.0))
@@ -131,7 +131,7 @@ class SharedQuality:
         return max(1, round(layer.r_max / 10)) if self._tenth else 1
 
     def _inverses(self) -> dict:
-        return {name: _pchip(y_N, r_N) for name, (y_N, r_N) in self._points.items()}
+        return {name: _make_pchip(y_N, r_N) for name, (y_N, r_N) in self._points.items()}
 
     def _rung(self, layer: LayerProfile, alpha_N: np.ndarray) -> np.ndarray:
         wished_N = self._curves[layer.name](alpha_N) * layer.r_max
@@ -216,7 +216,7 @@ def _points(layer: LayerProfile, metric: str) -> tuple[np.ndarray, np.ndarray]:
     return y_N[rising_N], r_N[rising_N]
 
 
-def _overcounted(problem: Problem, rest: Problem, fixed: Mapping[str, int]) -> float:
+def _overcount(problem: Problem, rest: Problem, fixed: Mapping[str, int]) -> float:
     """The program for energies takes off half of the first layer's r_max, not the rank that this rounds to."""
     candidate = next(c for c in problem.candidates if c.profile.name in fixed)
     what = next(iter(problem.budget.bounds))
@@ -224,7 +224,7 @@ def _overcounted(problem: Problem, rest: Problem, fixed: Mapping[str, int]) -> f
     return (rest.alone[what] - problem.alone[what] - half) / problem.dense[what]
 
 
-def _pchip(x: np.ndarray, y: np.ndarray):
+def _make_pchip(x: np.ndarray, y: np.ndarray):
     from scipy.interpolate import PchipInterpolator
 
     return PchipInterpolator(x, y)

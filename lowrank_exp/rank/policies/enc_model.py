@@ -19,7 +19,7 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import TOLERANCE, Candidate, Problem
 from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import METRICS, energy_curve, measured_curve, network_metric
-from lowrank_exp.rank.enc.sets import JOINED, RankSets, best_of_each, joined, near, no_layers
+from lowrank_exp.rank.enc.sets import JOINED, RankSets, best_of_each, find_near, join, no_layers
 from lowrank_exp.rank.policies.enc_map import (
     SharedQuality,
     cost_tables,
@@ -143,18 +143,20 @@ def enc_candidates(
     delta_B = sum((layer.costs[R] for layer, R in zip(layers, high_L, strict=True)), alone_B) - budget_B
     delta = np.max(delta_B / dense_B)
     if delta > 0 and any(free_L):
-        x_max_L = [_reach(*of, delta_B) for of in zip(layers, high_L, low_L, strict=True)]
+        x_max_L = [_largest_offset(*of, delta_B) for of in zip(layers, high_L, low_L, strict=True)]
         groups = _groups(layers, free_L)
-        t_L = _steps(layers, x_max_L, groups, density)
+        t_L = _choose_steps(layers, x_max_L, groups, density)
         sets = [_sets_of(*of) for of in zip(layers, high_L, x_max_L, t_L, strict=True)]
-        best = functools.partial(_folded, sub_groups=sub_groups, metric=metric, dense=dense)
+        best = functools.partial(_fold_group, sub_groups=sub_groups, metric=metric, dense=dense)
         parts = [best([sets[l] for l in group], min(t_L[l] for l in group)) for group in groups]
         for width_B in (np.minimum(margin * delta * dense_B, TOLERANCE * budget_B), TOLERANCE * budget_B):
-            found, scores = near(no_layers(alone_B), parts, budget_B - width_B, budget_B + width_B, metric, dense)
-            if len(found):
-                options = [layer.options[R_N] for layer, R_N in zip(layers, found.rungs.T, strict=True)]
+            sets_near, scores = find_near(
+                no_layers(alone_B), parts, budget_B - width_B, budget_B + width_B, metric, dense
+            )
+            if len(sets_near):
+                options = [layer.options[R_N] for layer, R_N in zip(layers, sets_near.rungs.T, strict=True)]
                 return EncCandidates(problem.candidates, np.stack(options, axis=1), scores)
-    return _only(problem, layers, mapped, metric, dense)
+    return _take_alone(problem, layers, mapped, metric, dense)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _bounds(problem: Problem, curve: str, first: str, space: float) -> tuple[lis
     return *bounds, [c.profile.name not in fixed for c in problem.candidates]
 
 
-def _reach(layer: _Layer, high: int, low: int, delta_B: np.ndarray) -> int:
+def _largest_offset(layer: _Layer, high: int, low: int, delta_B: np.ndarray) -> int:
     """x_max: down to the lower bound, or by as many ranks as cost what R_max costs above the budget."""
     return min(max(high - low, 0), max(0, int(np.max(halves_up(np.maximum(delta_B, 0) / layer.per_rank)))))
 
@@ -207,7 +209,7 @@ def _groups(layers: Sequence[_Layer], free_L: Sequence[bool]) -> list[list[int]]
     return [list(group) for _, group in itertools.groupby(range(len(layers)), keys.__getitem__)]
 
 
-def _steps(
+def _choose_steps(
     layers: Sequence[_Layer],
     x_max_L: Sequence[int],
     groups: Sequence[Sequence[int]],
@@ -235,33 +237,33 @@ def _sets_of(layer: _Layer, high: int, x_max: int, t: int) -> RankSets:
     return RankSets(R_N[:, None].astype(np.int32), x_N, layer.costs[R_N], layer.y_p[R_N], layer.y_m[R_N])
 
 
-def _folded(sets: Sequence[RankSets], step: int, sub_groups: int | None, metric: str, dense: int) -> RankSets:
+def _fold_group(sets: Sequence[RankSets], step: int, sub_groups: int | None, metric: str, dense: int) -> RankSets:
     """The best rank set of a group of layers for every sum of offsets that is a multiple of `step`."""
     size = len(sets) if sub_groups is None else max(1, len(sets) // sub_groups)
-    while sub_groups is None and size > 1 and max(_members(sets, size)) > MEMBERS:
+    while sub_groups is None and size > 1 and max(_count_members(sets, size)) > MEMBERS:
         size -= 1
-    if (members := max(_members(sets, size))) > JOINED:
+    if (members := max(_count_members(sets, size))) > JOINED:
         raise ValueError(
             f"sub_groups={sub_groups} leaves {members:,} rank sets to a sub-group, more than {JOINED:,}: raise it, set "
             "it to null, or lower the density"
         )
     folded = []
     for at in range(0, len(sets), size):
-        chunk = functools.reduce(joined, sets[at : at + size])
+        chunk = functools.reduce(join, sets[at : at + size])
         folded.append(best_of_each(chunk, chunk.offsets, metric, dense))
     best = folded[0]
     for more in folded[1:]:
-        best = joined(best, more)
+        best = join(best, more)
         best = best_of_each(best, best.offsets, metric, dense)
     return best.at(np.flatnonzero(best.offsets % step == 0))
 
 
-def _members(sets: Sequence[RankSets], size: int) -> list[int]:
+def _count_members(sets: Sequence[RankSets], size: int) -> list[int]:
     """Rank sets of every sub-group of so many layers."""
     return [math.prod(len(one) for one in sets[at : at + size]) for at in range(0, len(sets), size)]
 
 
-def _only(
+def _take_alone(
     problem: Problem, layers: Sequence[_Layer], ranks: Mapping[str, Rank | None], metric: str, dense: int
 ) -> EncCandidates:
     """One rank set, of whatever options."""

@@ -62,7 +62,7 @@ def energy(
     one_of("rule", rule, RULES)
     if not is_whole(power, 1, 2):
         raise ValueError(f"power={power!r} is neither 2 (squared singular values) nor 1 (plain ones)")
-    energies = {c.profile.name: _energy(c.profile, power) for c in problem.candidates}
+    energies = {c.profile.name: _energy_at_rungs(c.profile, power) for c in problem.candidates}
 
     def rung_at(layer: LayerProfile, wanted: float) -> int:
         # A share of exactly one means every direction that the arithmetic can tell from zero.
@@ -73,7 +73,7 @@ def energy(
 
     if rule == "product":
         _check_product(problem, share)
-        options = _product(problem, energies)
+        options = _maximise_product(problem, energies)
     elif (share is None) == (not problem.budget):
         got = "neither" if share is None else f"share={share} and a budget ({problem.budget.bounds})"
         raise ValueError(
@@ -87,7 +87,7 @@ def energy(
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 
 
-def _energy(layer: LayerProfile, power: int) -> np.ndarray:
+def _energy_at_rungs(layer: LayerProfile, power: int) -> np.ndarray:
     """E at every rung, `(rungs,)`."""
     if power == 2:
         return layer.energy
@@ -109,8 +109,8 @@ def _check_product(problem: Problem, share: float | None) -> None:
         )
 
 
-def _product(problem: Problem, energies: dict[str, np.ndarray]) -> list[int]:
-    dropped = _dropped(problem, energies)
+def _maximise_product(problem: Problem, energies: dict[str, np.ndarray]) -> list[int]:
+    dropped = _drop_greedily(problem, energies)
     levels = {c.profile.name: _at_rungs(c, of_O) for c, of_O in zip(problem.candidates, dropped, strict=True)}
 
     def rung_at(layer: LayerProfile, t: float) -> int:
@@ -119,7 +119,7 @@ def _product(problem: Problem, energies: dict[str, np.ndarray]) -> list[int]:
     return meet(problem, rung_at, lambda layer: levels[layer.name], 0.0)
 
 
-def _dropped(problem: Problem, energies: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _drop_greedily(problem: Problem, energies: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Of every candidate, 1 / the number of the drop that took an option away, 0 where it stays, `(O,)`."""
     bounds = problem.budget.bounds
     limits = [bound * problem.dense[what] * (1 + ROUNDING) for what, bound in bounds.items()]
@@ -133,7 +133,7 @@ def _dropped(problem: Problem, energies: dict[str, np.ndarray]) -> list[np.ndarr
         drops = []
         for index, (candidate, top) in enumerate(zip(problem.candidates, top_L, strict=True)):
             cost_O = (cost_LOW[index][: top + 1, over] / np.array(limits)[over]).sum(1)
-            steps = _steps(cost_O, E_LO[index][: top + 1])
+            steps = _list_drops(cost_O, E_LO[index][: top + 1])
             drops += [(ratio, candidate.profile.name, -high, low, index) for ratio, high, low in steps]
         for _, _, _, low, index in sorted(drops):
             number += 1
@@ -160,7 +160,7 @@ def _at_options(candidate: Candidate, of_R: np.ndarray, of_dense: float) -> np.n
     return np.append(of_R, of_dense)[places]
 
 
-def _steps(cost_O: np.ndarray, E_O: np.ndarray) -> list[tuple[float, int, int]]:
+def _list_drops(cost_O: np.ndarray, E_O: np.ndarray) -> list[tuple[float, int, int]]:
     """The drops from the last option to the first: energy lost for cost saved, which rises, and both options."""
     hull = []  # of energy over cost, from above
     for option, (cost, kept) in enumerate(zip(cost_O.tolist(), E_O.tolist(), strict=True)):
@@ -181,7 +181,7 @@ def _steps(cost_O: np.ndarray, E_O: np.ndarray) -> list[tuple[float, int, int]]:
 
 
 def _at_rungs(candidate: Candidate, of_O: np.ndarray) -> np.ndarray:
-    """A number of every option, at its rung and those below that are no option; dense last, `(rungs + 1,)`."""
+    """A number of every option, at its rung and those below that are not options; dense last, `(rungs + 1,)`."""
     rungs = [candidate.profile.rungs + 1 if rung is None else rung for rung in candidate.rungs]
     rungs[-1] = candidate.profile.rungs + 1
     return np.repeat(of_O, np.diff([0, *rungs]))

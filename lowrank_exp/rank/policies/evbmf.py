@@ -44,11 +44,12 @@ def evbmf(problem: Problem, *, solver: str = "global", weaken: float = 1.0) -> d
     wrong = f"weaken={weaken!r} is not in (0, 1]: 1 takes the EVBMF rank, less comes nearer to the full one"
     fraction("weaken", weaken, wrong)
     return {
-        c.profile.name: option_at(c, _wished(c.profile, solver, weaken), problem.multiple) for c in problem.candidates
+        c.profile.name: option_at(c, _choose_rank(c.profile, solver, weaken), problem.multiple)
+        for c in problem.candidates
     }
 
 
-def _wished(layer: LayerProfile, solver: str, weaken: float) -> Rank | None:
+def _choose_rank(layer: LayerProfile, solver: str, weaken: float) -> Rank | None:
     """One rank for every unfolding; None without numbers."""
     unfoldings = unfoldings_of(layer, "evbmf")
     if unfoldings is None:
@@ -56,12 +57,12 @@ def _wished(layer: LayerProfile, solver: str, weaken: float) -> Rank | None:
     ranks = []
     for values_GL, long_side in unfoldings:
         full = values_GL.shape[1]
-        found = max(evbmf_solution(values_L, full, long_side, solver).rank for values_L in values_GL)
-        if found == 0:
+        rank = max(evbmf_solution(values_L, full, long_side, solver).rank for values_L in values_GL)
+        if rank == 0:
             warnings.warn(
                 f"{layer.name}: nothing in its {full} x {long_side} unfolding stands above the noise (EVBMF rank 0); "
                 "counted as 1",
                 stacklevel=2,
             )
-        ranks.append(int(full - weaken * (full - max(found, 1))))
+        ranks.append(int(full - weaken * (full - max(rank, 1))))
     return ranks[0] if len(ranks) == 1 else tuple(ranks)

@@ -30,7 +30,7 @@ def greedy_eval(problem: Problem, *, threshold: float | None = None) -> dict[str
             decides.
 
     Raises:
-        ValueError: both or neither of threshold and a budget are given, the threshold is no positive number, a layer
+        ValueError: both or neither of threshold and a budget are given, the threshold is not a positive number, a layer
             has no samples, or no reachable cost meets the budget.
 
     Source: AIMET (Qualcomm), its greedy selection of compression ratios, user guide and code.
@@ -48,54 +48,54 @@ def greedy_eval(problem: Problem, *, threshold: float | None = None) -> dict[str
         raise ValueError(
             f"the greedy_eval policy takes a threshold or a budget (macs, weights), got {got}: set the other to null"
         )
-    table = {c.profile.name: _rising(c.profile) for c in problem.candidates}
+    table = {c.profile.name: _make_rising(c.profile) for c in problem.candidates}
     if threshold is None:
-        options = _under_budget(problem, table)
+        options = _meet_budget(problem, table)
     else:
         wrong = f"threshold={threshold!r} is not a positive number: 0.99 keeps 99 % of the accuracy"
         positive("threshold", threshold, wrong)
-        options = _options(problem, table, threshold)
+        options = _choose_options(problem, table, threshold)
     return {c.profile.name: c.ranks[o] for c, o in zip(problem.candidates, options, strict=True)}
 
 
-def _rising(layer: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
+def _make_rising(layer: LayerProfile) -> tuple[np.ndarray, np.ndarray]:
     rungs_N, accuracy_N = samples(layer)
     return rungs_N, np.maximum.accumulate(accuracy_N)
 
 
-def _lowest(layer: LayerProfile, table: Table, T: float) -> int:
+def _find_lowest(layer: LayerProfile, table: Table, T: float) -> int:
     """The lowest sampled rung that reaches T; the one after the last where none does."""
     rungs_N, accuracy_N = table[layer.name]
     place = int(np.searchsorted(accuracy_N, T * (1 - 1e-12)))
     return int(rungs_N[place]) if place < len(rungs_N) else layer.rungs + 1
 
 
-def _options(problem: Problem, table: Table, T: float) -> list[int]:
-    return [c.option_of(_lowest(c.profile, table, T)) for c in problem.candidates]
+def _choose_options(problem: Problem, table: Table, T: float) -> list[int]:
+    return [c.option_of(_find_lowest(c.profile, table, T)) for c in problem.candidates]
 
 
-def _under_budget(problem: Problem, table: Table) -> list[int]:
+def _meet_budget(problem: Problem, table: Table) -> list[int]:
     """The options at the highest threshold that fits, and single ranks more where they leave more than 1 %."""
-    T = _highest(problem, table)
+    T = _find_highest(problem, table)
 
     def rung_at(layer: LayerProfile, T: float) -> int:
-        return _lowest(layer, table, T)
+        return _find_lowest(layer, table, T)
 
     def level(layer: LayerProfile) -> np.ndarray:
         rungs_N, accuracy_N = table[layer.name]
         below_R = np.arange(layer.rungs)
         accuracy_R = np.interp(below_R, np.append(0, rungs_N), np.append(0, accuracy_N))
-        return accuracy_R if T is None else np.where(below_R < _lowest(layer, table, T), 0.0, accuracy_R)
+        return accuracy_R if T is None else np.where(below_R < _find_lowest(layer, table, T), 0.0, accuracy_R)
 
     return meet(problem, rung_at, level, T)
 
 
-def _highest(problem: Problem, table: Table) -> float | None:
+def _find_highest(problem: Problem, table: Table) -> float | None:
     """The highest threshold that fits the budget; None where the lowest sampled ranks do not."""
     thresholds = np.unique(np.concatenate([[0.0], *(accuracy_N for _, accuracy_N in table.values())]))
     low, high = -1, len(thresholds)  # fits, does not fit
     while high - low > 1:
         middle = (low + high) // 2
-        fits = problem.fits(_options(problem, table, thresholds[middle]))
+        fits = problem.fits(_choose_options(problem, table, thresholds[middle]))
         low, high = (middle, high) if fits else (low, middle)
     return float(thresholds[low]) if low >= 0 else None

@@ -17,7 +17,7 @@ from lowrank_exp.rank.layer_profile import LayerProfile
 
 Quality = Callable[[LayerProfile], np.ndarray]
 _MEASURED = {"measured": "accuracy", "sensitivity": "sensitivity"}  # what metrics look at
-Offer = tuple[Candidate, int]  # one of the decompositions of a layer, and an option of it
+Option = tuple[Candidate, int]  # one of the decompositions of a layer, and an option of it
 
 
 def _measured_for(options: Mapping[str, Any]) -> list[str]:
@@ -65,56 +65,56 @@ def knapsack(
     positive("limit_seconds", limit_seconds, wrong, infinite=True)
     problem = replace(problem, candidates=tuple(sorted(problem.candidates, key=lambda c: c.profile.name)))
     quality = _metric(metric, problem)
-    offers = [_offers(candidate) for candidate in problem.candidates]
+    offers = [_list_options(candidate) for candidate in problem.candidates]
     costs = [_costs(options, problem) for options in offers]
     qualities = [_qualities(options, quality) for options in offers]
-    best: list[Offer] | None = None
+    best: list[Option] | None = None
     for times in (1.0, 1.0 + TOLERANCE):
         solution = solve(costs, qualities, _limits(problem, times), limit_seconds=limit_seconds) if costs else None
         if solution is None:
             continue
         _warn_unless_exact(solution, limit_seconds)
-        found = [of[o] for of, o in zip(offers, solution.options, strict=True)]
-        if _chosen(problem, found).met([option for _, option in found]):
+        plan = [of[o] for of, o in zip(offers, solution.options, strict=True)]
+        if _with_chosen(problem, plan).met([option for _, option in plan]):
             break
-        best = best or found
+        best = best or plan
     else:
-        solution = _meeting(costs, qualities, problem, limit_seconds) if costs else None
+        solution = _solve_to_meet(costs, qualities, problem, limit_seconds) if costs else None
         if solution is None:
-            found = _filled(problem, best)
+            plan = _fill_up(problem, best)
         else:
             _warn_unless_exact(solution, limit_seconds)
-            found = [of[o] for of, o in zip(offers, solution.options, strict=True)]
+            plan = [of[o] for of, o in zip(offers, solution.options, strict=True)]
     return {
-        c.profile.name: None if (rank := c.ranks[option]) is None else Choice(c.profile, rank) for c, option in found
+        c.profile.name: None if (rank := c.ranks[option]) is None else Choice(c.profile, rank) for c, option in plan
     }
 
 
-def _offers(candidate: Candidate) -> list[Offer]:
+def _list_options(candidate: Candidate) -> list[Option]:
     """All options of a layer, by every decomposition; dense once, last."""
     every = (candidate, *candidate.others)
     ranks = [(one, o) for one in every for o, rung in enumerate(one.rungs) if rung is not None]
     return ranks + [(candidate, len(candidate.rungs) - 1)] * (candidate.rungs[-1] is None)
 
 
-def _chosen(problem: Problem, found: Sequence[Offer]) -> Problem:
+def _with_chosen(problem: Problem, plan: Sequence[Option]) -> Problem:
     """The problem with the decompositions that were chosen and no other."""
-    return replace(problem, candidates=tuple(replace(one, others=()) for one, _ in found))
+    return replace(problem, candidates=tuple(replace(one, others=()) for one, _ in plan))
 
 
-def _meeting(
+def _solve_to_meet(
     costs: Sequence[np.ndarray], qualities: Sequence[np.ndarray], problem: Problem, limit_seconds: float
 ) -> Solution | None:
     """The best solution that meets the budget: above 1.01 of no bound, and not below 0.99 of one of them."""
-    highest, found = _limits(problem, 1.0 + TOLERANCE), []
+    highest, solutions = _limits(problem, 1.0 + TOLERANCE), []
     for place, (what, bound) in enumerate(problem.budget.bounds.items()):
         least = math.ceil((1 - TOLERANCE) * bound * problem.dense[what] * (1 - ROUNDING)) - problem.alone[what]
         # What a layer saves of its dearest option is one more cost: at most so much may be saved altogether.
         most = [int(of_layer[:, place].max()) for of_layer in costs]
         saved = [top - of_layer[:, place, None] for top, of_layer in zip(most, costs, strict=True)]
         both = [np.hstack(pair) for pair in zip(costs, saved, strict=True)]
-        found.append(solve(both, qualities, [*highest, sum(most) - least], limit_seconds=limit_seconds))
-    return max((one for one in found if one is not None), key=lambda one: one.value, default=None)
+        solutions.append(solve(both, qualities, [*highest, sum(most) - least], limit_seconds=limit_seconds))
+    return max((one for one in solutions if one is not None), key=lambda one: one.value, default=None)
 
 
 def _limits(problem: Problem, times: float) -> list[int]:
@@ -125,7 +125,7 @@ def _limits(problem: Problem, times: float) -> list[int]:
     ]
 
 
-def _costs(offers: Sequence[Offer], problem: Problem) -> np.ndarray:
+def _costs(offers: Sequence[Option], problem: Problem) -> np.ndarray:
     """Costs of the options, `(options, budgets)`."""
     return np.array([[one.cost(o, what) for what in problem.budget.bounds] for one, o in offers], dtype=np.int64)
 
@@ -143,7 +143,7 @@ def _metric(metric: str | Quality, problem: Problem) -> Quality:
     return _METRICS[metric]
 
 
-def _qualities(offers: Sequence[Offer], metric: Quality) -> np.ndarray:
+def _qualities(offers: Sequence[Option], metric: Quality) -> np.ndarray:
     """Qualities of the options, `(options,)`."""
     by_rung = {}
     for layer in {id(one.profile): one.profile for one, _ in offers}.values():
@@ -201,12 +201,12 @@ def _warn_unless_exact(solution: Solution, limit_seconds: float) -> None:
         )
 
 
-def _filled(problem: Problem, best: Sequence[Offer] | None) -> list[Offer]:
+def _fill_up(problem: Problem, best: Sequence[Option] | None) -> list[Option]:
     """The best options, where any fit, and as many single ranks more as it takes to meet the budget."""
     what = next(iter(problem.budget.bounds))
     cheapest = [min((c, *c.others), key=lambda one: one.cost(0, what)) for c in problem.candidates]
     best = best or [(candidate, 0) for candidate in cheapest]
-    problem = _chosen(problem, best)
+    problem = _with_chosen(problem, best)
     rungs = {one.profile.name: one.rungs[o] for one, o in best}
 
     def rung_of(layer: LayerProfile, _: float = 1.0) -> int:

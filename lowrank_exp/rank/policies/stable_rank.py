@@ -34,8 +34,8 @@ def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 
             the ranks are then those of the decomposition's ladder.
 
     Raises:
-        ValueError: both or neither of times and a budget are given, times is no positive number, a decomposition has no
-            unfoldings, or no reachable cost meets the budget.
+        ValueError: both or neither of times and a budget are given, times is not a positive number, a decomposition has
+            no unfoldings, or no reachable cost meets the budget.
 
     Source: Wang et al. 2023, "Cuttlefish: low-rank model training without all the tuning", and the authors' code for
     rounding and the limit L.
@@ -54,7 +54,7 @@ def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 
         )
     widths = {c.profile.name: _widths(c.profile, scaled) for c in problem.candidates}
     if times is None:
-        return _under_budget(problem, widths)
+        return _meet_budget(problem, widths)
     wrong = f"times={times!r} is not a positive number: 1 takes the stable rank as it is, 0.5 half of it"
     positive("times", times, wrong)
     ranks = {}
@@ -116,7 +116,7 @@ def _rank(layer: LayerProfile, widths: list[float] | None, times: float) -> Rank
     return ranks[0] if len(ranks) == 1 else tuple(ranks)
 
 
-def _under_budget(problem: Problem, widths: dict[str, list[float] | None]) -> dict[str, Rank | None]:
+def _meet_budget(problem: Problem, widths: dict[str, list[float] | None]) -> dict[str, Rank | None]:
     """The ladders' ranks of the largest t; t = 1 is taken if it meets the budget."""
     levels = {c.profile.name: _level(c.profile, widths[c.profile.name]) for c in problem.candidates}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lowrank_exp.decomposition import Rank, named
+from lowrank_exp.decomposition import Rank, decomposition_named
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import write_whole
@@ -124,7 +124,7 @@ class NetworkScore:
             return self._factorizer(name, decomposition, options)(rank).eval()
 
     def _taken_apart(self, name: str, decomposition: str, options: str) -> Callable[[Rank], nn.Module]:
-        return named(decomposition, **json.loads(options)).factorizer(self._dense[name], self._svds)
+        return decomposition_named(decomposition, **json.loads(options)).factorizer(self._dense[name], self._svds)
 
 
 def _told_one(choice: Choice | None) -> tuple[str, str, Rank] | None:

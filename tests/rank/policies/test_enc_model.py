@@ -5,7 +5,7 @@ import pytest
 
 from lowrank_exp.rank import allocate
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve, network_quality
-from lowrank_exp.rank.enc.sets import RankSets, near, no_layers, thinned
+from lowrank_exp.rank.enc.sets import RankSets, find_near, no_layers, thin_out
 from lowrank_exp.rank.policies.enc_map import SharedQuality, enc_map
 from lowrank_exp.rank.policies.enc_model import enc_candidates, enc_model
 from support.cells import cells
@@ -225,7 +225,7 @@ def test_pairs_near_a_cost_are_those_of_all_pairs():
     rng = np.random.default_rng(0)
     left, right = (sets(rng.integers(0, 100, (n, 2)), rng.uniform(size=n)) for n in (40, 30))
     low, high = np.array([70.0, 90.0]), np.array([80.0, 99.5])
-    found, scores = near(no_layers(np.array([5, 3])), [left, right], low, high, "A_p", 100)
+    found, scores = find_near(no_layers(np.array([5, 3])), [left, right], low, high, "A_p", 100)
     total = left.costs[:, None] + right.costs[None] + [5, 3]
     expected = np.argwhere((total < high).all(-1) & (total > low).any(-1))
     assert sorted(map(tuple, found.rungs.tolist())) == sorted(map(tuple, expected.tolist()))
@@ -234,7 +234,7 @@ def test_pairs_near_a_cost_are_those_of_all_pairs():
 
 
 def test_thinning_keeps_the_best_of_every_range_of_cost():
-    found = thinned(sets([0, 1, 2, 10, 11, 19, 20], [0.1, 0.3, 0.2, 0.5, 0.6, 0.9, 0.4]), 2, "A_p", 100)
+    found = thin_out(sets([0, 1, 2, 10, 11, 19, 20], [0.1, 0.3, 0.2, 0.5, 0.6, 0.9, 0.4]), 2, "A_p", 100)
     assert found.rungs.tolist() == [[3], [5]]  # costs 0 to 10 and 11 to 20
     assert found.A_p.tolist() == [0.5, 0.9]
 

@@ -315,8 +315,8 @@ def test_the_order_of_singular_values_does_not_matter():
         (lambda: evbmf_solution(np.array([]), 0, 6), r"a 0 x 6 matrix has 0 singular values, got .* \(0,\)"),
         (lambda: evbmf_solution(np.array([1.0, -1.0]), 2, 6), r"must be finite and 0 or more, got .* -1.0 to 1.0"),
         (lambda: evbmf_solution(np.array([1.0, np.inf]), 2, 6), "must be finite and 0 or more"),
-        (lambda: evbmf_solution(np.ones(2), 2, 6, sigma2=0.0), "sigma2=0.0 is no variance of noise"),
-        (lambda: evbmf_solution(np.ones(2), 2, 6, sigma2=math.nan), "sigma2=nan is no variance of noise"),
+        (lambda: evbmf_solution(np.ones(2), 2, 6, sigma2=0.0), "sigma2=0.0 is not a variance of noise"),
+        (lambda: evbmf_solution(np.ones(2), 2, 6, sigma2=math.nan), "sigma2=nan is not a variance of noise"),
     ],
 )
 def test_what_is_no_matrix_is_refused(call, message):
