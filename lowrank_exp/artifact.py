@@ -15,7 +15,7 @@ from lowrank_exp.edits import placed_records
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.models import build
 from lowrank_exp.models.numbers import check_numbers
-from lowrank_exp.models.parts import listed
+from lowrank_exp.models.parts import list_names
 from lowrank_exp.network.cost import check_network
 from lowrank_exp.network.wrappers import full_name, unwrap
 from lowrank_exp.network_file.archive import archive_content
@@ -49,7 +49,8 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         name for name, entry in own_entries(model).items() if _is_learned(name, entry) and _diverged(entry)
     ]:
         raise ValueError(
-            f"this network has numbers that are NaN or infinite in {listed(diverged)}: its file would not be loaded. "
+            f"this network has numbers that are NaN or infinite in {list_names(diverged)}: its file would not be "
+            "loaded. "
             "Its training diverged: save an earlier state of it"
         )
     edits = [one.edit for one in placed_records(model)]

@@ -17,7 +17,7 @@ Shape = tuple[int, int, int]
 CHUNK = 1024
 
 
-def target_shape(
+def choose_shape(
     source: Shape, network: Shape | None, image_size: tuple[int, int] | None, channels: int | None
 ) -> Shape:
     """The shape (C, H, W) that the batches will have.
@@ -35,39 +35,39 @@ def target_shape(
         ValueError: colour would have to become grey, a channel count is neither 1 nor 3, or the network and
             the settings of the data contradict each other.
 
-    >>> target_shape((1, 8, 8), network=(3, 32, 32), image_size=None, channels=None)
+    >>> choose_shape((1, 8, 8), network=(3, 32, 32), image_size=None, channels=None)
     (3, 32, 32)
-    >>> target_shape((1, 8, 8), network=None, image_size=(16, 16), channels=None)
+    >>> choose_shape((1, 8, 8), network=None, image_size=(16, 16), channels=None)
     (1, 16, 16)
     """
     if network is None:
         height, width = image_size if image_size is not None else source[1:]
-        wanted = (channels if channels is not None else source[0], height, width)
+        shape = (channels if channels is not None else source[0], height, width)
         remedy = "set data.channels=3 or leave it null"
     else:
         if len(network) != 3 or min(network) < 1:
             raise ValueError(f"the network's input shape must be (C, H, W) with positive entries, got {tuple(network)}")
-        wanted = (int(network[0]), int(network[1]), int(network[2]))
-        if image_size is not None and image_size != wanted[1:]:
+        shape = (int(network[0]), int(network[1]), int(network[2]))
+        if image_size is not None and image_size != shape[1:]:
             raise ValueError(
                 f"data.image_size is {image_size[0]}x{image_size[1]} and the network takes "
-                f"{wanted[1]}x{wanted[2]} (height x width): "
-                f"set data.image_size=[{wanted[1]},{wanted[2]}] or leave it null"
+                f"{shape[1]}x{shape[2]} (height x width): "
+                f"set data.image_size=[{shape[1]},{shape[2]}] or leave it null"
             )
-        if channels is not None and channels != wanted[0]:
+        if channels is not None and channels != shape[0]:
             raise ValueError(
-                f"data.channels is {channels} and the network takes {wanted[0]}: "
-                f"set data.channels={wanted[0]} or leave it null"
+                f"data.channels is {channels} and the network takes {shape[0]}: "
+                f"set data.channels={shape[0]} or leave it null"
             )
         remedy = "set model.in_channels=3"
-    if source[0] == 3 and wanted[0] == 1:
+    if source[0] == 3 and shape[0] == 1:
         raise ValueError(f"the images are in colour (3 channels) and 1 channel is asked for: {remedy}")
-    if wanted[0] not in (source[0], 3):
+    if shape[0] not in (source[0], 3):
         raise ValueError(
-            f"the images have {source[0]} channels and {wanted[0]} are asked for; "
+            f"the images have {source[0]} channels and {shape[0]} are asked for; "
             f"allowed: 1 (grey images) or 3: {remedy}"
         )
-    return wanted
+    return shape
 
 
 def adapt_images(images: Tensor, shape: Shape) -> Tensor:

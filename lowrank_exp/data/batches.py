@@ -207,10 +207,10 @@ def batch_loader(batches: ImageBatches, sampler: EpochBatches) -> DataLoader:
         sampler=sampler,
         batch_size=None,
         num_workers=0,
-        collate_fn=_as_it_is,
+        collate_fn=_keep_as_it_is,
         generator=torch.Generator().manual_seed(0),
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _keep_as_it_is(batch: Batch) -> Batch:
     return batch

@@ -18,7 +18,7 @@ from torch import Tensor
 from lowrank_exp.data.adapt import Shape
 from lowrank_exp.data.images import check_memory
 from lowrank_exp.data.scan import FORMATS
-from lowrank_exp.data.square import centre_square
+from lowrank_exp.data.square import cut_centre_square
 
 GREY_MODES = ("1", "L", "LA", "La")
 # More than 8 bits a channel: Pillow's conversion to 8 bits would cut the values off at 255.
@@ -47,7 +47,7 @@ class ColourAmongGreyError(Exception):
     """A colour image turned up after only grey ones."""
 
 
-def stored_as(
+def find_stored_shape(
     first: Path, image_size: tuple[int, int] | None, resize_short: int | None, channels: int | None = None
 ) -> Stored:
     """What files become, by the header of the first one and the settings; `channels` None: by that file too.
@@ -55,7 +55,7 @@ def stored_as(
     Raises:
         ValueError: the file cannot be read.
     """
-    mode, (width, height) = _header(first)
+    mode, (width, height) = _read_header(first)
     if channels is None:
         channels = 1 if mode in GREY_MODES else 3
     if resize_short is not None:
@@ -89,9 +89,9 @@ def decode_images(
             named), a file has more than 8 bits per channel, or the result would not fit into `memory_limit`.
     """
     try:
-        return _decode(paths, stored_as(paths[0], image_size, resize_short), memory_limit, progress)
+        return _decode(paths, find_stored_shape(paths[0], image_size, resize_short), memory_limit, progress)
     except ColourAmongGreyError:  # all are decoded again, as RGB
-        return _decode(paths, stored_as(paths[0], image_size, resize_short, channels=3), memory_limit, progress)
+        return _decode(paths, find_stored_shape(paths[0], image_size, resize_short, channels=3), memory_limit, progress)
 
 
 def _decode(paths: Sequence[Path], stored: Stored, memory_limit: int, progress: bool) -> Tensor:
@@ -115,12 +115,12 @@ def _decode(paths: Sequence[Path], stored: Stored, memory_limit: int, progress: 
     return torch.from_numpy(images_NCHW)
 
 
-def _header(path: Path) -> tuple[str, tuple[int, int]]:
+def _read_header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.mode, image.size
     except Exception as error:
-        raise _undecodable(path, error) from error
+        raise _explain_undecodable(path, error) from error
 
 
 def read_image(path: Path, stored: Stored) -> np.ndarray:
@@ -136,13 +136,13 @@ def read_image(path: Path, stored: Stored) -> np.ndarray:
             mode, size = image.mode, image.size
             pixels = image.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged file makes Pillow raise almost anything
-        raise _undecodable(path, error) from error
+        raise _explain_undecodable(path, error) from error
     if mode in DEEP_MODES:
         raise ValueError(f"{path} has more than 8 bits per channel (mode {mode}): convert it to an 8-bit image")
     if channels == 1 and mode not in GREY_MODES:
         raise ColourAmongGreyError(path)
     if stored.fit == "square":
-        pixels = centre_square(pixels, height)
+        pixels = cut_centre_square(pixels, height)
     elif size != (width, height):
         if stored.fit == "exact":
             raise ValueError(
@@ -154,5 +154,5 @@ def read_image(path: Path, stored: Stored) -> np.ndarray:
     return np.asarray(pixels).reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def _undecodable(path: Path, error: Exception) -> ValueError:
+def _explain_undecodable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} cannot be decoded ({type(error).__name__}: {error}): replace or remove it")

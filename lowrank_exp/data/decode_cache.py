@@ -55,25 +55,25 @@ class DecodeCache:
 
     def read(self, row: int) -> np.ndarray | None:
         """The row as uint8 `(row_bytes,)`, or None where it is not there or damaged."""
-        file = self._opened() if self._holds(row) else None
+        file = self._open() if self._has(row) else None
         if file is None:
             return None
         record = np.empty(self.row_bytes + SUM_BYTES, dtype=np.uint8)
         try:
             file.seek(row * len(record))
-            got = file.readinto(record)
+            length = file.readinto(record)
         except OSError as error:
             self._stop(error)
             return None
         pixels = record[: self.row_bytes]
-        return pixels if got == len(record) and record[self.row_bytes :].tobytes() == _sum(pixels) else None
+        return pixels if length == len(record) and record[self.row_bytes :].tobytes() == _sum(pixels) else None
 
     def write(self, row: int, pixels: np.ndarray) -> None:
         """Store uint8 `(row_bytes,)`."""
-        if not self._holds(row) or not self._writable:
+        if not self._has(row) or not self._writable:
             return
         try:
-            file = self._opened(create=True)
+            file = self._open(create=True)
             if file is None or not self._writable:
                 return
             if shutil.disk_usage(self.path.parent).free < RESERVE + self.row_bytes:
@@ -85,10 +85,10 @@ class DecodeCache:
         except OSError as error:
             self._stop(error)
 
-    def _holds(self, row: int) -> bool:
+    def _has(self, row: int) -> bool:
         return self.rows is None or row < self.rows
 
-    def _opened(self, create: bool = False) -> FileIO | None:
+    def _open(self, create: bool = False) -> FileIO | None:
         """The file as this process has opened it: a handle from before a fork would share its position."""
         if self._process == os.getpid() and self._file is not None:
             return self._file

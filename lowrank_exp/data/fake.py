@@ -61,12 +61,13 @@ class FakeData(ImageData):
         check_memory(sum(self.counts), shape, self.memory_limit)
         classes = tuple(f"class {label}" for label in range(self._declared_classes))
         train, test = (
-            _noise(count, shape, len(classes), seed=(self.image_seed, part)) for part, count in enumerate(self.counts)
+            _draw_noise(count, shape, len(classes), seed=(self.image_seed, part))
+            for part, count in enumerate(self.counts)
         )
         return LabelledImages(*train, *test, classes)
 
 
-def _noise(count: int, shape: tuple[int, int, int], classes: int, seed: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _draw_noise(count: int, shape: tuple[int, int, int], classes: int, seed: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Images uint8 `(N, C, H, W)` and labels int64 `(N,)`, a function of the arguments only."""
     rng = np.random.default_rng(seed)
     labels_N = rng.permutation(np.arange(count, dtype=np.int64) % classes)

@@ -8,7 +8,7 @@ import torch
 from lowrank_exp.data.decode import decode_images
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.torchvision_files import damage_named, read_once, set_folder
+from lowrank_exp.data.torchvision_files import name_damage, read_once, set_folder
 
 FOLDER = "flowers-102"
 SPLITS = ("train", "val", "test")
@@ -55,7 +55,7 @@ class Flowers102(ImageData):
     def _read(self, folder: Path) -> LabelledImages:
         from torchvision.datasets import Flowers102 as Source  # slow to import, and of no use to the other data sets
 
-        with damage_named("Flowers102", folder, self.download):
+        with name_damage("Flowers102", folder, self.download):
             # torchvision offers the images one by one; only its own attributes tell of the files.
             train, val, test = (Source(folder.parent, split, download=self.download) for split in SPLITS)
             paths = [*train._image_files, *val._image_files, *test._image_files]
@@ -66,7 +66,7 @@ class Flowers102(ImageData):
         short = self.geometry.resize_short
         pixels_NCHW = decode_images(paths, self._size, self.memory_limit, self.progress, short)
         count = len(train) + len(val)
-        with damage_named("Flowers102", folder, self.download):
+        with name_damage("Flowers102", folder, self.download):
             return LabelledImages(
                 pixels_NCHW[:count], labels_N[:count], pixels_NCHW[count:], labels_N[count:], tuple(Source.classes)
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowrank_exp.checks import one_of, whole
 from lowrank_exp.data.adapt import Shape, adapt_images
-from lowrank_exp.data.square import centre_squares
+from lowrank_exp.data.square import cut_centre_squares
 from lowrank_exp.data.streamed import StreamedImages
 from lowrank_exp.data.views import View
 
@@ -40,7 +40,7 @@ class Geometry:
         ValueError: an unknown word, or settings that contradict each other.
 
     >>> geometry = Geometry(resize_short=256, train_view="random_crop", test_view="ten_crop")
-    >>> geometry.stored((3, 375, 500)), geometry.kept((3, 256, 256), (3, 224, 224))
+    >>> geometry.shape_stored((3, 375, 500)), geometry.shape_kept((3, 256, 256), (3, 224, 224))
     ((3, 256, 256), (3, 256, 256))
     """
 
@@ -73,7 +73,7 @@ class Geometry:
         """Whether a view is less than the whole image."""
         return (self.train_view, self.test_view) != ("whole", "whole")
 
-    def decoded(self, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
+    def size_decoded(self, image_size: tuple[int, int] | None) -> tuple[int, int] | None:
         """The size that files are resized to when decoded: `image_size`, unless that is the size of views."""
         return None if self.cuts or self.resize_short is not None else image_size
 
@@ -82,11 +82,11 @@ class Geometry:
         """How many views of a test image the network sees."""
         return 10 if self.test_view == "ten_crop" else 1
 
-    def stored(self, source: Shape) -> Shape:
+    def shape_stored(self, source: Shape) -> Shape:
         """Shape of the stored images, from that of the decoded ones."""
         return source if self.resize_short is None else (source[0], self.resize_short, self.resize_short)
 
-    def kept(self, stored: Shape, network: Shape) -> Shape:
+    def shape_kept(self, stored: Shape, network: Shape) -> Shape:
         """Shape in which images wait for their batch: that of the network, or as stored where views are cut.
 
         Raises:
@@ -122,23 +122,23 @@ class Geometry:
                 )
         return (network[0], *stored[1:])
 
-    def bring(self, images: Tensor | StreamedImages, kept: Shape) -> Tensor | StreamedImages:
+    def bring(self, images: Tensor | StreamedImages, waiting: Shape) -> Tensor | StreamedImages:
         """Decoded uint8 images `(N, c, h, w)` as they wait for their batch; streamed ones get there when read."""
         if isinstance(images, StreamedImages):
-            return images.adapted(kept)
-        return adapt_images(centre_squares(images, self.resize_short), kept)
+            return images.adapt_to(waiting)
+        return adapt_images(cut_centre_squares(images, self.resize_short), waiting)
 
-    def train(self, kept: Shape, network: Shape) -> View | None:
+    def view_in_training(self, waiting: Shape, network: Shape) -> View | None:
         """What is seen in training with augmentation; None: whole images."""
-        return None if self.train_view == "whole" else View(self.train_view, kept[1:], network[1:])
+        return None if self.train_view == "whole" else View(self.train_view, waiting[1:], network[1:])
 
-    def fixed(self, kept: Shape, network: Shape) -> View | None:
+    def view_unaugmented(self, waiting: Shape, network: Shape) -> View | None:
         """What is seen in validation, and in training without augmentation."""
-        return View("center_crop", kept[1:], network[1:]) if self.cuts else None
+        return View("center_crop", waiting[1:], network[1:]) if self.cuts else None
 
-    def test(self, kept: Shape, network: Shape) -> View | None:
+    def view_in_testing(self, waiting: Shape, network: Shape) -> View | None:
         """What is seen in testing."""
-        return None if self.test_view == "whole" else View(self.test_view, kept[1:], network[1:])
+        return None if self.test_view == "whole" else View(self.test_view, waiting[1:], network[1:])
 
     def decisive(self) -> dict[str, int | str]:
         """The settings that are not as they always were, for the digest of the data."""

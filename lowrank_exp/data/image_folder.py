@@ -11,7 +11,7 @@ import torch
 
 from lowrank_exp.checks import one_of, whole
 from lowrank_exp.data.cache import manifest_key, read_cache, write_cache
-from lowrank_exp.data.decode import decode_images, stored_as
+from lowrank_exp.data.decode import decode_images, find_stored_shape
 from lowrank_exp.data.decode_cache import DecodeCache
 from lowrank_exp.data.images import GIB, LabelledImages
 from lowrank_exp.data.module import ImageData
@@ -89,20 +89,24 @@ class ClassFolders(ImageData, ABC):
 
     def _load(self) -> LabelledImages | StreamedSource:
         root, scan, names = self._scan()
-        size = self.geometry.decoded(self.image_size)
-        source = self._streamed(root, scan, size) if self._streams(root, scan, size) else self._held(root, scan, size)
+        size = self.geometry.size_decoded(self.image_size)
+        source = (
+            self._load_streamed(root, scan, size)
+            if self._streams(root, scan, size)
+            else self._load_all(root, scan, size)
+        )
         return dataclasses.replace(source, names=names)
 
     def _streams(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> bool:
         if self.in_memory != "auto":
             return self.in_memory == "never"
-        channels, *sides = stored_as(root / scan.train[0].path, size, self.geometry.resize_short).shape
+        channels, *sides = find_stored_shape(root / scan.train[0].path, size, self.geometry.resize_short).shape
         seen = self._network_shape[1:] if self._network_shape is not None else self.image_size
         if seen is not None and not self.geometry.cuts:  # then they are resized, and held at that size too
             sides = max(sides, list(seen), key=math.prod)
         return (len(scan.train) + len(scan.test)) * channels * math.prod(sides) > self.memory_limit
 
-    def _held(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> LabelledImages:
+    def _load_all(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> LabelledImages:
         key = self._key(scan, size)
         images = read_cache(self.cache_dir, key)
         if images is None:
@@ -110,13 +114,13 @@ class ClassFolders(ImageData, ABC):
             pixels = decode_images(paths, size, self.memory_limit, self.progress, self.geometry.resize_short)
             count = len(scan.train)
             images = LabelledImages(
-                pixels[:count], _labels(scan.train), pixels[count:], _labels(scan.test), scan.classes
+                pixels[:count], _list_labels(scan.train), pixels[count:], _list_labels(scan.test), scan.classes
             )
             write_cache(self.cache_dir, key, images)
         return images
 
-    def _streamed(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> StreamedSource:
-        stored = stored_as(root / scan.train[0].path, size, self.geometry.resize_short, self.channels)
+    def _load_streamed(self, root: Path, scan: FolderScan, size: tuple[int, int] | None) -> StreamedSource:
+        stored = find_stored_shape(root / scan.train[0].path, size, self.geometry.resize_short, self.channels)
         cache = None
         if self.cache_dir is not None:
             path = Path(self.cache_dir).expanduser() / f"{self._key(scan, size)}-{stored.shape[0]}.rows"
@@ -127,7 +131,7 @@ class ClassFolders(ImageData, ABC):
             for files, first in ((scan.train, 0), (scan.test, len(scan.train)))
         )
         lengths = np.array([file.size for file in scan.train + scan.test], dtype=np.int64)
-        return StreamedSource(train, _labels(scan.train), test, _labels(scan.test), scan.classes, lengths)
+        return StreamedSource(train, _list_labels(scan.train), test, _list_labels(scan.test), scan.classes, lengths)
 
     def _key(self, scan: FolderScan, size: tuple[int, int] | None) -> str:
         short = self.geometry.resize_short
@@ -174,5 +178,5 @@ class ImageFolder(ClassFolders):
         return root
 
 
-def _labels(files: tuple[ImageFile, ...]) -> torch.Tensor:
+def _list_labels(files: tuple[ImageFile, ...]) -> torch.Tensor:
     return torch.tensor([file.label for file in files], dtype=torch.int64)

@@ -75,24 +75,24 @@ def unpack_archives(root: Path) -> None:
         ValueError: an archive is damaged, or the validation images come without the development kit, which alone
             knows their classes.
     """
-    if not any(_to_unpack(root, part) for part in ("train", "val")):
+    if not any(_must_unpack(root, part) for part in ("train", "val")):
         return
     with hold_lock(root / ".unpack.lock", lambda: log.warning("waiting for another job that unpacks %s", NAME)):
         from torchvision.datasets import imagenet  # slow to import, and only for this
 
-        if _to_unpack(root, "train"):
+        if _must_unpack(root, "train"):
             _unpack(root, "train", imagenet.parse_train_archive)
-        if _to_unpack(root, "val"):
+        if _must_unpack(root, "val"):
             if not (root / META).is_file() and not (root / ARCHIVES["devkit"]).is_file():
                 raise ValueError(
                     f"{root / ARCHIVES['val']} says nothing of the classes of its images: put {ARCHIVES['devkit']} "
                     f"from {SOURCE} beside it"
                 )
-            wnids = _meta(root)[1]
+            wnids = _read_meta(root)[1]
             _unpack(root, "val", lambda root, folder: imagenet.parse_val_archive(root, wnids=wnids, folder=folder))
 
 
-def _to_unpack(root: Path, part: str) -> bool:
+def _must_unpack(root: Path, part: str) -> bool:
     return not (root / part).is_dir() and (root / ARCHIVES[part]).is_file()
 
 
@@ -118,7 +118,7 @@ def class_names(root: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
     if not (root / META).is_file() and not (root / ARCHIVES["devkit"]).is_file():
         return ()
     try:
-        synonyms = _meta(root)[0]
+        synonyms = _read_meta(root)[0]
     except Exception as error:  # names are not worth a job: a read-only folder, a damaged kit
         log.warning("classes are called by their wnids, the development kit in %s cannot be read (%s)", root, error)
         return ()
@@ -128,7 +128,7 @@ def class_names(root: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{name} ({wnid})" if names.count(name) > 1 else name for name, wnid in zip(names, wnids, strict=True))
 
 
-def _meta(root: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+def _read_meta(root: Path) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Synonyms by wnid, and the wnid of every validation image in order."""
     from torchvision.datasets import imagenet
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lowrank_exp.checks import one_of, whole
-from lowrank_exp.data.adapt import Shape, image_size_pair, target_shape
+from lowrank_exp.data.adapt import Shape, choose_shape, image_size_pair
 from lowrank_exp.data.appearance import Appearance
 from lowrank_exp.data.batches import EpochBatches, ImageBatches, batch_loader
 from lowrank_exp.data.images import GIB, LabelledImages, check_memory
@@ -115,10 +115,11 @@ class ImageData(LightningDataModule, ABC):
         if self._source is not None:
             return
         source = self._load()
-        found = len(source.classes)
-        if self._declared_classes is not None and self._declared_classes != found:
+        number = len(source.classes)
+        if self._declared_classes is not None and self._declared_classes != number:
             raise ValueError(
-                f"data has {found} classes, data.num_classes is {self._declared_classes}: set data.num_classes={found}"
+                f"data has {number} classes, data.num_classes is {self._declared_classes}: set "
+                f"data.num_classes={number}"
             )
         train_rows, val_rows = stratified_split(source.train_labels, self.validation, self.split_seed, source.classes)
         self._fit(source, self._network_shape)
@@ -141,15 +142,15 @@ class ImageData(LightningDataModule, ABC):
         self._network_shape, self._dtype = input_shape, dtype
 
     def _fit(self, source: LabelledImages | StreamedSource, network_shape: Shape | None) -> None:
-        stored = self.geometry.stored(source.image_shape)
-        shape = target_shape(stored, network_shape, self.image_size, self.channels)
-        kept = self.geometry.kept(stored, shape)
+        stored = self.geometry.shape_stored(source.image_shape)
+        shape = choose_shape(stored, network_shape, self.image_size, self.channels)
+        waiting = self.geometry.shape_kept(stored, shape)
         self.appearance.check_size(*shape[1:])
         if isinstance(source, LabelledImages):
             count = len(source.train_images) + len(source.test_images)
-            check_memory(count, (source.image_shape[0], *kept[1:]), self.memory_limit)
-        images = self.geometry.bring(source.train_images, kept), self.geometry.bring(source.test_images, kept)
-        (self._train_images, self._test_images), self._shape, self._kept = images, shape, kept
+            check_memory(count, (source.image_shape[0], *waiting[1:]), self.memory_limit)
+        images = self.geometry.bring(source.train_images, waiting), self.geometry.bring(source.test_images, waiting)
+        (self._train_images, self._test_images), self._shape, self._kept = images, shape, waiting
 
     def _ready(self) -> LabelledImages | StreamedSource:
         if self._source is None:
@@ -215,7 +216,7 @@ class ImageData(LightningDataModule, ABC):
                 crop; the order stays the same.
         """
         source, seen = self._ready(), self.appearance
-        view = (self.geometry.train if augment else self.geometry.fixed)(self._kept, self._shape)
+        view = (self.geometry.view_in_training if augment else self.geometry.view_unaugmented)(self._kept, self._shape)
         batches = ImageBatches(
             self._train_images,
             source.train_labels,
@@ -234,23 +235,23 @@ class ImageData(LightningDataModule, ABC):
     def val_loader(self, batch_size: int) -> DataLoader:
         """Validation batches in a fixed order, without augmentation; no image is left out."""
         source = self._ready()
-        view = self.geometry.fixed(self._kept, self._shape)
-        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows, batch_size, view)
+        view = self.geometry.view_unaugmented(self._kept, self._shape)
+        return self._make_fixed_loader(self._train_images, source.train_labels, self._val_rows, batch_size, view)
 
     def val_sample(self, images: int, seed: int, batch_size: int) -> DataLoader:
         """Batches of so many validation images drawn by `seed`, or of all where there are fewer."""
         source = self._ready()
         drawn = torch.randperm(len(self._val_rows), generator=torch.Generator().manual_seed(seed))[:images]
-        view = self.geometry.fixed(self._kept, self._shape)
-        return self._fixed_loader(self._train_images, source.train_labels, self._val_rows[drawn], batch_size, view)
+        view = self.geometry.view_unaugmented(self._kept, self._shape)
+        return self._make_fixed_loader(self._train_images, source.train_labels, self._val_rows[drawn], batch_size, view)
 
     def test_loader(self, batch_size: int) -> DataLoader:
         """Test batches in a fixed order, without augmentation; no image is left out. For reporting only."""
         labels = self._ready().test_labels
-        view = self.geometry.test(self._kept, self._shape)
-        return self._fixed_loader(self._test_images, labels, torch.arange(len(labels)), batch_size, view)
+        view = self.geometry.view_in_testing(self._kept, self._shape)
+        return self._make_fixed_loader(self._test_images, labels, torch.arange(len(labels)), batch_size, view)
 
-    def _fixed_loader(
+    def _make_fixed_loader(
         self, images: Tensor | StreamedImages, labels: Tensor, rows: Tensor, batch_size: int, view: View | None
     ) -> DataLoader:
         bgr = self.geometry.channel_order == "bgr"

@@ -39,10 +39,10 @@ def class_folders(root: Path, test: str = "test") -> tuple[str, ...]:
         raise ValueError(f"data.root={root} is not a folder: {layout(test)}")
     missing = [part for part in ("train", test) if not (root / part).is_dir()]
     if missing:
-        held = ", ".join(sorted(entry.name for entry in os.scandir(root))[:8]) or "nothing"
-        raise ValueError(f"data.root={root} has no folder '{missing[0]}': {layout(test)}; it holds {held}")
-    classes = _class_names(root / "train", test)
-    test_classes = _class_names(root / test, test)
+        listing = ", ".join(sorted(entry.name for entry in os.scandir(root))[:8]) or "nothing"
+        raise ValueError(f"data.root={root} has no folder '{missing[0]}': {layout(test)}; it holds {listing}")
+    classes = _read_class_names(root / "train", test)
+    test_classes = _read_class_names(root / test, test)
     if classes != test_classes:
         only_train = sorted(set(classes) - set(test_classes))
         only_test = sorted(set(test_classes) - set(classes))
@@ -69,13 +69,13 @@ def layout(test: str = "test") -> str:
     return f"expected <root>/train/<class>/<image> and <root>/{test}/<class>/<image>"
 
 
-def _visible(folder: Path) -> list[os.DirEntry]:
+def _list_visible(folder: Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def _class_names(folder: Path, test: str) -> tuple[str, ...]:
-    entries = _visible(folder)
+def _read_class_names(folder: Path, test: str) -> tuple[str, ...]:
+    entries = _list_visible(folder)
     strays = [entry.path for entry in entries if not entry.is_dir()]
     if strays:
         raise ValueError(f"{strays[0]} is not a class folder: {layout(test)}; move it away")
@@ -86,7 +86,7 @@ def _class_names(folder: Path, test: str) -> tuple[str, ...]:
 
 def _files(root: Path, part: str, classes: tuple[str, ...]) -> Iterator[ImageFile]:
     for label, name in enumerate(classes):
-        entries = _visible(root / part / name)
+        entries = _list_visible(root / part / name)
         if not entries:
             raise ValueError(f"class folder {root / part / name} holds no image: add images or remove the class")
         for entry in entries:

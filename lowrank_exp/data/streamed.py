@@ -62,7 +62,7 @@ class StreamedImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def adapted(self, shape: Shape) -> "StreamedImages":
+    def adapt_to(self, shape: Shape) -> "StreamedImages":
         """The same images, brought to `shape` (C, H, W) by `adapt_images` after they are read."""
         return StreamedImages(
             self.root, self.paths, self.stored, self.cache, self.first, self.workers, self.prefetch, shape
@@ -76,11 +76,11 @@ class StreamedImages:
         """
         images_BCHW = np.empty((len(rows), *self.stored.shape), dtype=np.uint8)
         for image_CHW, row in zip(images_BCHW, rows.tolist(), strict=True):
-            kept = None if self.cache is None else self.cache.read(self.first + row)
-            image_CHW[:] = self._decoded(row) if kept is None else kept.reshape(image_CHW.shape)
+            cached = None if self.cache is None else self.cache.read(self.first + row)
+            image_CHW[:] = self._read_decoded(row) if cached is None else cached.reshape(image_CHW.shape)
         return adapt_images(torch.from_numpy(images_BCHW), tuple(self.shape[1:]))
 
-    def _decoded(self, row: int) -> np.ndarray:
+    def _read_decoded(self, row: int) -> np.ndarray:
         path = self.root / os.fsdecode(self.paths[row])
         try:
             image_CHW = np.ascontiguousarray(read_image(path, self.stored))
@@ -104,7 +104,7 @@ class StreamedImages:
             sampler=sampler,
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_keep_as_it_is,
             generator=torch.Generator().manual_seed(0),  # its own, as in `batch_loader`
             **parallel,
         )
@@ -176,5 +176,5 @@ class _StreamedLoader(DataLoader):
             yield batch
 
 
-def _as_it_is(batch: Any) -> Any:
+def _keep_as_it_is(batch: Any) -> Any:
     return batch

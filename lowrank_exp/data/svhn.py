@@ -9,7 +9,7 @@ import torch
 from lowrank_exp.checks import boolean
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.torchvision_files import damage_named, read_once, set_folder
+from lowrank_exp.data.torchvision_files import name_damage, read_once, set_folder
 
 FOLDER = "SVHN"
 
@@ -50,13 +50,13 @@ class SVHN(ImageData):
             train = tuple(np.concatenate(pair) for pair in zip(train, self._split("extra", folder), strict=True))
         test = self._split("test", folder)
         parts = [torch.from_numpy(np.ascontiguousarray(array)) for array in (*train, *test)]
-        with damage_named("SVHN", folder, self.download):
+        with name_damage("SVHN", folder, self.download):
             return LabelledImages(*parts, classes=tuple("0123456789"))
 
     def _split(self, split: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 `(N, 3, 32, 32)` and labels int64 `(N,)` of one of torchvision's splits."""
         from torchvision import datasets  # slow to import, and of no use to the other data sets
 
-        with damage_named(f"SVHN: {split}_32x32.mat", folder, self.download):
+        with name_damage(f"SVHN: {split}_32x32.mat", folder, self.download):
             source = datasets.SVHN(folder, split=split, download=self.download)
             return source.data, source.labels

@@ -53,7 +53,7 @@ def _key(decisive: str, folder: Path) -> str:
 
 
 @contextmanager
-def damage_named(name: str, folder: Path, download: bool) -> Iterator[None]:
+def name_damage(name: str, folder: Path, download: bool) -> Iterator[None]:
     """Turn what a damaged file, or a failed download, makes torchvision raise into a ValueError with the folder.
 
     torchvision raises almost anything then (RuntimeError, KeyError, UnpicklingError ...) and names no file.

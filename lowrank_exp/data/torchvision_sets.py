@@ -9,7 +9,7 @@ import torch
 
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.torchvision_files import damage_named, read_once, set_folder
+from lowrank_exp.data.torchvision_files import name_damage, read_once, set_folder
 
 
 class TorchvisionImages(ImageData, ABC):
@@ -38,11 +38,11 @@ class TorchvisionImages(ImageData, ABC):
 
         source = getattr(datasets, self._name)
         root = Path(self.root).expanduser()
-        with damage_named(f"{self._name} (train)", folder, self.download):
+        with name_damage(f"{self._name} (train)", folder, self.download):
             train = source(root, train=True, download=self.download)
-        with damage_named(f"{self._name} (test)", folder, self.download):
+        with name_damage(f"{self._name} (test)", folder, self.download):
             test = source(root, train=False, download=self.download)
-        with damage_named(self._name, folder, self.download):
+        with name_damage(self._name, folder, self.download):
             return LabelledImages(
                 _pixels(train.data),
                 _labels(train.targets),

@@ -47,7 +47,7 @@ class View:
             return draw_crops(count, seed, epoch, self.stored, self.size, flip)
         if self.name == "random_resized_crop":
             return draw_resized_crops(count, seed, epoch, self.stored, flip)
-        fixed = ten_boxes if self.name == "ten_crop" else centre_box
+        fixed = place_ten_boxes if self.name == "ten_crop" else place_centre_box
         return fixed(self.stored, self.size).expand(count, -1, -1)
 
     def cut(self, images: Tensor, rows: Tensor, boxes: Tensor) -> Tensor:
@@ -79,31 +79,31 @@ def cut_boxes(images: Tensor, rows: Tensor, boxes: Tensor, size: Size) -> Tensor
         for out_CHW, (top, left, height, width, mirrored) in zip(out_VCHW, boxes_V5, strict=True):
             seen_Chw = source_NChw[row, :, top : top + height, left : left + width]
             if (height, width) != size:
-                seen_Chw = _resized(seen_Chw, size)
+                seen_Chw = _resize(seen_Chw, size)
             out_CHW[:] = seen_Chw[:, :, ::-1] if mirrored else seen_Chw
     return torch.from_numpy(out_BVCHW)
 
 
-def _resized(image_Chw: np.ndarray, size: Size) -> np.ndarray:
+def _resize(image_Chw: np.ndarray, size: Size) -> np.ndarray:
     image_1Chw = torch.from_numpy(np.ascontiguousarray(image_Chw))[None]
     resized = functional.interpolate(image_1Chw, size=size, mode="bilinear", antialias=True, align_corners=False)
     return resized[0].numpy()
 
 
-def centre_box(stored: Size, size: Size) -> Tensor:
+def place_centre_box(stored: Size, size: Size) -> Tensor:
     """The box of torchvision's CenterCrop, `(1, 1, 5)`.
 
-    >>> centre_box((256, 256), (224, 224)).tolist()
+    >>> place_centre_box((256, 256), (224, 224)).tolist()
     [[[16, 16, 224, 224, 0]]]
     """
     (h, w), (H, W) = stored, size
     return torch.tensor([[[centre(h, H), centre(w, W), H, W, 0]]], dtype=torch.int32)
 
 
-def ten_boxes(stored: Size, size: Size) -> Tensor:
+def place_ten_boxes(stored: Size, size: Size) -> Tensor:
     """The boxes of torchvision's TenCrop in its order, `(1, 10, 5)`: corners and centre, then those mirrored.
 
-    >>> ten_boxes((4, 4), (2, 2))[0, [1, 4, 6]].tolist()
+    >>> place_ten_boxes((4, 4), (2, 2))[0, [1, 4, 6]].tolist()
     [[0, 2, 2, 2, 0], [1, 1, 2, 2, 0], [0, 0, 2, 2, 1]]
     """
     (h, w), (H, W) = stored, size
@@ -121,7 +121,7 @@ def draw_crops(count: int, seed: int, epoch: int, stored: Size, size: Size, flip
     boxes_n5[:, 0] = rng.integers(0, h - H + 1, size=count)
     boxes_n5[:, 1] = rng.integers(0, w - W + 1, size=count)
     boxes_n5[:, 2:4] = size
-    boxes_n5[:, 4] = _mirrored(rng, count, flip)
+    boxes_n5[:, 4] = _draw_mirrored(rng, count, flip)
     return torch.from_numpy(boxes_n5)[:, None]
 
 
@@ -149,11 +149,11 @@ def draw_resized_crops(count: int, seed: int, epoch: int, stored: Size, flip: bo
         open_n = open_n[~fits]
     top_n, left_n = rng.integers(0, h - height_n + 1), rng.integers(0, w - width_n + 1)
     top_n[open_n], left_n[open_n] = (h - height_n[open_n]) // 2, (w - width_n[open_n]) // 2
-    boxes_n5 = np.stack([top_n, left_n, height_n, width_n, _mirrored(rng, count, flip)], axis=1)
+    boxes_n5 = np.stack([top_n, left_n, height_n, width_n, _draw_mirrored(rng, count, flip)], axis=1)
     return torch.from_numpy(boxes_n5.astype(np.int32))[:, None]
 
 
-def _mirrored(rng: np.random.Generator, count: int, flip: bool) -> np.ndarray:
+def _draw_mirrored(rng: np.random.Generator, count: int, flip: bool) -> np.ndarray:
     return rng.integers(0, 2, size=count) if flip else np.zeros(count, dtype=np.int64)
 
 

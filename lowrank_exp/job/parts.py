@@ -109,7 +109,9 @@ class Parts:
         if not isinstance(self.initial, ZeroShot):
             return
         self.initial.classes_are_(self.data.classes, device, Path(self.cfg.paths.cache) / "clip", say)
-        if (warning := self.initial.other_pixels(self.cfg.data.get("mean"), self.cfg.data.get("std"))) is not None:
+        if (
+            warning := self.initial.warn_of_other_pixels(self.cfg.data.get("mean"), self.cfg.data.get("std"))
+        ) is not None:
             say(warning)
 
     def _make_steps(self, phases: dict[str, Phase]) -> list[Step]:

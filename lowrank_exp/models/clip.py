@@ -107,16 +107,16 @@ class ZeroShot(nn.Module):
         self.has_classes, self.published.text = True, None
         return self
 
-    def other_pixels(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> str | None:
+    def warn_of_other_pixels(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> str | None:
         """A warning where `mean` and `std` of the data are not those that the network's weights expect; else None."""
-        wanted = {"mean": self.published.mean, "std": self.published.std}
-        given = {"mean": mean, "std": std}
-        for what, values in wanted.items():
-            got = list(given[what] or ()) * (3 if len(given[what] or ()) == 1 else 1)
-            if len(got) != 3 or any(abs(a - b) > PIXEL for a, b in zip(got, values, strict=True)):
-                settings = " ".join(f"data.{name}={[*each]}".replace(" ", "") for name, each in wanted.items())
+        trained = {"mean": self.published.mean, "std": self.published.std}
+        chosen = {"mean": mean, "std": std}
+        for what, values in trained.items():
+            own = list(chosen[what] or ()) * (3 if len(chosen[what] or ()) == 1 else 1)
+            if len(own) != 3 or any(abs(a - b) > PIXEL for a, b in zip(own, values, strict=True)):
+                settings = " ".join(f"data.{name}={[*each]}".replace(" ", "") for name, each in trained.items())
                 return (
-                    f"warning: data.{what}={got}, but this CLIP network was trained on images normalised otherwise, "
+                    f"warning: data.{what}={own}, but this CLIP network was trained on images normalised otherwise, "
                     f"and its accuracy suffers: set {settings}"
                 )
         return None
@@ -130,15 +130,15 @@ class ZeroShot(nn.Module):
         for name in sorted(text or ()):
             content.update(f"{name} {tuple(text[name].shape)} {text[name].dtype}".encode())
             content.update(text[name].contiguous().reshape(-1).view(torch.uint8).numpy())
-        kept = None if cache is None else Path(cache) / f"{content.hexdigest()[:32]}.pt"
-        if kept is not None and kept.is_file():
-            return torch.load(kept, weights_only=True)
+        stored = None if cache is None else Path(cache) / f"{content.hexdigest()[:32]}.pt"
+        if stored is not None and stored.is_file():
+            return torch.load(stored, weights_only=True)
         say(f"the classifier is made of {len(names)} names in {len(templates)} sentences each, on {device}")
         tower = text_tower(self.published.config, text)
         words = tokenizer(self.published.name, self.published.config["text_cfg"].get("context_length"))
         weight_EC = zero_shot_weight_EC(tower, words, names, templates, device)
-        if kept is not None:
-            with write_whole(kept) as temporary:
+        if stored is not None:
+            with write_whole(stored) as temporary:
                 torch.save(weight_EC, temporary)
         return weight_EC
 
@@ -187,9 +187,9 @@ def clip(
             f"in_channels={in_channels}, but CLIP takes 3: set model.in_channels=3 (grey images are repeated)"
         )
     prompt_templates(templates)
-    if class_names is not None and (given := len(named(class_names, None))) != num_classes:
+    if class_names is not None and (count := len(named(class_names, None))) != num_classes:
         raise ValueError(
-            f"class_names has {given} names and num_classes is {num_classes}: set model.num_classes={given} (the data "
+            f"class_names has {count} names and num_classes is {num_classes}: set model.num_classes={count} (the data "
             "may have fewer classes than the network)"
         )
     config = architecture(name, arguments or {}, input_size)

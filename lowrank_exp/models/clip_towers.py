@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.models.hub import check_known
-from lowrank_exp.models.weights import listed
+from lowrank_exp.models.weights import list_names
 
 # What stands in for the encoder that is not wanted, so that open_clip's own constructor builds the other.
 NO_TEXT = {"layers": 1, "width": 8, "heads": 1, "vocab_size": 8, "context_length": 8}
@@ -43,7 +43,7 @@ def architecture(name: str, arguments: Mapping[str, Any], input_size: int) -> di
     """
     library = open_clip()
     check_known(name, library.list_models(), "open_clip")
-    config = _over(library.get_model_config(name), arguments)
+    config = _merge(library.get_model_config(name), arguments)
     if "multimodal_cfg" in config:
         raise ValueError(f"name={name!r} also writes captions (CoCa), and gives no single embedding: choose another")
     config["vision_cfg"]["image_size"] = input_size
@@ -56,7 +56,7 @@ def architecture(name: str, arguments: Mapping[str, Any], input_size: int) -> di
 
 def image_tower(config: Mapping[str, Any]) -> nn.Module:
     """The image encoder of a configuration, freshly initialised: (N, 3, H, W) to (N, embed_dim)."""
-    return _built({**config, "text_cfg": NO_TEXT, "custom_text": False}).visual
+    return _build({**config, "text_cfg": NO_TEXT, "custom_text": False}).visual
 
 
 def text_tower(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, seed: int = 0) -> nn.Module:
@@ -72,7 +72,7 @@ def text_tower(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, se
     """
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        tower = _built({**config, "vision_cfg": NO_IMAGE})
+        tower = _build({**config, "vision_cfg": NO_IMAGE})
     if state is not None:
         own = {name: tensor for name, tensor in tower.state_dict().items() if not name.startswith("visual.")}
         wrong = {
@@ -81,9 +81,9 @@ def text_tower(config: Mapping[str, Any], state: Mapping[str, Tensor] | None, se
             "of another shape": [n for n in own if n in state and state[n].numel() != own[n].numel()],
         }
         if any(wrong.values()):
-            found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in wrong.items() if names)
+            counts = "; ".join(f"{len(names)} {kind}: {list_names(names)}" for kind, names in wrong.items() if names)
             raise ValueError(
-                f"the weights do not fit the text encoder ({found}): set model.name to the network they are of, or "
+                f"the weights do not fit the text encoder ({counts}): set model.name to the network they are of, or "
                 "model.weights to a file with its text encoder"
             )
         tower.load_state_dict({name: tensor.view_as(own[name]) for name, tensor in state.items()}, strict=False)
@@ -159,7 +159,7 @@ class ClipWeights:
                 f"{error}. Fetch them on a machine with network access, or set model.weights to where you have the file"
             ) from error
 
-    def translated(self, state: Mapping[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
+    def translate(self, state: Mapping[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
         """The tensors of a CLIP checkpoint under the names of our network, `known`; of our own network as they are.
 
         The classifier is left open, and `text` holds what it can be made of.
@@ -193,7 +193,7 @@ class ClipWeights:
             )
 
 
-def _built(config: Mapping[str, Any]) -> nn.Module:
+def _build(config: Mapping[str, Any]) -> nn.Module:
     library = open_clip()
     arguments = copy.deepcopy({key: value for key, value in config.items() if key != "custom_text"})
     separate = config.get("custom_text", False) or "hf_model_name" in config["text_cfg"]
@@ -203,10 +203,10 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"open_clip does not build a network of {arguments}: {error}") from error
 
 
-def _over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `changes`, key by key, within mappings too."""
     merged = dict(base)
     for key, value in changes.items():
         inner = merged.get(key)
-        merged[key] = _over(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return merged

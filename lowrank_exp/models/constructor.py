@@ -80,16 +80,16 @@ def plain(value: Any) -> Any:
     return value
 
 
-def check_whole(name: str, got: object, at_least: int = 1) -> None:
+def check_whole(name: str, value: object, at_least: int = 1) -> None:
     """Raise ValueError unless `got` is an integer of `at_least` or more.
 
     >>> check_whole("num_classes", 0)
     Traceback (most recent call last):
     ValueError: num_classes=0, but it must be a whole number, 1 or more
     """
-    whole(name, got, at_least, f"{name}={got!r}, but it must be a whole number, {at_least} or more")
+    whole(name, value, at_least, f"{name}={value!r}, but it must be a whole number, {at_least} or more")
 
 
-def check_choice(name: str, got: object, allowed: Sequence[str]) -> None:
+def check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise ValueError unless `got` is one of `allowed`."""
-    one_of(name, got, allowed, f"{name}={got!r}, but it must be one of {', '.join(allowed)}")
+    one_of(name, value, allowed, f"{name}={value!r}, but it must be one of {', '.join(allowed)}")

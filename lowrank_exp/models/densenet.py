@@ -75,9 +75,9 @@ class DenseNet(nn.Module):
             )
             channels += layers * growth
             if block < BLOCKS:
-                kept = compressed(channels, reduction)
-                features[f"transition{block}"] = Transition(channels, kept)
-                channels = kept
+                remaining = compress(channels, reduction)
+                features[f"transition{block}"] = Transition(channels, remaining)
+                channels = remaining
         features["norm5"] = nn.BatchNorm2d(channels)
         self.features = nn.Sequential(features)
         self.classifier = nn.Linear(channels, num_classes)
@@ -170,16 +170,16 @@ def layers_per_block(depth: int, bottleneck: bool) -> int:
     return (depth - 4) // step
 
 
-def compressed(channels: int, reduction: float) -> int:
+def compress(channels: int, reduction: float) -> int:
     """Maps that a transition keeps, floor(theta * m).
 
     Raises:
         ValueError: if none is left.
 
-    >>> compressed(160, 1.0), compressed(219, 0.5)
+    >>> compress(160, 1.0), compressed(219, 0.5)
     (160, 109)
     """
-    kept = int(reduction * channels)
-    if kept < 1:
+    remaining = int(reduction * channels)
+    if remaining < 1:
         raise ValueError(f"reduction={reduction} leaves none of a transition's {channels} maps: raise it")
-    return kept
+    return remaining

@@ -30,7 +30,7 @@ START = 512  # bytes that tell a file's kind
 INDEX_END = bytes.fromhex("57fb808b247547db")  # how a LevelDB table ends, TensorFlow's index of a checkpoint
 
 
-def conversion(path: Path) -> tuple[str, str] | None:
+def explain_conversion(path: Path) -> tuple[str, str] | None:
     """What a file is that holds no state dict of PyTorch's, and what to do with it; None if that cannot be told."""
     file, new = repr(str(path)), repr(str(path.with_name(f"{path.stem}_state.pt")))
 
@@ -72,13 +72,13 @@ def conversion(path: Path) -> tuple[str, str] | None:
                 f"torch.load({file}, weights_only=False)"
             )
         return "a tar archive", f"unpack it: tar -xf {file}"
-    return _pickled(path, file, saved)
+    return _explain_pickle(path, file, saved)
 
 
-def _pickled(path: Path, file: str, saved: Callable[..., str]) -> tuple[str, str] | None:
+def _explain_pickle(path: Path, file: str, saved: Callable[..., str]) -> tuple[str, str] | None:
     """What a pickle holds that is no plain data, and the line that keeps its tensors alone."""
-    by_torch, content, called = _skeleton(path)
-    needed = [name for name in called if not _plain(name)]
+    by_torch, content, called = _read_skeleton(path)
+    needed = [name for name in called if not _is_plain(name)]
     if not needed:
         return None
     load = f"torch.load({file}, weights_only=False)" if by_torch else f"pickle.load(open({file}, 'rb'))"
@@ -88,11 +88,11 @@ def _pickled(path: Path, file: str, saved: Callable[..., str]) -> tuple[str, str
     )
     if not isinstance(content, Mapping):
         return what, saved(f"{load}.state_dict()", imports)
-    holders = [(Part(keys, "", {}), whole) for keys, whole in _holders(content) if keys]
+    holders = [(Part(keys, "", {}), whole) for keys, whole in _find_holders(content) if keys]
     if holders:
         part, whole = min(holders, key=lambda holder: (not holder[0].known, holder[0].order))
-        found = load + "".join(f"[{key!r}]" for key in part.keys)
-        return what, saved(f"{found}.state_dict()" if whole else found, imports)
+        expression = load + "".join(f"[{key!r}]" for key in part.keys)
+        return what, saved(f"{expression}.state_dict()" if whole else expression, imports)
     if all(name.startswith(("numpy.", "_codecs.")) for name in needed):
         return what, saved(ARRAYS.replace("FILE", load), imports)
     return what, saved(TENSORS.replace("FILE", load), imports)
@@ -103,7 +103,7 @@ class _Inert:
 
     state: Any = None
 
-    def __init__(self, *given: Any, **named: Any) -> None: ...
+    def __init__(self, *arguments: Any, **named: Any) -> None: ...
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -128,37 +128,37 @@ class _Skeleton(pickle.Unpickler):
         if called == "collections.OrderedDict":
             return OrderedDict
         if called.startswith("torch._utils._rebuild_"):
-            return lambda *given: torch.empty(0, device="meta")
+            return lambda *arguments: torch.empty(0, device="meta")
         return type(name, (_Inert,), {})
 
     def persistent_load(self, stored: tuple[Any, ...]) -> Any:
         return stored[1]  # what is stored, a kind of numbers or, before 1.6, the class of a module
 
 
-def _skeleton(path: Path) -> tuple[bool, Any, list[str]]:
+def _read_skeleton(path: Path) -> tuple[bool, Any, list[str]]:
     """Whether torch.save wrote the file, its content without numbers, and the classes and functions it asks for."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                return True, *_one_pickle(io.BytesIO(archive.read(member)))
+                return True, *_read_pickle(io.BytesIO(archive.read(member)))
         with open(path, "rb") as file:
-            first = _one_pickle(file)
+            first = _read_pickle(file)
             if first[0] != MAGIC:
                 return False, *first
-            _one_pickle(file), _one_pickle(file)  # the protocol, and the machine that wrote the file
-            return True, *_one_pickle(file)
+            _read_pickle(file), _read_pickle(file)  # the protocol, and the machine that wrote the file
+            return True, *_read_pickle(file)
     except Exception:  # pickle meets other files with UnpicklingError, EOFError, ValueError, UnicodeDecodeError ...
         return False, None, []
 
 
-def _one_pickle(file: Any) -> tuple[Any, list[str]]:
+def _read_pickle(file: Any) -> tuple[Any, list[str]]:
     """The content of one pickle, without numbers, and the classes and functions that it asks for."""
     skeleton = _Skeleton(file)
     return skeleton.load(), list(dict.fromkeys(skeleton.called))
 
 
-def _holders(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+def _find_holders(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
     """Keys that lead to mappings with tensors and to whole networks, and which of both it is."""
     if isinstance(content, _Inert):
         if isinstance(content.state, Mapping) and "_parameters" in content.state:
@@ -168,10 +168,10 @@ def _holders(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield keys, False
         for key, value in content.items():
             if isinstance(key, str):
-                yield from _holders(value, (*keys, key))
+                yield from _find_holders(value, (*keys, key))
 
 
-def _plain(name: str) -> bool:
+def _is_plain(name: str) -> bool:
     """Whether torch.load takes it without running code."""
     return name.startswith(("torch._utils._rebuild_", "collections.OrderedDict")) or (
         name.startswith("torch.") and name.endswith(("Storage", ".Size", "dtype", ".device"))

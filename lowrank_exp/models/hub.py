@@ -166,8 +166,8 @@ def check_logits(module: nn.Module, what: str, num_classes: int, input_shape: tu
             "for one size only may need it in model.arguments"
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        output = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(
-            f"{what} gives {got} for two images of {shape} in training, but (2, {num_classes}) logits are needed: set "
-            "model.arguments so that it has one classifier"
+            f"{what} gives {output} for two images of {shape} in training, but (2, {num_classes}) logits are needed: "
+            "set model.arguments so that it has one classifier"
         )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.models.parts import listed
+from lowrank_exp.models.parts import list_names
 
 DIVERGED = "the training that wrote the file diverged, or the file is damaged: take an earlier checkpoint"
 QUANTIZED = "of a quantized network take the weights before quantization, or save (integers - zero point) * scale"
@@ -35,15 +35,19 @@ def check_numbers(
         masks: what the network has by design that is not finite, see `not_finite`.
         path: of the file, for messages.
     """
-    found: dict[str, list[str]] = {}
-    for name, wanted in own.items():
-        if name in state and isinstance(wanted, Tensor) and (problem := _problem(state[name], wanted, masks.get(name))):
-            kind, said = problem
-            found.setdefault(kind, []).append(f"{name} {said}")
-    if found:
-        said = listed(line for lines in found.values() for line in lines)
-        remedies = "; ".join(REMEDIES[kind] for kind in found)
-        raise ValueError(f"{path} holds numbers that the network cannot compute with ({said}): {remedies}")
+    problems: dict[str, list[str]] = {}
+    for name, numbers in own.items():
+        if (
+            name in state
+            and isinstance(numbers, Tensor)
+            and (problem := _find_problem(state[name], numbers, masks.get(name)))
+        ):
+            kind, words = problem
+            problems.setdefault(kind, []).append(f"{name} {words}")
+    if problems:
+        words = list_names(line for lines in problems.values() for line in lines)
+        remedies = "; ".join(REMEDIES[kind] for kind in problems)
+        raise ValueError(f"{path} holds numbers that the network cannot compute with ({words}): {remedies}")
 
 
 def not_finite(network: nn.Module) -> dict[str, Tensor]:
@@ -56,39 +60,39 @@ def not_finite(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in floats.items() if not bool(value.isfinite().all())}
 
 
-def _problem(given: Any, wanted: Tensor, mask: Tensor | None) -> tuple[str, str] | None:
+def _find_problem(tensor: Any, own: Tensor, mask: Tensor | None) -> tuple[str, str] | None:
     """What is wrong with a tensor: one of REMEDIES, and a few words."""
-    kind, expected = _name(getattr(given, "dtype", None)), _name(wanted.dtype)
-    if not isinstance(given, Tensor):
-        return "not dense", f"is a {type(given).__name__}, not a tensor"
-    if given.layout != torch.strided or given.is_quantized:
-        return "not dense", f"is {'quantized' if given.is_quantized else 'sparse'}"
-    if given.is_complex() and not wanted.is_complex():
+    kind, expected = _name(getattr(tensor, "dtype", None)), _name(own.dtype)
+    if not isinstance(tensor, Tensor):
+        return "not dense", f"is a {type(tensor).__name__}, not a tensor"
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return "not dense", f"is {'quantized' if tensor.is_quantized else 'sparse'}"
+    if tensor.is_complex() and not own.is_complex():
         return "complex", f"is {kind}, {expected} is needed"
-    if wanted.is_floating_point() or wanted.is_complex():
-        if not given.is_floating_point() and not given.is_complex():
+    if own.is_floating_point() or own.is_complex():
+        if not tensor.is_floating_point() and not tensor.is_complex():
             return "not floats", f"is {kind}, {expected} is needed"
-        return _not_finite(given, wanted, mask)
-    changed = (given.to(wanted.dtype).to(given.dtype) != given).sum().item()
-    return ("not whole", f"is {kind}, {changed} of {given.numel()} are not {expected}") if changed else None
+        return _find_not_finite(tensor, own, mask)
+    changed = (tensor.to(own.dtype).to(tensor.dtype) != tensor).sum().item()
+    return ("not whole", f"is {kind}, {changed} of {tensor.numel()} are not {expected}") if changed else None
 
 
-def _not_finite(given: Tensor, wanted: Tensor, mask: Tensor | None) -> tuple[str, str] | None:
+def _find_not_finite(tensor: Tensor, own: Tensor, mask: Tensor | None) -> tuple[str, str] | None:
     """Likewise, of floats for floats."""
-    as_own = given.to(wanted.dtype)
+    as_own = tensor.to(own.dtype)
     bad = ~as_own.isfinite()
     if not bad.any():
-        vanished = not as_own.any() and bool((given.to(torch.promote_types(as_own.dtype, torch.float64)) != 0).any())
-        return ("out of range", f"has entries that are all 0 in {_name(wanted.dtype)}") if vanished else None
-    if mask is not None and mask.shape == given.shape:
+        vanished = not as_own.any() and bool((tensor.to(torch.promote_types(as_own.dtype, torch.float64)) != 0).any())
+        return ("out of range", f"has entries that are all 0 in {_name(own.dtype)}") if vanished else None
+    if mask is not None and mask.shape == tensor.shape:
         bad &= ~as_own.isclose(mask.cpu(), equal_nan=True)
-    elif wanted.is_meta and not isinstance(wanted, nn.Parameter):
+    elif own.is_meta and not isinstance(own, nn.Parameter):
         return None  # it may be a mask, which shapes do not tell
     count = int(bad.sum())
-    beyond = int((bad & given.isfinite()).sum())
+    beyond = int((bad & tensor.isfinite()).sum())
     if beyond == count > 0:
-        return "out of range", f"has {count} of {given.numel()} entries beyond the range of {_name(wanted.dtype)}"
-    return ("not finite", f"has {count} of {given.numel()} entries NaN or infinite") if count else None
+        return "out of range", f"has {count} of {tensor.numel()} entries beyond the range of {_name(own.dtype)}"
+    return ("not finite", f"has {count} of {tensor.numel()} entries NaN or infinite") if count else None
 
 
 def _name(dtype: Any) -> str:

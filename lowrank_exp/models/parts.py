@@ -61,31 +61,33 @@ class Part:
         known = [TRAINED.index(word) if word in TRAINED else len(TRAINED) for word in words]
         return any(AVERAGED.search(word) for word in words), max(known, default=-1)
 
-    def alone(self, path: str | os.PathLike) -> str:
+    def line_to_save(self, path: str | os.PathLike) -> str:
         """The line of Python that keeps this part in a file of its own."""
         path = str(path)
         imports, load = "torch", f"torch.load({path!r}, weights_only=True)"
         if path.endswith(".safetensors"):
             imports, load = "safetensors.torch, torch", f"safetensors.torch.load_file({path!r})"
-        found = load + "".join(f"[{key!r}]" for key in self.keys)
+        expression = load + "".join(f"[{key!r}]" for key in self.keys)
         if self.prefix:
             p = repr(self.prefix)
-            found = f"{{k.removeprefix({p}): v for k, v in {found}.items() if k.startswith({p})}}"
-        return f"import {imports}; torch.save({found}, '{self.place.rpartition('.')[2] or 'network'}.pt')"
+            expression = f"{{k.removeprefix({p}): v for k, v in {expression}.items() if k.startswith({p})}}"
+        return f"import {imports}; torch.save({expression}, '{self.place.rpartition('.')[2] or 'network'}.pt')"
 
-    def described(self, others: Sequence["Part"], path: str | os.PathLike) -> str:
+    def describe(self, others: Sequence["Part"], path: str | os.PathLike) -> str:
         """One line that says what was taken of a file, and how to take something else; empty: all of it as it was."""
-        said = [f"took {'.'.join(self.keys) or 'its tensors'}"]
-        said += [f"without the prefix {self.prefix}"] if self.prefix else []
-        said += [f"without {self.wrapper}. in names"] if self.wrapper else []
-        said += [f"left out {listed(self.left_out)}"] if self.left_out else []
+        sentence = [f"took {'.'.join(self.keys) or 'its tensors'}"]
+        sentence += [f"without the prefix {self.prefix}"] if self.prefix else []
+        sentence += [f"without {self.wrapper}. in names"] if self.wrapper else []
+        sentence += [f"left out {list_names(self.left_out)}"] if self.left_out else []
         if others:
-            places = listed(other.place or "the outermost tensors" for other in others)
-            said.append(f"which it prefers to {places} that would fit too (to have that: {others[0].alone(path)})")
-        return f"{path}: {', '.join(said)}" if self.keys or len(said) > 1 else ""
+            places = list_names(other.place or "the outermost tensors" for other in others)
+            sentence.append(
+                f"which it prefers to {places} that would fit too (to have that: {others[0].line_to_save(path)})"
+            )
+        return f"{path}: {', '.join(sentence)}" if self.keys or len(sentence) > 1 else ""
 
 
-def best_parts(content: Any, own: Mapping[str, Any]) -> list[Part]:
+def find_best_parts(content: Any, own: Mapping[str, Any]) -> list[Part]:
     """The parts of a checkpoint that have every name of `own`, the one to take first; else the one with most of them.
 
     Counts of batches (`num_batches_tracked`) may be missing, and where a part has the shapes of `own`, those with other
@@ -121,25 +123,27 @@ def _parts(keys: tuple[str, ...], state: Mapping[str, Any], own: Set[str], enoug
     """The parts of one mapping: one for every prefix before enough names of `own`, or before most of them."""
     for wrappers in (WRAPPERS, {*WRAPPERS, "module"}):
         renamed = {name: name if name in own else unwrapped(name, wrappers) for name in state}
-        counts = Counter(name[: len(name) - len(end)] for name in renamed.values() for end in _ends(name) if end in own)
+        counts = Counter(
+            name[: len(name) - len(end)] for name in renamed.values() for end in _list_ends(name) if end in own
+        )
         prefixes = [prefix for prefix, count in counts.items() if count >= enough]
         if prefixes:
             break
     for prefix in prefixes or [max(counts, key=counts.__getitem__, default="")]:
         inside = {name: new.removeprefix(prefix) for name, new in renamed.items() if new.startswith(prefix)}
-        aside = {name for name, new in inside.items() if new not in own and _beside(new, state[name])}
+        aside = {name for name, new in inside.items() if new not in own and _is_beside(new, state[name])}
         taken = {new: state[name] for name, new in inside.items() if name not in aside}
         left_out = tuple(name for name in state if name not in inside or name in aside)
-        wrapper = next((part for name, new in renamed.items() if name != new for part in _gone(name, new)), "")
-        yield Part(keys, prefix, _with_metadata(taken, state, prefix, wrappers), left_out, wrapper)
+        wrapper = next((part for name, new in renamed.items() if name != new for part in _list_missing(name, new)), "")
+        yield Part(keys, prefix, _add_metadata(taken, state, prefix, wrappers), left_out, wrapper)
 
 
-def _beside(name: str, value: Any) -> bool:
+def _is_beside(name: str, value: Any) -> bool:
     """Whether something is not part of a network: not a tensor, or a criterion, a metric, a count of averages."""
     return not isinstance(value, Tensor) or BESIDE.match(name) is not None
 
 
-def _ends(name: str) -> Iterator[str]:
+def _list_ends(name: str) -> Iterator[str]:
     """A name, and what is left of it behind each dot."""
     yield name
     while "." in name:
@@ -156,12 +160,12 @@ def unwrapped(name: str, wrappers: Set[str] = WRAPPERS) -> str:
     return ".".join(part for part in name.split(".") if part not in wrappers)
 
 
-def _gone(name: str, new: str) -> list[str]:
+def _list_missing(name: str, new: str) -> list[str]:
     """The parts of a name that another one lacks."""
     return [part for part in name.split(".") if part not in new.split(".")]
 
 
-def _with_metadata(
+def _add_metadata(
     taken: Mapping[str, Any], state: Mapping[str, Any], prefix: str, wrappers: Set[str]
 ) -> Mapping[str, Any]:
     """The tensors with what the file says of modules, such as their versions, under the modules' new names."""
@@ -175,10 +179,10 @@ def _with_metadata(
     return taken
 
 
-def listed(names: Any) -> str:
+def list_names(names: Any) -> str:
     """The first few names, and how many more there are.
 
-    >>> listed("abcdefg")
+    >>> list_names("abcdefg")
     'a, b, c, d, e and 2 more'
     """
     names = [str(name) for name in names]

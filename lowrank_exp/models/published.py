@@ -52,9 +52,9 @@ class PublishedWeights:
                 f"set model.num_classes={classes} (the data may have fewer classes than the network), or "
                 f"model.weights to a file of {self.num_classes} classes, or to null to start untrained"
             )
-        return fetched(address, f"weights={weights} of {self.network}")
+        return fetch(address, f"weights={weights} of {self.network}")
 
-    def translated(self, state: Mapping[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
+    def translate(self, state: Mapping[str, Tensor], known: Set[str]) -> dict[str, Tensor]:
         """The tensors of a published file under the names of the network at hand, `known`.
 
         Files of DenseNet have older names. Auxiliary classifiers are left out where the network has none.
@@ -67,7 +67,7 @@ class PublishedWeights:
         return named
 
 
-def fetched(address: str, what: str) -> Path:
+def fetch(address: str, what: str) -> Path:
     """The file of that address below torch.hub's folder, downloaded if it is not there yet.
 
     A download is checked against the digest in its name and appears whole or not at all.

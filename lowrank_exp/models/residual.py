@@ -26,8 +26,8 @@ def residual_parts(module: nn.Module, name: str = "the block") -> ResidualParts 
     Identity()
     """
     if isinstance(module, Residual):
-        said = next(kind for kind in type(module).__mro__ if {"forward", "residual_parts"} & vars(kind).keys())
-        return module.residual_parts() if "residual_parts" in vars(said) else None
+        declares = next(kind for kind in type(module).__mro__ if {"forward", "residual_parts"} & vars(kind).keys())
+        return module.residual_parts() if "residual_parts" in vars(declares) else None
     forward = type(module).forward
     known = _FOREIGN.get((getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)))
     if known is None:

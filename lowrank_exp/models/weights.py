@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.models.foreign import conversion
+from lowrank_exp.models.foreign import explain_conversion
 from lowrank_exp.models.numbers import check_numbers, not_finite
-from lowrank_exp.models.parts import Part, best_parts, listed, mappings, shape_of, unwrapped
+from lowrank_exp.models.parts import Part, find_best_parts, list_names, mappings, shape_of, unwrapped
 from lowrank_exp.network.private import module_versions, set_module_versions_
 
 PREFIXES = ("module.", "network.", "model.")  # DataParallel, our LightningModule, other people's
@@ -42,8 +42,8 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     parts = [Part(keys, "", state) for keys, state in mappings(content) if is_state(state)]
     known = sorted((part for part in parts if part.known), key=lambda part: part.order)
     if not known:
-        raise ValueError(no_state(content, path))
-    return without_prefixes(known[0].state)
+        raise ValueError(describe_content(content, path))
+    return strip_prefixes(known[0].state)
 
 
 def load_weights_(module: nn.Module, path: str | os.PathLike) -> str:
@@ -68,49 +68,51 @@ def load_weights_(module: nn.Module, path: str | os.PathLike) -> str:
     path = weights_file(module, path)
     own = module.state_dict(keep_vars=True)
     content = checkpoint(path)
-    parts = best_parts(content, own)
+    parts = find_best_parts(content, own)
     if not parts:
-        raise ValueError(no_state(content, path))
+        raise ValueError(describe_content(content, path))
     part, *others = parts
     state = part.state
     if (published := module.__dict__.get("published")) is not None:
-        state = published.translated(state, own.keys())
-    state = {name: value for name, value in state.items() if not _uncountable(name, value)}
+        state = published.translate(state, own.keys())
+    state = {name: value for name, value in state.items() if not _is_uncountable(name, value)}
     missing = [name for name in own if name not in state and not name.endswith(COUNT)]
     unexpected = [name for name in state if name not in own]
     reshaped = [
-        f"{name} {_form(state[name])} in the file, {_form(own[name])} in the network"
+        f"{name} {_describe_form(state[name])} in the file, {_describe_form(own[name])} in the network"
         for name in own
         if name in state and shape_of(state[name]) != shape_of(own[name])
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     if any(kinds.values()):
-        found = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in kinds.items() if names)
-        classes = None if missing or unexpected else classes_in(state, own)
+        differences = "; ".join(f"{len(names)} {kind}: {list_names(names)}" for kind, names in kinds.items() if names)
+        classes = None if missing or unexpected else count_classes_in(state, own)
         remedy = (
             "The file fits another network: set model=..., model.depth=..., model.num_classes=..."
             if classes is None
             else f"Its classifier knows {classes} classes: set model.num_classes={classes} (the data may have fewer)"
         )
-        raise ValueError(f"{path} does not fit {type(module).__name__} ({found}). {remedy}")
+        raise ValueError(f"{path} does not fit {type(module).__name__} ({differences}). {remedy}")
     if others and part.order == others[0].order:
-        places = listed(one.place for one in parts)
-        raise ValueError(f"{path} has several parts that fit ({places}): save the one you mean: {part.alone(path)}")
+        places = list_names(alternative.place for alternative in parts)
+        raise ValueError(
+            f"{path} has several parts that fit ({places}): save the one you mean: {part.line_to_save(path)}"
+        )
     in_file = set(map(id, part.state.values()))  # a classifier that is still to be made is not
-    given = {name: value for name, value in state.items() if id(value) in in_file}
-    check_numbers(given, own, not_finite(module), path)
+    taken = {name: value for name, value in state.items() if id(value) in in_file}
+    check_numbers(taken, own, not_finite(module), path)
     if not any(isinstance(value, Tensor) and value.is_meta for value in own.values()):
         whole = OrderedDict(own | state)
         set_module_versions_(whole, module_versions(own) | module_versions(part.state))
         module.load_state_dict(whole)
-    return part.described(others, path)
+    return part.describe(others, path)
 
 
-def _form(value: Any) -> tuple[int, ...] | str:
+def _describe_form(value: Any) -> tuple[int, ...] | str:
     return f"a {type(value).__name__}" if (shape := shape_of(value)) is None else shape
 
 
-def _uncountable(name: str, value: Any) -> bool:
+def _is_uncountable(name: str, value: Any) -> bool:
     """Whether a count of batches is not a number: in half precision it ends at 65504, and is left as it is then."""
     return name.endswith(COUNT) and isinstance(value, Tensor) and not bool(value.isfinite().all())
 
@@ -123,18 +125,20 @@ def checkpoint(path: str | os.PathLike) -> Any:
     return content
 
 
-def no_state(content: Any, path: str | os.PathLike) -> str:
+def describe_content(content: Any, path: str | os.PathLike) -> str:
     """What is said of a file without a state dict."""
-    found = (
-        f"a dict with {listed(content) or 'nothing in it'}" if isinstance(content, Mapping) else type(content).__name__
+    kind = (
+        f"a dict with {list_names(content) or 'nothing in it'}"
+        if isinstance(content, Mapping)
+        else type(content).__name__
     )
     return (
-        f"{path} is not a checkpoint: it holds {found}; a state dict is needed (tensors by name), bare or "
+        f"{path} is not a checkpoint: it holds {kind}; a state dict is needed (tensors by name), bare or "
         "under 'state_dict' or 'model'. Save one by torch.save(network.state_dict(), file)"
     )
 
 
-def classes_in(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | None:
+def count_classes_in(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | None:
     """The classes that a file's classifier knows, if it is by them alone that the file differs; else None.
 
     So it is where all tensors of another shape differ in their first entry alone, from the same number to the same
@@ -178,8 +182,8 @@ def file_content(path: str | os.PathLike) -> Any:
     except OSError:
         raise
     except Exception as error:  # torch.load meets foreign files with KeyError, EOFError, RuntimeError ...
-        if (found := conversion(path)) is not None:
-            what, remedy = found
+        if (foreign := explain_conversion(path)) is not None:
+            what, remedy = foreign
             raise ValueError(f"{path} is {what}; {remedy}") from error
         raise ValueError(
             f"{path} is not a checkpoint that torch.load reads; save one by torch.save(network.state_dict(), file)"
@@ -209,10 +213,10 @@ def is_state(content: Any) -> bool:
     )
 
 
-def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take `_orig_mod.` out of names, and off a prefix of PREFIXES that all share, as long as there is one.
 
-    >>> without_prefixes({"network.module.fc": 1, "network.module.conv": 2})
+    >>> strip_prefixes({"network.module.fc": 1, "network.module.conv": 2})
     {'fc': 1, 'conv': 2}
     """
     state = {unwrapped(name): tensor for name, tensor in state.items()}

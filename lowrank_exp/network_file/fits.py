@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from lowrank_exp.edits import RECORDS, Edit, KeepChannels, placed_records, shape_of
 from lowrank_exp.layers.moves_channels import moves_channels
-from lowrank_exp.models.parts import listed
+from lowrank_exp.models.parts import list_names
 from lowrank_exp.network.wrappers import full_name, join_names, plain_names, set_layer_
 from lowrank_exp.network_file.state import own_entries
 from lowrank_exp.surgery import replay_
@@ -59,7 +59,8 @@ def find_lost_edits(model: nn.Module, edits: Iterable[Edit]) -> str | None:
     synchronised = [name for name, module in modules.items() if isinstance(module, nn.SyncBatchNorm)]
     if synchronised and not any(vars(modules[name]).get(RECORDS) for name in synchronised):
         return (
-            f"convert_sync_batchnorm made {listed(synchronised)} after channels had been removed: save it before that"
+            f"convert_sync_batchnorm made {list_names(synchronised)} after channels had been removed: save it before "
+            "that"
         )
     for module in modules.values():
         if isinstance(module, fx.GraphModule):
@@ -98,7 +99,7 @@ def find_difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str
             if _kind(stored[name]) != _kind(wanted[name])
         ],
     }
-    return "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in kinds.items() if names) or None
+    return "; ".join(f"{len(names)} {kind}: {list_names(names)}" for kind, names in kinds.items() if names) or None
 
 
 def outermost(edits: Iterable[Edit]) -> list[str]:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_stat_scores
 
 from lowrank_exp.models import not_finite
-from lowrank_exp.models.parts import listed
+from lowrank_exp.models.parts import list_names
 from lowrank_exp.network.modes import kept_modes
 from lowrank_exp.training.device import resolve
 from lowrank_exp.training.generators import undisturbed
@@ -122,7 +122,7 @@ def evaluate(
 def why_no_scores(network: nn.Module, scores: Scores) -> str:
     """Why a network whose logits are not finite has no scores, and where that may come from."""
     bad = not_finite(network)
-    why = f"NaN or infinite are entries of {listed(bad)}" if bad else "its weights are finite, activations overflow"
+    why = f"NaN or infinite are entries of {list_names(bad)}" if bad else "its weights are finite, activations overflow"
     return (
         f"the logits of {scores.not_finite} of {scores.count} test images are NaN or infinite: there is no "
         f"accuracy and no loss; {why}"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lowrank_exp.data.adapt import adapt_images, image_size_pair, target_shape
+from lowrank_exp.data.adapt import adapt_images, choose_shape, image_size_pair
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -29,10 +29,10 @@ def test_grey_is_repeated_without_copy():
 
 
 def test_who_decides():
-    assert target_shape((1, 8, 8), None, None, None) == (1, 8, 8)
-    assert target_shape((1, 8, 8), None, (10, 12), 3) == (3, 10, 12)
-    assert target_shape((1, 8, 8), (3, 32, 30), None, None) == (3, 32, 30)
-    assert target_shape((3, 8, 8), (3, 32, 32), (32, 32), 3) == (3, 32, 32)
+    assert choose_shape((1, 8, 8), None, None, None) == (1, 8, 8)
+    assert choose_shape((1, 8, 8), None, (10, 12), 3) == (3, 10, 12)
+    assert choose_shape((1, 8, 8), (3, 32, 30), None, None) == (3, 32, 30)
+    assert choose_shape((3, 8, 8), (3, 32, 32), (32, 32), 3) == (3, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_who_decides():
 )  # fmt: skip
 def test_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        target_shape(*arguments)
+        choose_shape(*arguments)
 
 
 @pytest.mark.parametrize("wrong", [0, [8], [8, 8, 8], [8, 0], [8, 8.5], True])

@@ -8,8 +8,8 @@ from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms import functional as reference
 
 from lowrank_exp.data.geometry import Geometry
-from lowrank_exp.data.square import centre_square, centre_squares
-from lowrank_exp.data.views import View, centre_box, cut_boxes, draw_crops, draw_resized_crops, ten_boxes
+from lowrank_exp.data.square import cut_centre_square, cut_centre_squares
+from lowrank_exp.data.views import View, cut_boxes, draw_crops, draw_resized_crops, place_centre_box, place_ten_boxes
 
 
 def images_of(*shape):
@@ -20,13 +20,13 @@ def images_of(*shape):
 def test_centre_square_equals_resize_and_center_crop(size):
     pil = reference.to_pil_image(images_of(3, *size))
     theirs = reference.center_crop(reference.resize(pil, 24), [24, 24])
-    np.testing.assert_array_equal(np.asarray(centre_square(pil, 24)), np.asarray(theirs))
+    np.testing.assert_array_equal(np.asarray(cut_centre_square(pil, 24)), np.asarray(theirs))
     images = images_of(300, 3, *size)
     theirs = v2.functional.center_crop(v2.functional.resize(images, [24], antialias=True), [24, 24])
-    assert torch.equal(centre_squares(images, 24), theirs)
+    assert torch.equal(cut_centre_squares(images, 24), theirs)
     grey = pil.convert("L")
     theirs = reference.center_crop(reference.resize(grey, 24), [24, 24])
-    np.testing.assert_array_equal(np.asarray(centre_square(grey, 24)), np.asarray(theirs))
+    np.testing.assert_array_equal(np.asarray(cut_centre_square(grey, 24)), np.asarray(theirs))
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_boxes_follow_from_seed_and_epoch_and_leave_global_state_alone():
 def test_boxes_by_hand():
     image = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
     rows = torch.tensor([0])
-    assert cut_boxes(image, rows, centre_box((4, 4), (2, 2)), (2, 2)).tolist() == [[[[[5, 6], [9, 10]]]]]
-    assert cut_boxes(image, rows, ten_boxes((4, 4), (2, 2)), (2, 2))[0, 5:7, 0].tolist() == [
+    assert cut_boxes(image, rows, place_centre_box((4, 4), (2, 2)), (2, 2)).tolist() == [[[[[5, 6], [9, 10]]]]]
+    assert cut_boxes(image, rows, place_ten_boxes((4, 4), (2, 2)), (2, 2))[0, 5:7, 0].tolist() == [
         [[3, 2], [7, 6]],
         [[1, 0], [5, 4]],
     ]
@@ -136,7 +136,7 @@ def test_loaders_show_what_the_settings_say(in_memory):
     assert data.input_shape == (3, 7, 7)
     assert data.test_views == 10
     source = data._load()
-    stored = centre_squares(source.train_images, 9), centre_squares(source.test_images, 9)
+    stored = cut_centre_squares(source.train_images, 9), cut_centre_squares(source.test_images, 9)
 
     def seen(images):
         return reference.normalize(images.flip(-3) / 255, mean, std)

@@ -357,11 +357,11 @@ def test_without_open_clip(monkeypatch):
 def test_other_pixels_are_warned_of():
     network = tiny()
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    assert network.other_pixels(mean, std) is None
+    assert network.warn_of_other_pixels(mean, std) is None
     for wrong in (([0.5], std), (mean, [0.25]), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), (None, None)):
         assert (
             "set data.mean=[0.48145466,0.4578275,0.40821073] data.std=[0.26862954,0.26130258,0.27577711]"
-            in network.other_pixels(*wrong)
+            in network.warn_of_other_pixels(*wrong)
         )
 
 

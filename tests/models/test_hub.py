@@ -154,7 +154,7 @@ def test_old_names_in_files_of_densenet():
     state = {name: torch.tensor(i) for i, name in enumerate(own)}
     old = {re.sub(r"(layer\d+\.(?:norm|relu|conv))([12])", r"\1.\2", name): value for name, value in state.items()}
     assert len(old.keys() - own) == 58 * 2 * (5 + 1)  # layers; tensors of a batch norm and a convolution
-    assert network.published.translated(old, own) == state == network.published.translated(state, own)
+    assert network.published.translate(old, own) == state == network.published.translate(state, own)
 
 
 def test_auxiliary_classifiers_stay_out_and_input_is_that_of_the_other_networks(checkpoints):
