@@ -21,6 +21,7 @@ from lowrank_exp.checks import whole
 from lowrank_exp.command_line.choices import check_choices, labels
 from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.deltas import check_hidden, flat
 from lowrank_exp.command_line.flags import checked, missing_part_told, put_working_folder_last
 from lowrank_exp.command_line.help import help_text
 from lowrank_exp.command_line.keys.check import check_values
@@ -102,9 +103,10 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
 
 def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     """Raise ValueError for a mistake in the configuration; all that can be seen without torch comes first."""
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config = flat(OmegaConf.to_container(cfg, resolve=True))
     check_values(config, OmegaConf.to_container(cfg, resolve=False))
     check_choices(hydra_cfg, config, CONF)
+    check_hidden(hydra_cfg.overrides.task, cfg)
     check_targets(config)
 
 
@@ -166,7 +168,7 @@ def job_folder(*, _root_: DictConfig) -> str:
     root = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
     with contextlib.suppress(Exception):  # what is wrong with the data is told by the job
         count_classes_(root)
-    config = OmegaConf.to_container(root, resolve=True)
+    config = flat(OmegaConf.to_container(root, resolve=True))
     config |= {"experiment": names["experiment"], "row": names["row"]}
     return f"{names['experiment'] or 'runs'}/{fingerprint(config)}"
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from hydra._internal.utils import get_args_parser
 
+from lowrank_exp.command_line.deltas import allowed
 from lowrank_exp.command_line.mistakes import KEY, unreadable
 
 
@@ -47,8 +48,8 @@ def checked(arguments: Sequence[str]) -> list[str]:
         flag = "--resolve" if flags.package is None else f"-p {flags.package}"
         if given:
             raise ValueError(f"{flag} is for --cfg job and does nothing beside {given[0]}: leave one of them out")
-        return ["--cfg", "job", *arguments]
-    return list(arguments)
+        return ["--cfg", "job", *allowed(arguments)]
+    return allowed(arguments)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.keys.training import TRAIN
 
 WORD = 300  # letters of a word that is shown
 LONG = 4000  # letters of a message
@@ -111,6 +112,8 @@ def allowed_keys(error: OmegaConfBaseException) -> str:
         return str(error).partition("\n")[0]
     where = error.full_key.rpartition(".")[0] if error.full_key else ""
     keys = [str(k) for k in parent if k != "hydra"]
+    if "recipe" in keys:  # whatever it holds can be set beside it
+        keys += [name for name in TRAIN if name not in keys]
     if not keys:
         return (
             f"{where} stands for another group: override that group instead, such as rank.macs or training.optimizer.lr"

@@ -5,7 +5,9 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
+
+from lowrank_exp.command_line.deltas import allowed
 
 
 class CheckJobs(Callback):
@@ -15,7 +17,9 @@ class CheckJobs(Callback):
         sweeper = config.hydra.sweeper
         if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
             return
-        params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+        params = allowed([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
+        with read_write(sweeper), open_dict(sweeper):
+            sweeper.params = dict(one.split("=", 1) for one in params) if params else sweeper.params
         try:
             check_jobs([*params, *config.hydra.overrides.task])
         except ValueError as error:

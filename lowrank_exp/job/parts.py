@@ -62,7 +62,7 @@ class Parts:
         self.data.adapt(self.initial.__dict__.get("input_shape"), floating_type(self.initial))
         self.data.setup()
         self._introduce_classes(device, say)
-        phases = make_phases(cfg.method)
+        phases = make_phases(config["method"])
         self.learnt = cfg.model.get("weights") is not None or any(phase.trains for phase in phases.values())
         if not self.learnt:
             say("model.weights is null: unless its constructor loads weights, this network is untrained")

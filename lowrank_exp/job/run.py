@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lowrank_exp import artifact
+from lowrank_exp.command_line.deltas import flat
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
 from lowrank_exp.files.whole import hold_lock
@@ -53,7 +54,7 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
     Raises:
         Whatever goes wrong, after a `result.json` with status `failed` and the traceback has been written.
     """
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config = flat(OmegaConf.to_container(cfg, resolve=True))
     config |= {"experiment": labels["experiment"], "row": labels["row"]}
     identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config} | dict(labels)
     console = Console(cfg.progress)

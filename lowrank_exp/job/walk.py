@@ -1,10 +1,11 @@
 """A method taken over the shapes of a network before anything is trained: what cannot be ends here."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lowrank_exp.data import ImageData
@@ -16,19 +17,21 @@ from lowrank_exp.phases.phase import Phase
 from lowrank_exp.replacing import note_, trial
 
 
-def make_phases(method: DictConfig) -> dict[str, Phase]:
-    """The phases of a method, in order.
+def make_phases(method: Mapping[str, Any]) -> dict[str, Phase]:
+    """The phases of a method, resolved and flat, in order.
 
     Raises:
         ValueError: a name that no phase has or may have, a phase named twice, or something else than a phase.
     """
-    for name in method.order:
+    order = method["order"]
+    for name in order:
         check_name(name)
-        if name not in method.phases:
-            raise ValueError(f"method.order names the phase {name!r}; method.phases has: {', '.join(method.phases)}")
-    if not method.order or len(set(method.order)) != len(method.order):
-        raise ValueError(f"method.order must name at least one phase, each once, got {list(method.order)}")
-    phases = {name: instantiate(method.phases[name], _convert_="all") for name in method.order}
+        if name not in method["phases"]:
+            raise ValueError(f"method.order names the phase {name!r}; method.phases has: {', '.join(method['phases'])}")
+    if not order or len(set(order)) != len(order):
+        raise ValueError(f"method.order must name at least one phase, each once, got {order}")
+    configured = OmegaConf.create({"method": method}).method.phases  # below their full names, which errors tell
+    phases = {name: instantiate(configured[name], _convert_="all") for name in order}
     for name, phase in phases.items():
         if not isinstance(phase, Phase):
             raise ValueError(

@@ -15,7 +15,7 @@ from lowrank_exp.command_line.keys.kinds import (
 )
 from lowrank_exp.command_line.keys.low_rank import DECOMPOSITION, MEASURE, RECONSTRUCT
 from lowrank_exp.command_line.keys.networks import SEEDS
-from lowrank_exp.command_line.keys.training import NAMES, RECIPE
+from lowrank_exp.command_line.keys.training import NAMES, TRAIN
 
 # Phases of our methods. What a scale or an experiment sets of one that the method at hand does not have is not used.
 OURS = (
@@ -38,7 +38,7 @@ _IMAGES = whole(1, 10**8)
 _WANTED = either(whole(1), number(0, 1, above=True))
 
 PHASES: dict[str, dict[str, Kind]] = {
-    "lowrank_exp.phases.Train": RECIPE | {"regularizer": or_null(Part()), "snapshots": many(number(0, 1))},
+    "lowrank_exp.phases.Train": TRAIN,
     "lowrank_exp.phases.Factorize": {
         "decomposition": DECOMPOSITION,
         "rank": Part(),

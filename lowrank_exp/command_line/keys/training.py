@@ -64,6 +64,13 @@ RECIPE: dict[str, Kind] = {
     ),
 }
 
+# Options of a phase that trains: `recipe` is where it takes those from that are not set beside it.
+TRAIN = RECIPE | {
+    "regularizer": or_null(Part()),
+    "snapshots": many(number(0, 1)),
+    "recipe": Record(RECIPE),
+}
+
 OPTIMIZER: dict[str, Kind] = {  # of torch.optim; what a certain one takes is known by its signature
     "lr": number(0, RATE),
     "weight_decay": number(0, RATE),

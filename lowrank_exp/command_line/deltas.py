@@ -1,0 +1,136 @@
+"""Trainings as phases get them: the recipe that a phase names, with what is set beside it in the place of its own.
+
+    {_target_: lowrank_exp.phases.Train, recipe: ${training}, epochs: 10}
+
+A recipe is a group of the configuration, or another phase that trains. Both are merged here, when all overrides are in
+place, and nowhere before: whatever is set of either has its effect.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lowrank_exp.command_line.keys.kinds import shown
+from lowrank_exp.command_line.keys.training import TRAIN
+
+# An option of a training that is set of a phase, or of a training within one: `method.phases.prune.train.epochs=2`.
+_OPTIONS = "|".join(name for name in TRAIN if name not in ("recipe", "regularizer"))
+_DELTA = re.compile(rf"method\.phases\.\w+(\.train)?\.(({_OPTIONS})(\.[^=\s]+)?|regularizer)=")
+_TYPED = re.compile(r"(training|finetune|method\.phases\.\w+)\.([^=\s]+)=")
+_READ, _MARK = "read by a phase", "a value that no option has"
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved configuration, in which every phase has the options of its trainings beside its own.
+
+    >>> phase = {"_target_": "Train", "recipe": {"epochs": 30, "optimizer": {"lr": 0.1}}, "epochs": 10}
+    >>> flat({"method": {"phases": {"train": phase}}})["method"]["phases"]["train"]
+    {'epochs': 10, 'optimizer': {'lr': 0.1}, '_target_': 'Train'}
+    """
+    method = config.get("method")
+    if not isinstance(method, Mapping) or not isinstance(method.get("phases"), Mapping):
+        return dict(config)  # which is told by the check of its keys
+    return {**config, "method": {**method, "phases": _flat(method["phases"])}}
+
+
+def _flat(node: Any) -> Any:
+    if isinstance(node, list | tuple):
+        return [_flat(part) for part in node]
+    if not isinstance(node, Mapping):
+        return node
+    parts = {name: _flat(part) for name, part in node.items()}
+    if "_target_" in parts and isinstance(parts.get("recipe"), Mapping):
+        return merged(parts.pop("recipe"), parts)
+    return parts
+
+
+def merged(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merged, at any depth; one with another `_target_` takes the place of the other as a whole.
+
+    >>> merged({"schedule": {"_target_": "steps", "at": [0.5]}}, {"schedule": {"_target_": "cosine"}})
+    {'schedule': {'_target_': 'cosine'}}
+    """
+    result = dict(base)
+    for name, value in delta.items():
+        there = base.get(name)
+        alike = isinstance(value, Mapping) and isinstance(there, Mapping)
+        if alike and value.get("_target_", there.get("_target_")) == there.get("_target_"):
+            value = merged(there, value)
+        result[name] = value
+    return result
+
+
+def allowed(arguments: Sequence[str]) -> list[str]:
+    """Arguments as Hydra takes them: an option of a training need not stand beside the recipe before it is set there.
+
+    >>> allowed(["method.phases.finetune.epochs=3", "method.phases.factorize.rank.macs=0.4"])
+    ['++method.phases.finetune.epochs=3', 'method.phases.factorize.rank.macs=0.4']
+    """
+    return [f"++{argument}" if _DELTA.match(argument) else argument for argument in arguments]
+
+
+def check_hidden(overrides: Sequence[str], cfg: DictConfig) -> None:
+    """Raise ValueError for an override of a recipe that no phase gets, as something else stands beside it everywhere.
+
+    Recipes that no phase of the method's order names may be overridden.
+
+    Args:
+        overrides: as they were typed.
+        cfg: the composed configuration, without Hydra's own node.
+    """
+    config = flat(OmegaConf.to_container(cfg, resolve=True))
+    for override in overrides:
+        typed = _TYPED.match(override.lstrip("+"))
+        if typed is None:
+            continue
+        recipe, option = typed[1], typed[2]
+        phases = _marked(cfg, recipe, option)
+        readers = [key for key, node in _mappings(phases, "method.phases") if _READ in node]
+        if not readers or any(_MARK in node.values() for _, node in _mappings(phases, "")):
+            continue
+        _, value = _at(config, recipe, option)
+        instead = [_at(config, reader, option) for reader in readers]
+        if hiding := [f"{key}={shown(other)}" for key, other in instead if other != value]:
+            raise ValueError(
+                f"{override} changes nothing: {hiding[0]} takes its place. Leave one out, or give both the same "
+                "value"
+            )
+
+
+def _marked(cfg: DictConfig, recipe: str, option: str) -> dict[str, Any]:
+    """The phases of the method's order, flat, with marks: on what takes a recipe, and in the option's place."""
+    marked = cfg.copy()
+    OmegaConf.set_struct(marked, False)
+    OmegaConf.update(marked, f"{recipe}.{_READ}", True)
+    leaves = [f"{recipe}.{option}"]
+    while leaves:
+        node = OmegaConf.select(marked, key := leaves.pop())
+        if isinstance(node, DictConfig) and node:
+            leaves += [f"{key}.{name}" for name in node]
+        else:
+            OmegaConf.update(marked, key, _MARK, merge=False)
+    method = flat(OmegaConf.to_container(marked, resolve=True))["method"]
+    return {name: method["phases"][name] for name in method["order"] if name in method["phases"]}
+
+
+def _mappings(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All mappings in a node, itself among them, with their full names."""
+    if isinstance(node, Mapping):
+        yield key, node
+    parts = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    for name, part in parts:
+        yield from _mappings(part, f"{key}.{name}")
+
+
+def _at(config: Mapping[str, Any], place: str, option: str) -> tuple[str, Any]:
+    """The name and the value of an option, or of the nearest key above it."""
+    node: Any = config
+    for name in place.split("."):
+        node = node[name]
+    for name in option.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            break
+        node, place = node[name], f"{place}.{name}"
+    return place, node
