@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 
 from lowrank_exp.models import cifar_resnet, lenet5
-from lowrank_exp.training import fit_
+from lowrank_exp.training import Recipe, fit_
 from lowrank_exp.training.schedules import cosine
 
 BATCH_SIZE = 64
@@ -58,11 +58,8 @@ def through_fit(network: nn.Module, loader: DataLoader, val_loader: DataLoader) 
         network,
         loader,
         val_loader,
-        epochs=EPOCHS,
-        optimizer=OPTIMIZER,
-        schedule=cosine,
+        Recipe(epochs=EPOCHS, optimizer=OPTIMIZER, schedule=cosine),
         seed=0,
-        checkpoint=None,
         device="cpu",
         progress=False,
     )

@@ -21,7 +21,7 @@ from lowrank_exp.checks import whole
 from lowrank_exp.command_line.choices import check_choices, labels
 from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.command_line.deltas import check_hidden, flat
+from lowrank_exp.command_line.deltas import check_hidden, flat, with_recipes
 from lowrank_exp.command_line.flags import checked, missing_part_told, put_working_folder_last
 from lowrank_exp.command_line.help import help_text
 from lowrank_exp.command_line.keys.check import check_values
@@ -107,7 +107,7 @@ def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     check_values(config, OmegaConf.to_container(cfg, resolve=False))
     check_choices(hydra_cfg, config, CONF)
     check_hidden(hydra_cfg.overrides.task, cfg)
-    check_targets(config)
+    check_targets(with_recipes(config))
 
 
 def stay_where_it_started(paths: DictConfig, start: Path) -> None:

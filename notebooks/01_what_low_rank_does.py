@@ -37,7 +37,7 @@ from lowrank_exp.decomposition.im2col import Im2Col, toeplitz
 from lowrank_exp.machine.cores import machine
 from lowrank_exp.models import lenet5
 from lowrank_exp.network.latency import latency_ms
-from lowrank_exp.training import evaluate, fit_
+from lowrank_exp.training import Recipe, evaluate, fit_
 from lowrank_exp.training.schedules import cosine
 
 torch.set_num_threads(1)
@@ -60,18 +60,12 @@ network = lenet5()
 data = Digits(num_classes=10, mean=(0.305,), std=(0.376,))
 data.adapt((1, 32, 32))
 data.setup()
-fit_(
-    network,
-    data.train_loader(64, seed=0),
-    None,
+recipe = Recipe(
     epochs=10,
     optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
     schedule=partial(cosine, warmup=0.1),
-    seed=0,
-    checkpoint=None,
-    device="cpu",
-    progress=False,
 )
+fit_(network, data.train_loader(64, seed=0), None, recipe, seed=0, device="cpu", progress=False)
 network.eval().requires_grad_(False)
 dense_accuracy = evaluate(network, data.test_loader(359), device="cpu").accuracy
 assert 0.9 < dense_accuracy < 1

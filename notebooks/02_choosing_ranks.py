@@ -35,7 +35,7 @@ from lowrank_exp.models import cifar_resnet
 from lowrank_exp.rank import needs
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve
 from lowrank_exp.rank.evbmf_solution import evbmf_solution
-from lowrank_exp.training import NetworkScore, evaluate, fit_
+from lowrank_exp.training import NetworkScore, Recipe, evaluate, fit_
 from lowrank_exp.training.schedules import cosine
 
 torch.set_num_threads(1)
@@ -58,18 +58,12 @@ data.setup()
 
 
 def train_(network, epochs, lr):
-    fit_(
-        network,
-        data.train_loader(32, seed=0),
-        None,
+    recipe = Recipe(
         epochs=epochs,
         optimizer=partial(torch.optim.SGD, lr=lr, momentum=0.9, nesterov=True, weight_decay=0.02),
         schedule=partial(cosine, warmup=0.1),
-        seed=0,
-        checkpoint=None,
-        device="cpu",
-        progress=False,
     )
+    fit_(network, data.train_loader(32, seed=0), None, recipe, seed=0, device="cpu", progress=False)
 
 
 torch.manual_seed(0)

@@ -45,7 +45,7 @@ from lowrank_exp.data import Digits
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.regularizers import Hoyer, Orthogonality, Regularizer, Weighted
 from lowrank_exp.svd_form import forms_of, spectrum, to_svd_, truncate_
-from lowrank_exp.training import evaluate, fit_, recalibrate_
+from lowrank_exp.training import Recipe, evaluate, fit_, recalibrate_
 from lowrank_exp.training.schedules import cosine
 
 torch.set_num_threads(1)
@@ -72,20 +72,14 @@ def penalties(orthogonality, hoyer):
 
 def train_(network, weights=(0.0, 0.0), seed=0, epochs=8, lr=0.05):
     formed = bool(forms_of(network))
-    fit_(
-        network,
-        data.train_loader(32, seed=seed),
-        None,
+    recipe = Recipe(
         epochs=epochs,
         optimizer=partial(torch.optim.SGD, lr=lr, momentum=0.9, weight_decay=5e-4),
         schedule=partial(cosine, warmup=0.1),
-        seed=seed,
-        checkpoint=None,
-        device="cpu",
-        progress=False,
         regularizer=penalties(*weights) if formed else None,
         exempt=("s", "U", "V") if formed else (),
     )
+    fit_(network, data.train_loader(32, seed=seed), None, recipe, seed=seed, device="cpu", progress=False)
     return network
 
 

@@ -8,12 +8,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.deltas import with_recipes
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
+from lowrank_exp.job.walk import make_phases
 from lowrank_exp.phases.phase import Phase
-from support.composed import composed
+from support.composed import composed, flattened
 
 NEEDS = {
     **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
@@ -24,7 +26,7 @@ NEEDS = {
 OPTIONS = sorted(
     str(path.relative_to(CONF).with_suffix(""))
     for path in Path(CONF).rglob("*.yaml")
-    if path.parent != CONF and path.parent.name != "paper"
+    if path.parent != CONF and path.parent.name not in ("paper", "recipe")
 )
 NEEDS |= {f"scale/{name}/smoke": ["method=taylor"] for name in ("resnet20_pruning", "taylor_macs")}
 # Rows change options of what their experiment names, such as the depth of its network.
@@ -35,11 +37,10 @@ NEEDS |= {option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS i
 def test_option_composes_and_instantiates(option):
     group, _, name = option.partition("/")
     cfg = composed(f"{group}={name}", *NEEDS.get(option, []))
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = OmegaConf.to_container(flattened(cfg), throw_on_missing=True)
     check_values(config, OmegaConf.to_container(cfg, resolve=False))  # a new key: a line in command_line/keys/
-    check_targets(config)
-    for phase in cfg.method.order:
-        assert isinstance(instantiate(cfg.method.phases[phase], _convert_="all"), Phase)
+    check_targets(with_recipes(config))
+    assert all(isinstance(phase, Phase) for phase in make_phases(config["method"]).values())
     assert isinstance(instantiate(cfg.data), ImageData)
     with torch.device("meta"):  # shapes are enough: some networks have more than 100 million weights
         assert isinstance(instantiate(cfg.model), torch.nn.Module)

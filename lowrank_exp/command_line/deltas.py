@@ -6,10 +6,12 @@ A recipe is a group of the configuration, or another phase that trains. Both are
 place, and nowhere before: whatever is set of either has its effect.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hydra._internal.utils import _locate
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.keys.kinds import shown
@@ -44,6 +46,30 @@ def _flat(node: Any) -> Any:
     if "_target_" in parts and isinstance(parts.get("recipe"), Mapping):
         return merged(parts.pop("recipe"), parts)
     return parts
+
+
+def with_recipes(node: Any) -> Any:
+    """The same, flat, with the options of a training as an object of their own where a `_target_` takes a `recipe`.
+
+    Modules that a `_target_` names are imported for that; what is wrong with one is told elsewhere.
+    """
+    if isinstance(node, list):
+        return [with_recipes(part) for part in node]
+    if not isinstance(node, Mapping):
+        return node
+    parts = {name: with_recipes(part) for name, part in node.items()}
+    if not _takes_a_recipe(parts.get("_target_")):
+        return parts
+    own = {name: part for name, part in parts.items() if name not in TRAIN}
+    options = {name: part for name, part in parts.items() if name in TRAIN}
+    return {**own, "recipe": {"_target_": "lowrank_exp.training.Recipe", **options}}
+
+
+def _takes_a_recipe(target: Any) -> bool:
+    try:
+        return isinstance(target, str) and "recipe" in inspect.signature(_locate(target)).parameters
+    except Exception:
+        return False
 
 
 def merged(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +120,7 @@ def check_hidden(overrides: Sequence[str], cfg: DictConfig) -> None:
         instead = [_at(config, reader, option) for reader in readers]
         if hiding := [f"{key}={shown(other)}" for key, other in instead if other != value]:
             raise ValueError(
-                f"{override} changes nothing: {hiding[0]} takes its place. Leave one out, or give both the same "
-                "value"
+                f"{override} changes nothing: {hiding[0]} takes its place. Leave one out, or give both the same value"
             )
 
 

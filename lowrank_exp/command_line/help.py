@@ -26,7 +26,7 @@ flags, before any override: -m sweep | --cfg job the composed configuration | -p
 def help_text(conf: Path) -> str:
     """Introduction, groups with their options, and the root configuration with its comments."""
     lines = [INTRODUCTION, "groups (choose one option: group=option)"]
-    for group in sorted(path for path in conf.iterdir() if path.is_dir() and path.name != "paper"):
+    for group in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in ("paper", "recipe")):
         options = sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
         lines.append(f"  {group.name:14} {', '.join(options)}")
     root = (conf / "config.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0]

@@ -23,7 +23,7 @@ class Place:
     def phase(self, name: str, phase: Phase) -> None:
         """A phase begins."""
         self._phase, self._finished = name, 0
-        self._epochs = phase.epochs if isinstance(phase, Train) else None
+        self._epochs = phase.recipe.epochs if isinstance(phase, Train) else None
 
     def epoch(self) -> None:
         """An epoch of the phase has ended."""

@@ -71,11 +71,11 @@ class TrainUntilSettled(Phase):
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         settling = self.settling(network, setting.example)
-        done = replace(self.train, until=settling).run_(network, setting)
+        done = self.train.changed(until=settling).run_(network, setting)
         if done.history and not settling.still(done.history):
             told = (
-                f"the stable ranks had not settled after {len(done.history)} of {self.train.epochs} epochs, the latest "
-                "allowed: the network is factorized all the same. Raise latest, or the threshold"
+                f"the stable ranks had not settled after {len(done.history)} of {self.train.recipe.epochs} epochs, the "
+                "latest allowed: the network is factorized all the same. Raise latest, or the threshold"
             )
             return replace(done, warnings=[*done.warnings, told])
         return done
@@ -83,7 +83,7 @@ class TrainUntilSettled(Phase):
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         """As if the ranks settled as late as is allowed; `TrainOn` then has the fewest epochs left."""
         settling = self.settling(network, setting.example)
-        rehearsal = replace(self.train, epochs=settling.most).rehearse(network, setting)
+        rehearsal = self.train.changed(epochs=settling.most).rehearse(network, setting)
         seconds = stopwatch()
         settling.measure(network)
         seconds = settling.most * seconds()
@@ -101,7 +101,7 @@ class TrainUntilSettled(Phase):
         if not names:
             raise ValueError("no layer of this network may be decomposed: there is no stable rank to look at")
         kinds = chosen.by_layer({name: network.get_submodule(name) for name in names})
-        return Settling(kinds, self.window, self.threshold, math.ceil(self.latest * self.train.epochs))
+        return Settling(kinds, self.window, self.threshold, math.ceil(self.latest * self.train.recipe.epochs))
 
 
 @dataclass(frozen=True)
@@ -177,22 +177,21 @@ class TrainOn(Phase):
 
     def _rest(self, network: nn.Module, setting: Setting) -> Train:
         """What is left of the training."""
-        total, done = self.train.epochs, sum(setting.epochs.values())
+        total, done = self.train.recipe.epochs, sum(setting.epochs.values())
         if done > total:
             raise ValueError(
                 f"the training has {total} epochs, and the phases before have trained {done}: "
                 "give it more, or them less"
             )
-        train = replace(self._of(network), epochs=total - done)
-        if train.schedule is not None and done:
-            train = replace(train, schedule=Later(train.schedule, done / total))
-        return train
+        train = self._of(network).changed(epochs=total - done)
+        schedule = train.recipe.schedule
+        return train if schedule is None or not done else train.changed(schedule=Later(schedule, done / total))
 
     def _of(self, network: nn.Module) -> Train:
         """The training of this network: with penalties on factors where there are some."""
         if not any(isinstance(edit, Factorized) for edit in edits_of(network)):
             return self.train
-        return replace(self.train, regularizer=self.regularizer, exempt=self.exempt)
+        return self.train.changed(regularizer=self.regularizer, exempt=self.exempt)
 
 
 @dataclass(frozen=True)

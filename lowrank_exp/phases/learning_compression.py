@@ -213,9 +213,9 @@ class LearningCompression(Phase):
         return state
 
     def _l_step(self, mu: float, targets: Mapping[str, Tensor]) -> Train:
-        own = self.train.regularizer or Regularizer({})
+        own = self.train.recipe.regularizer or Regularizer({})
         terms = {**own.terms, PENALTY: Weighted(QuadraticPenalty(targets), mu)}
-        return replace(self.train, epochs=self.epochs, regularizer=Regularizer(terms, own.projection))
+        return self.train.changed(epochs=self.epochs, regularizer=Regularizer(terms, own.projection))
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Prune(Phase):
             whole(name, getattr(self, name))
         if not isinstance(self.schedule, Schedule):
             raise ValueError(f"schedule is a {type(self.schedule).__name__}, none of lowrank_exp.pruning.schedules")
-        replace(self.train, pruning=self.pruning(torch.zeros(1)))
+        self.train.changed(pruning=self.pruning(torch.zeros(1)))  # which says whether they go together
 
     @property
     def looks_back(self) -> list[str]:
@@ -75,9 +75,9 @@ class Prune(Phase):
         return "the accuracy that is its target is measured" if getattr(self.schedule, "accuracy", None) else ""
 
     def check_steps(self, network: nn.Module, example: Tensor, images: int) -> None:
-        batches = -(-images // self.train.batch_size)
+        batches = -(-images // self.train.recipe.batch_size)
         view = self.pruning(example).view(network)
-        self.schedule.check(view, -(-batches // self.train.accumulate), self.train.epochs)
+        self.schedule.check(view, -(-batches // self.train.recipe.accumulate), self.train.recipe.epochs)
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         self.train.walk_(network, example)
@@ -95,8 +95,8 @@ class Prune(Phase):
         pruning = self._with_images(setting)
         before = pruning.view(network).dense_macs
         done = Done()
-        if self.train.epochs:
-            done = replace(self.train, pruning=pruning).run_(network, setting)
+        if self.train.recipe.epochs:
+            done = self.train.changed(pruning=pruning).run_(network, setting)
         else:
             Pruner(pruning, network, setting.seed, 1, 0).begin_epoch([])
         after = replace(pruning.view(network), dense_macs=before)
@@ -109,8 +109,8 @@ class Prune(Phase):
         training = self.train.rehearse(network, setting)
         pruning = self._with_images(setting)
         view = pruning.view(network)
-        batches = -(-setting.data.sizes["train"] // self.train.batch_size)
-        rankings = self.schedule.rankings(view, -(-batches // self.train.accumulate), self.train.epochs)
+        batches = -(-setting.data.sizes["train"] // self.train.recipe.batch_size)
+        rankings = self.schedule.rankings(view, -(-batches // self.train.recipe.accumulate), self.train.recipe.epochs)
         parts, unknown = [*training.parts], ""
         if self.criterion is None or rankings is None:
             unknown = f"the rankings of {type(self.schedule).__name__}"
@@ -126,7 +126,11 @@ class Prune(Phase):
             of_what = passes if oracle else f"{images:,} images each"
             parts.append((f"{rankings:,} rankings, {of_what}", rankings * seconds))
         return Rehearsal(
-            walked(network, setting.example, self.walk_), parts, unknown, same_weights=False, epochs=self.train.epochs
+            walked(network, setting.example, self.walk_),
+            parts,
+            unknown,
+            same_weights=False,
+            epochs=self.train.recipe.epochs,
         )
 
     def _with_images(self, setting: Setting) -> Pruning:

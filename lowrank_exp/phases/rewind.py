@@ -12,8 +12,9 @@ from lowrank_exp.edits import Edit, KeepChannels, edits_of
 from lowrank_exp.phases.cuttlefish import Later
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
-from lowrank_exp.phases.train import Train, snapshot
+from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning.cut import cut_
+from lowrank_exp.training.fit import snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class Rewind(Phase):
 
     def __post_init__(self) -> None:
         fraction("at", self.at, f"at={self.at!r} must be a fraction of the epochs, in [0, 1)", zero=True, one=False)
-        kept = [self.train.epochs_at(point) for point in self.train.snapshots]
-        if self.weights and self.train.epochs_at(self.at) not in kept:
+        kept = [self.train.recipe.epochs_at(point) for point in self.train.recipe.snapshots]
+        if self.weights and self.train.recipe.epochs_at(self.at) not in kept:
             raise ValueError(
                 f"the weights at {self.at} of the training {self.phase} are not kept: set "
                 f"method.phases.{self.phase}.snapshots=[{self.at}], or weights=false"
@@ -66,7 +67,7 @@ class Rewind(Phase):
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         if self.weights:
             earlier = setting.network(self.phase)
-            path = snapshot(setting.folders[self.phase], self.train.epochs_at(self.at))
+            path = snapshot(setting.folders[self.phase], self.train.recipe.epochs_at(self.at))
             earlier.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
             rewound_(earlier, edits_of(network)[len(edits_of(earlier)) :])
             network.load_state_dict(earlier.state_dict())
@@ -76,13 +77,9 @@ class Rewind(Phase):
         return replace(self._rest().rehearse(network, setting), same_weights=False)
 
     def _rest(self) -> Train:
-        done, total = self.train.epochs_at(self.at), self.train.epochs
-        train = replace(self.train, epochs=total - done, snapshots=())
-        return (
-            train
-            if train.schedule is None or not done
-            else replace(train, schedule=Later(train.schedule, done / total))
-        )
+        done, total = self.train.recipe.epochs_at(self.at), self.train.recipe.epochs
+        train, schedule = self.train.changed(epochs=total - done, snapshots=()), self.train.recipe.schedule
+        return train if schedule is None or not done else train.changed(schedule=Later(schedule, done / total))
 
 
 def rewound_(network: nn.Module, edits: Sequence[Edit]) -> nn.Module:

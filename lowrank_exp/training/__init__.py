@@ -1,9 +1,9 @@
 """Training, evaluation and batch-norm recalibration of a classifier."""
 
 from lowrank_exp.training.device import resolve as resolve_device
-from lowrank_exp.training.distributed import check_devices, places
+from lowrank_exp.training.distributed import places
 from lowrank_exp.training.evaluate import Scores, evaluate, why_no_scores
-from lowrank_exp.training.fit import check_computing, check_pruning, fit_
+from lowrank_exp.training.fit import fit_
 from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.parts.distillation import Distillation
 from lowrank_exp.training.parts.penalties import trained
@@ -13,6 +13,7 @@ from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
 from lowrank_exp.training.probes.first_images import FirstImages
 from lowrank_exp.training.probes.network_score import NetworkScore
 from lowrank_exp.training.recalibrate import recalibrate_
+from lowrank_exp.training.recipe import Recipe
 
 __all__ = [
     "Classifier",
@@ -22,11 +23,9 @@ __all__ = [
     "Pruner",
     "Pruning",
     "QuantNoise",
+    "Recipe",
     "Scores",
     "StochasticDepth",
-    "check_computing",
-    "check_devices",
-    "check_pruning",
     "evaluate",
     "fit_",
     "places",

@@ -6,8 +6,7 @@ loads under `torch.load(weights_only=True)`.
 """
 
 import io
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
-from torch.optim import Optimizer
 
 from lowrank_exp.files.whole import check_sums, write_whole
 from lowrank_exp.network_file.edit_records import from_records
 from lowrank_exp.surgery import replay_
 from lowrank_exp.training import distributed, generators
+from lowrank_exp.training.parts.penalties import trained
+from lowrank_exp.training.recipe import Recipe
 
 FIT = "lowrank_exp_fit"
 NETWORK = "network."  # the network's place in the LightningModule
@@ -37,30 +37,21 @@ class DamagedCheckpointError(ValueError):
         self.path = path
 
 
-def recipe(
-    network: nn.Module,
-    optimizer: Optimizer,
-    schedule: Callable[[float], float] | None,
-    **settings: Any,
-) -> dict[str, Any]:
+def deciding(network: nn.Module, recipe: Recipe, **settings: Any) -> dict[str, Any]:
     """What must agree between the fit that wrote a checkpoint and the one that goes on from it.
 
     Raises:
-        ValueError: the schedule gives something that is no factor (negative or not finite).
+        ValueError: the schedule gives something that is not a factor (negative or not finite).
     """
-    factors = []
-    for index in range(SAMPLES):
-        factor = 1.0 if schedule is None else float(schedule(index / SAMPLES))
-        if not (math.isfinite(factor) and factor >= 0):
-            raise ValueError(f"the schedule gives {factor} at progress {index / SAMPLES}; allowed are 0 and above")
-        factors.append(f"{factor:.9g}")
+    optimizer = recipe.optimizer(trained(network, recipe.exempt))
     options = {name: repr(value) for name, value in sorted(optimizer.defaults.items())}
     shapes = {name: list(value.shape) for name, value in network.state_dict().items() if torch.is_tensor(value)}
     return {
+        **recipe.described(),
         **settings,
         "optimizer": type(optimizer).__name__,
         "optimizer options": options,
-        "schedule": factors,
+        "schedule": [f"{factor:.9g}" for factor in recipe.factors(SAMPLES)],
         "network": shapes,
     }
 
@@ -117,7 +108,7 @@ class SaveEveryEpoch(pl.Callback):
 
     Args:
         path: the file, replaced as a whole each time; None writes nothing.
-        recipe: see `recipe`.
+        recipe: see `deciding`.
         seed: of a fit that starts from the beginning.
         own: generators that belong to the loaders.
     """

@@ -51,12 +51,11 @@ def places(where: torch.device, devices: int) -> list[str]:
     """The devices of a fit, from `where` on.
 
     Raises:
-        ValueError: `devices` is no number of devices, or this machine has fewer of that kind.
+        ValueError: this machine has fewer devices of that kind.
 
     >>> places(torch.device("cpu"), 2)
     ['cpu', 'cpu']
     """
-    check_devices(devices)
     most = max(2, count_cores())  # two can be tried anywhere
     if where.type == "cpu" and devices > most:
         raise ValueError(
@@ -70,18 +69,6 @@ def places(where: torch.device, devices: int) -> list[str]:
     if where.index + devices - 1 > last:
         raise ValueError(f"devices is {devices} from {where} on, but the last CUDA GPU of this machine is cuda:{last}")
     return [f"cuda:{where.index + rank}" for rank in range(devices)]
-
-
-def check_devices(devices: int, distill: object = None, snapshots: object = ()) -> None:
-    """Raise ValueError for a number of devices that there is not, or for what only one process can do."""
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
-        raise ValueError(f"devices is {devices!r}; allowed is an integer, 1 (this process alone) or more")
-    for what, given, instead in (
-        ("a teacher is asked", distill is not None, "distill=null"),
-        ("snapshots of the weights are kept", bool(snapshots), "snapshots=[]"),
-    ):
-        if devices > 1 and given:
-            raise ValueError(f"devices is {devices}, and {what} in one process only: set devices=1, or {instead}")
 
 
 def check_shares(loader: DataLoader, name: str, devices: int) -> None:

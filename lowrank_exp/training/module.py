@@ -4,20 +4,17 @@ N images of a batch, C classes.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lowrank_exp.network.inputs import HALF
-from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training import distributed
 from lowrank_exp.training.divergence import LOSS, TEACHER, TRY, TRY_TEACHER, Broken, broken_weights, steep
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
@@ -26,6 +23,7 @@ from lowrank_exp.training.parts.penalties import Penalties, trained
 from lowrank_exp.training.parts.pruner import Pruner
 from lowrank_exp.training.parts.quant_noise import NoisyWeights
 from lowrank_exp.training.parts.stochastic_depth import Survivors
+from lowrank_exp.training.recipe import Recipe
 
 Metrics = dict[str, float]
 CPU = torch.device("cpu")
@@ -47,16 +45,8 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: images (N, ...) to logits (N, C); passed in, not stored in hyper-parameters.
-        optimizer: called with the network's trainable parameters.
-        schedule: progress in [0, 1) to a factor on the base learning rate; None leaves the rate alone.
+        recipe: how it is trained.
         total_steps: optimizer steps of the whole fit; progress is step / total_steps.
-        label_smoothing: of the training loss, in [0, 1); the validation loss has none.
-        channels_last: hand 4-D images to the network in that memory format; 'auto' asks `channels_last_gains`.
-        precision: 'fp32', or 'bf16' (the network under autocast; the loss is taken in float32).
-        accumulate: batches per optimizer step; the last group of an epoch may be smaller.
-        compiled: run the network through `torch.compile`. Its names stay those of the plain network.
-        regularizer: adds gradients of its own to those of a step, and projects weights before a forward pass.
-        exempt: what weight decay spares, see `lowrank_exp.regularizers.parameter_groups`; empty: nothing.
         survivors: which residual blocks a step skips, see `stochastic_depth.py`; None: none.
         noisy_weights: what a forward pass in training does to weights, see `quant_noise.py`; None: nothing.
         pruner: silences and removes filters, see `pruner.py`; None: nothing.
@@ -66,16 +56,8 @@ class Classifier(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        optimizer: Callable[[Iterable[Parameter]], Optimizer],
-        schedule: Callable[[float], float] | None,
+        recipe: Recipe,
         total_steps: int,
-        label_smoothing: float = 0.0,
-        channels_last: bool | str = False,
-        precision: str = "fp32",
-        accumulate: int = 1,
-        compiled: bool = False,
-        regularizer: Regularizer | None = None,
-        exempt: Sequence[str] = (),
         survivors: Survivors | None = None,
         noisy_weights: NoisyWeights | None = None,
         pruner: Pruner | None = None,
@@ -84,22 +66,15 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.network = network
-        self.optimizer = optimizer
-        self.schedule = schedule
+        self.recipe = recipe
         self.total_steps = total_steps
-        self.label_smoothing = label_smoothing
-        self.channels_last = channels_last
-        self.precision = precision
-        self.accumulate = accumulate
-        self.compiled = compiled
-        self.regularizer = regularizer
-        self.exempt = exempt
+        self.channels_last = recipe.channels_last
         self.survivors = survivors or Survivors(None, network, 0)
         self.noisy_weights = noisy_weights or NoisyWeights(None, network, 0)
         self.teacher = teacher or Teacher(None)
         self.pruner = pruner or Pruner(None, network, 0, 1, 0)
         # A method, as torch's compiled module would put its weights under names of its own beside the network's.
-        self.compute = torch.compile(network).__call__ if compiled else network.__call__
+        self.compute = torch.compile(network).__call__ if recipe.compile else network.__call__
         self._processes = 1
         self.history: list[Metrics] = []
         self.rates: list[float] = []
@@ -112,7 +87,7 @@ class Classifier(pl.LightningModule):
             self.channels_last = channels_last_gains(self.network, images)
         if self.channels_last:
             images = in_channels_last(images)
-        if self.precision == "fp32":
+        if self.recipe.precision == "fp32":
             logits_NC = self.compute(images)
             return logits_NC.float() if logits_NC.dtype in HALF else logits_NC
         with torch.autocast(images.device.type, torch.bfloat16):
@@ -124,7 +99,7 @@ class Classifier(pl.LightningModule):
         Raises:
             ValueError: the network is compiled or trained by several processes, which would not see the edit.
         """
-        if self.compiled:
+        if self.recipe.compile:
             raise ValueError("a compiled network cannot be edited during a fit: set compile=false")
         if self._processes > 1:
             raise ValueError("a network that several processes train cannot be edited during a fit: set devices=1")
@@ -136,10 +111,10 @@ class Classifier(pl.LightningModule):
         self._stepper = self.optimizers(use_pl_optimizer=False)
         self._scheduler = self.lr_schedulers()
         self._processes = self.trainer.world_size
-        self._summed = self.accumulate > 1 or self._processes > 1
-        steps_per_epoch = -(-self.trainer.num_training_batches // self.accumulate)
+        self._summed = self.recipe.accumulate > 1 or self._processes > 1
+        steps_per_epoch = -(-self.trainer.num_training_batches // self.recipe.accumulate)
         done = self.current_epoch * steps_per_epoch
-        self.penalties = Penalties(self.regularizer, self.network, self.total_steps, done)
+        self.penalties = Penalties(self.recipe.regularizer, self.network, self.total_steps, done)
         self.pruner.start(self._stepper, self.open_for_surgery, done)
 
     def on_train_epoch_start(self) -> None:
@@ -155,19 +130,19 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """One step: zero_grad, forward, backward, step, schedule; of a group of batches the last one steps."""
         images, labels, count = _counted(batch)
-        if begins := batch_idx % self.accumulate == 0:
+        if begins := batch_idx % self.recipe.accumulate == 0:
             self._stepper.zero_grad()
             self._grouped = 0
             with self._explained():
                 self.penalties.before_forward()
         self._grouped += count
-        steps = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
+        steps = (batch_idx + 1) % self.recipe.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
         self.survivors.draw(images, begins, self.global_rank, self._processes)
         with self.noisy_weights.during_pass():
             logits_NC = self.forward(images)
             reduction = "sum" if self._summed else "mean"
-            loss = self._loss(logits_NC, labels, label_smoothing=self.label_smoothing, reduction=reduction)
-            loss = self.teacher.teach(loss, logits_NC, images, self.precision, reduction)
+            loss = self._loss(self.recipe.loss, logits_NC, labels, reduction)
+            loss = self.teacher.teach(loss, logits_NC, images, self.recipe.precision, reduction)
             self._backward(loss, steps)
         if steps:
             self._step()
@@ -213,7 +188,7 @@ class Classifier(pl.LightningModule):
         """Count loss and hits of a batch."""
         images, labels, count = _counted(batch)
         logits_NC = self.forward(images)
-        self.validated.add(logits_NC, labels, self._loss(logits_NC, labels, reduction="sum"), count, summed=True)
+        self.validated.add(logits_NC, labels, self._loss(cross_entropy, logits_NC, labels, "sum"), count, summed=True)
 
     def on_validation_epoch_end(self) -> None:
         """Write the epoch's line of the history; callbacks find it there in `on_train_epoch_end`."""
@@ -248,17 +223,17 @@ class Classifier(pl.LightningModule):
         LambdaLR asks once more after the last step, for a rate that nothing uses; progress stays below 1
         there.
         """
-        stepper = self.optimizer(trained(self.network, self.exempt))
-        if self.schedule is None:
+        stepper = self.recipe.optimizer(trained(self.network, self.recipe.exempt))
+        if self.recipe.schedule is None:
             return stepper
-        schedule, total = self.schedule, self.total_steps
+        schedule, total = self.recipe.schedule, self.total_steps
         scheduler = LambdaLR(stepper, lambda step: schedule(min(step, total - 1) / total))
         return {"optimizer": stepper, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _loss(self, logits_NC: Tensor, labels_N: Tensor, **options: Any) -> Tensor:
-        """Cross-entropy; labels that are none of the network's classes are told as such."""
+    def _loss(self, loss: Callable[..., Tensor], logits_NC: Tensor, labels_N: Tensor, reduction: str) -> Tensor:
+        """A loss; labels that are none of the network's classes are told as such."""
         try:
-            return cross_entropy(logits_NC, labels_N, **options)
+            return loss(logits_NC, labels_N, reduction=reduction)
         except IndexError as error:
             low, high = labels_N.min().item(), labels_N.max().item()
             raise ValueError(
@@ -275,7 +250,7 @@ class Classifier(pl.LightningModule):
             batch = int(bad[0])
             of_teacher = self.teacher.broke(batch)
             what, advice = (TEACHER, TRY_TEACHER) if of_teacher else (LOSS, TRY)
-            found.append(Broken(batch // self.accumulate, 0, what, losses_B[batch].item(), advice))
+            found.append(Broken(batch // self.recipe.accumulate, 0, what, losses_B[batch].item(), advice))
         if found:
             raise self._diverged(min(found))
 

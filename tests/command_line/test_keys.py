@@ -17,7 +17,7 @@ from lowrank_exp.command_line.keys.root import ROOT, TARGETS
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.rank.policy_names import policy_named
 from support.cells import cells
-from support.composed import composed
+from support.composed import composed, flattened
 from support.smoke import SMOKE
 
 ODD = (
@@ -41,7 +41,7 @@ ODD = (
 
 
 def container(*overrides):
-    return OmegaConf.to_container(composed(*overrides), resolve=True)
+    return OmegaConf.to_container(flattened(composed(*overrides)))
 
 
 def singles(kind, key="key"):
@@ -251,7 +251,7 @@ def test_a_message_shows_the_beginning_of_a_long_value():
 )
 def test_legal_overrides_are_let_through(overrides):
     cfg = composed(*overrides)
-    check_values(OmegaConf.to_container(cfg, resolve=True), OmegaConf.to_container(cfg, resolve=False))
+    check_values(OmegaConf.to_container(flattened(cfg)), OmegaConf.to_container(cfg, resolve=False))
 
 
 class Network:

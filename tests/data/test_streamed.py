@@ -12,7 +12,8 @@ from PIL import Image
 
 from lowrank_exp.data import ImageFolder
 from lowrank_exp.data import streamed as module
-from lowrank_exp.training import evaluate, fit_
+from lowrank_exp.training import evaluate
+from support.fits import fit_by_options_
 
 SETTINGS = {
     "whole": {"crop_padding": 1, "image_size": [10, 9]},
@@ -244,7 +245,7 @@ def trained(data, checkpoint=None, stop_after=None):
         if metrics["epoch"] == stop_after:
             raise StoppedError
 
-    fit_(
+    fit_by_options_(
         network, data.train_loader(5, seed=3), data.val_loader(4), epochs=3, optimizer=partial(torch.optim.SGD, lr=0.1),
         schedule=None, seed=0, checkpoint=checkpoint, device="cpu", on_epoch=on_epoch, progress=False,
     )  # fmt: skip

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lowrank_exp import models
 from lowrank_exp.pruning.criteria import Oracle
 from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Moment, OneShot, Remove, RePr, View
-from lowrank_exp.training import Pruning, fit_
+from lowrank_exp.training import Pruning
+from support.fits import fit_by_options_
 from support.method_jobs import JOB, job
 
 FILTERS = 3 * 6
@@ -32,7 +33,7 @@ def fit(folder):
     network = models.vanilla_cnn(convolutions=3, filters=6, in_channels=3, input_size=8, num_classes=4)
     schedule = RePr(S1=1, S2=1, N=2, criterion=Oracle(absolute=False))
     pruning = Pruning(schedule, (3, 8, 8), held_out=DataLoader(images(40, 2), batch_size=16), folder=folder)
-    fit_(
+    fit_by_options_(
         network, DataLoader(images(48, 1), batch_size=16, shuffle=True), None, epochs=5,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9), schedule=None, seed=3,
         checkpoint=folder / "last.ckpt", device="cpu", pruning=pruning, progress=False,

@@ -1,11 +1,25 @@
-"""The configuration as the command line composes it."""
+"""The configuration as the command line composes it, and as phases get it."""
 
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.deltas import allowed, flat
+from lowrank_exp.job.walk import make_phases
+from lowrank_exp.phases.phase import Phase
 
 
 def composed(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=allowed(overrides))
+
+
+def made(cfg: DictConfig, name: str) -> Phase:
+    """A phase of a flattened configuration."""
+    method = OmegaConf.to_container(cfg.method)
+    return make_phases(method | {"order": [name]})[name]
+
+
+def flattened(cfg: DictConfig) -> DictConfig:
+    """Resolved, recipes merged with what stands beside them."""
+    return OmegaConf.create(flat(OmegaConf.to_container(cfg, resolve=True)))

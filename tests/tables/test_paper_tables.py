@@ -16,6 +16,7 @@ from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.report.paper import read_paper
 from lowrank_exp.report.quantities import measured, measured_over
 from support.cells import cells
+from support.composed import flattened, made
 from support.enc_cases import PUBLISHED
 from support.smoke import SMOKE
 
@@ -44,7 +45,7 @@ SPEED_UPS = {
 def configured(row, *overrides):
     experiment = next(name for name, rows in ROWS.items() if row in rows)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=[f"experiment={experiment}", f"row={row}", *overrides])
+        return flattened(compose("config", overrides=[f"experiment={experiment}", f"row={row}", *overrides]))
 
 
 @functools.cache
@@ -55,7 +56,7 @@ def walked(row):
         network = instantiate(cfg.model)
     image = torch.zeros(1, *network.input_shape, device="meta")
     dense = layer_costs(network, image)
-    phases = [instantiate(cfg.method.phases[name], _convert_="all") for name in cfg.method.order]
+    phases = [made(cfg, name) for name in cfg.method.order]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ranks that cost more than dense: some of Figure 7 (a) do
         for phase in phases:

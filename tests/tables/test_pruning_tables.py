@@ -13,6 +13,7 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.network.cost import layer_costs
 from lowrank_exp.report.paper import read_paper
 from support.cells import cells
+from support.composed import flattened, made
 from support.smoke import SMOKE
 
 SFP, MACS, SPEARMAN = "sfp_cifar10", "taylor_macs", "taylor_spearman"
@@ -26,7 +27,7 @@ def rows_of(experiment):
 @functools.cache
 def configured(row, *overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}", *overrides])
+        return flattened(compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}", *overrides]))
 
 
 @functools.cache
@@ -66,7 +67,7 @@ FLOPS = {
 def test_flops_of_soft_filter_pruning(row):
     """What the phase `remove` of a row will say beside the paper, in its units."""
     cfg, (network, image) = configured(row), built(row)
-    remove = instantiate(cfg.method.phases.remove, _convert_="all")
+    remove = made(cfg, "remove")
     said = remove.prune.schedule.published_costs(network, image)
     depth, percent = (int(number) for number in row.partition("/resnet")[2].split("_")[:2])
     assert percent / 100 == cfg.pruning.P
@@ -80,7 +81,7 @@ def test_flops_of_soft_filter_pruning(row):
 
 
 def test_the_count_of_soft_filter_pruning_is_left_out_where_there_is_none():
-    remove = instantiate(configured(f"{SFP}/resnet20_30").method.phases.remove, _convert_="all")
+    remove = made(configured(f"{SFP}/resnet20_30"), "remove")
     image = torch.zeros(1, 3, 32, 32, device="meta")
     for overrides in ("model.shortcut=b", "model=resnet50", "model=vgg11"):
         with torch.device("meta"):
@@ -123,10 +124,10 @@ def test_targets_of_taylor_on_vgg16(row):
     if row.endswith("dense"):
         return
     assert (cfg.pruning.updates, cfg.pruning.cost_weight, cfg.pruning.filters) == (30, 1e-3, 1)
-    prune, finetune = (instantiate(cfg.method.phases[name], _convert_="all") for name in ("prune", "finetune"))
-    assert (prune.train.epochs, finetune.epochs, prune.train.batch_size) == (2, 5, 32)
+    prune, finetune = (made(cfg, name) for name in ("prune", "finetune"))
+    assert (prune.train.recipe.epochs, finetune.recipe.epochs, prune.train.recipe.batch_size) == (2, 5, 32)
     assert (prune.schedule.criterion.absolute, prune.schedule.form) == ("image", "l2")
-    for train in (prune.train, finetune):
+    for train in (prune.train.recipe, finetune.recipe):
         group = train.optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups[0]
         assert (group["lr"], group["momentum"], group["weight_decay"], train.schedule) == (1e-4, 0.9, 1e-4, None)
 
@@ -134,7 +135,7 @@ def test_targets_of_taylor_on_vgg16(row):
 @pytest.mark.parametrize(("row", "filters"), [("vgg16_birds", 4224), ("alexnet_imagenet", 1376)])
 def test_filters_that_the_oracle_of_a_table_silences(row, filters):
     network, _ = built(f"{SPEARMAN}/{row}")
-    agree = instantiate(configured(f"{SPEARMAN}/{row}").method.phases.agree, _convert_="all")
+    agree = made(configured(f"{SPEARMAN}/{row}"), "agree")
     assert sum(network.get_submodule(name).out_channels for name in agree.compared(network)) == filters
     figures = {column.quantity for column in paper(SPEARMAN).columns.values()}
     known = {f"values.spearman_{name}_{form}.agree" for name in agree.criteria for form in ("per_layer", "raw", "l2")}

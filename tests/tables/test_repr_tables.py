@@ -5,7 +5,6 @@ import functools
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.phases.prune import Prune, revival_figures
@@ -14,6 +13,7 @@ from lowrank_exp.pruning import criteria
 from lowrank_exp.pruning.schedules.schedule import Moment
 from lowrank_exp.report.quantities import measured
 from support.cells import cells
+from support.composed import flattened, made
 from support.method_jobs import job
 from support.smoke import SMOKE
 
@@ -40,9 +40,9 @@ PUBLISHED = {  # top-1, or error of ResNet-20, in percent
 def phase(row):
     """The configuration of a row and its only phase."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}"])
+        cfg = flattened(compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}"]))
     (name,) = cfg.method.order
-    return cfg, instantiate(cfg.method.phases[name], _convert_="all")
+    return cfg, made(cfg, name)
 
 
 def schedule(row):
@@ -51,7 +51,7 @@ def schedule(row):
 
 def drops_and_revivals(row, steps_per_epoch=351):
     """The epochs at whose beginning filters go, and come back."""
-    epochs = phase(row)[1].train.epochs
+    epochs = phase(row)[1].train.recipe.epochs
     places = schedule(row)._places(steps_per_epoch, epochs)
     assert all(Moment(step, steps_per_epoch, epochs, begins=True).at(step) for step in places)
     return [step / steps_per_epoch for step in places]
@@ -60,7 +60,7 @@ def drops_and_revivals(row, steps_per_epoch=351):
 @pytest.mark.parametrize("row", ["repr_c3_32/repr", "repr_metrics/ortho", "repr_resnet20/repr_ortho"])
 def test_cycles_are_the_papers(row):
     assert drops_and_revivals(row) == [20, 30, 50, 60, 80, 90]
-    assert phase(row)[1].train.epochs == (150 if "resnet20" in row else 100)
+    assert phase(row)[1].train.recipe.epochs == (150 if "resnet20" in row else 100)
     found = schedule(row)
     assert (found.N, found.p, found.scope, found.first, found.criterion) == (
         *(3, 0.3, "global", True),
@@ -72,7 +72,7 @@ def test_cycles_are_the_papers(row):
 def test_criteria_of_the_table_of_metrics(metric):
     cfg, found = phase(f"repr_metrics/{metric}")
     assert found.schedule.criterion == METRICS[metric]
-    assert (found.images, cfg.model.batch_norm, found.train.augment) == (5000, True, False)
+    assert (found.images, cfg.model.batch_norm, found.train.recipe.augment) == (5000, True, False)
     assert drops_and_revivals(f"repr_metrics/{metric}") == [20, 30, 50, 60, 80, 90]
 
 
@@ -82,9 +82,9 @@ def test_rows_of_the_experiment_differ_in_one_thing(row, augmented):
     cfg, found = phase(f"repr_c3_32/{row}{'_augmented' if augmented else ''}")
     train = found if row == "standard" else found.train
     assert (type(found), type(train)) == (Train if row == "standard" else Prune, Train)
-    rate = 0.01 if augmented else 0.003
-    assert (train.epochs, train.batch_size, train.augment, train.schedule) == (100, 128, augmented, None)
-    assert train.optimizer.keywords == {"lr": rate, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    rate, recipe = 0.01 if augmented else 0.003, train.recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.augment, recipe.schedule) == (100, 128, augmented, None)
+    assert recipe.optimizer.keywords == {"lr": rate, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
     assert (cfg.model.batch_norm, cfg.model.convolutions, cfg.model.filters) == (False, 3, 32)
     if row == "standard":
         return

@@ -1,6 +1,7 @@
 """Tables of SVD training, trained rank pruning and Pufferfish: rows that cost what is published, from shapes alone."""
 
 import functools
+import json
 import warnings
 
 import pytest
@@ -18,6 +19,7 @@ from lowrank_exp.phases.svd import ToSVD, Truncate
 from lowrank_exp.report.cli import main as report
 from lowrank_exp.report.paper import read_paper
 from support.cells import cells
+from support.composed import flattened, made
 from support.smoke import SMOKE
 
 SURGERY = (Factorize, ToSVD, Truncate)
@@ -31,7 +33,7 @@ def rows_of(experiment):
 @functools.cache
 def configured(row):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}"])
+        return flattened(compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}"]))
 
 
 def page(row):
@@ -48,7 +50,7 @@ def walked(row):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in cfg.method.order:
-            phase = instantiate(cfg.method.phases[name], _convert_="all")
+            phase = made(cfg, name)
             if isinstance(phase, SURGERY):
                 phase.walk_(network, image)
     return dense, network
@@ -269,7 +271,7 @@ def test_rows_on_a_cpu_that_differ_in_energy_or_budget_share_their_training():
         order = list(cfg.method.order)
         end = next(index for index, name in enumerate(order) if name in ("truncate", "factorize", "finetune"))
         shared = [OmegaConf.to_container(cfg.method.phases[name], resolve=True) for name in order[:end]]
-        before.setdefault(repr((order[:end], shared)), []).append(row.partition("/")[2])
+        before.setdefault(json.dumps([order[:end], shared], sort_keys=True), []).append(row.partition("/")[2])
     assert sorted(map(len, before.values())) == [3, 3, 3, 3, 7]
     assert max(before.values(), key=len) == [
         "dense", *(f"{kind}_knapsack_{macs}" for kind in ("channel", "spatial") for macs in (70, 50, 30)),

@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowrank_exp.training import evaluate, fit_
+from lowrank_exp.training import Recipe, evaluate
 from lowrank_exp.training.memory_format import channels_last_gains
 from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.schedules import cosine
+from support.fits import fit_by_options_
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)
 
@@ -35,7 +36,7 @@ def loader(batch_size: int) -> DataLoader:
 def fit(net, batch_size=8, **options):
     arguments = {"epochs": 3, "optimizer": SGD, "schedule": cosine, "seed": 3, "checkpoint": None, "device": "cpu"}
     arguments |= {"label_smoothing": 0.1, "progress": False} | options
-    history = fit_(net, loader(batch_size), DataLoader(images(20), batch_size=7), **arguments)
+    history = fit_by_options_(net, loader(batch_size), DataLoader(images(20), batch_size=7), **arguments)
     return [{k: v for k, v in line.items() if k != "seconds"} for line in history]
 
 
@@ -71,7 +72,7 @@ def test_divergence_names_the_step_of_the_group():
     data.tensors[0][25] = float("inf")  # the fourth batch of 8
     message = r"the training loss is nan at epoch 0, step 1 of 3, learning rate 0\.1"
     with pytest.raises(FloatingPointError, match=message):
-        fit_(
+        fit_by_options_(
             net,
             DataLoader(data, batch_size=8),
             None,
@@ -173,10 +174,10 @@ def test_without_a_compiler(monkeypatch):
 
 def test_no_edits_of_a_compiled_network():
     """Nobody edits during a fit yet; who will, asks here."""
-    module = Classifier(network(), SGD, None, 1, compiled=True)
+    module = Classifier(network(), Recipe(epochs=1, optimizer=SGD, compile=True), 1)
     with pytest.raises(ValueError, match="compiled network cannot be edited during a fit"):
         module.open_for_surgery()
-    plain = Classifier(network(), SGD, None, 1)
+    plain = Classifier(network(), Recipe(epochs=1, optimizer=SGD), 1)
     assert plain.open_for_surgery() is plain.network
     plain._processes = 2
     with pytest.raises(ValueError, match="several processes train cannot be edited during a fit"):

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank_exp.data import EpochBatches, ImageBatches, batch_loader
 from lowrank_exp.models import cifar_resnet
-from lowrank_exp.training import fit_
 from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.distributed import IGNORED, SharedLoader, places
 from lowrank_exp.training.schedules import cosine
 from support.cells import cells
+from support.fits import fit_by_options_
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)
 
@@ -45,7 +45,7 @@ def fit(devices: int, checkpoint: Path | None = None, net: nn.Module | None = No
     net = network() if net is None else net
     arguments = {"epochs": 3, "optimizer": SGD, "schedule": cosine, "seed": 3, "device": "cpu", "progress": False}
     arguments |= {"label_smoothing": 0.1} | options
-    history = fit_(
+    history = fit_by_options_(
         net, loader(63, 16, shuffle=True), loader(17, 17), checkpoint=checkpoint, devices=devices, **arguments
     )
     return net, [{k: v for k, v in line.items() if k != "seconds"} for line in history]
@@ -176,13 +176,13 @@ def test_images_that_fill_a_part_up_do_not_count():
 
 def test_refusals():
     with pytest.raises(ValueError, match="devices is 2, and snapshots of the weights are kept in one process only"):
-        fit(2, snapshots={0: Path("epoch-0.pt")})
+        fit(2, snapshots=[0])
     plain = DataLoader(TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)), batch_size=2)
     arguments = {"epochs": 1, "optimizer": SGD, "seed": 0, "checkpoint": None, "device": "cpu", "progress": False}
     with pytest.raises(ValueError, match="devices is 2, and train_loader cannot share its batches out"):
-        fit_(network(), plain, None, schedule=None, devices=2, **arguments)
+        fit_by_options_(network(), plain, None, schedule=None, devices=2, **arguments)
     with pytest.raises(ValueError, match=r"sent to worker processes, which failed.*at the top of a module"):
-        fit_(network(), loader(8, 4), None, schedule=lambda progress: 1.0, devices=2, **arguments)
+        fit_by_options_(network(), loader(8, 4), None, schedule=lambda progress: 1.0, devices=2, **arguments)
     for devices in (0, 1.0, True):
         with pytest.raises(ValueError, match=f"devices is {devices}; allowed is an integer"):
             fit(devices)

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.regularizers import NuclearNorm, Regularizer, TRPProjection, Weighted
 from lowrank_exp.regularizers.penalty import Penalty, gradient
-from lowrank_exp.training import Distillation, fit_
+from lowrank_exp.training import Distillation
+from support.fits import fit_by_options_
 
 
 def network(classes: int = 3) -> nn.Module:
@@ -36,7 +37,7 @@ def fit(net: nn.Module, data: TensorDataset | None = None, lr: float = 0.1, **op
         "device": "cpu",
         "progress": False,
     } | options
-    return fit_(net, loader, None, optimizer=partial(torch.optim.SGD, lr=lr), **options)
+    return fit_by_options_(net, loader, None, optimizer=partial(torch.optim.SGD, lr=lr), **options)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lowrank_exp.training import fit_
 from lowrank_exp.training.progress import EpochProgress
 from lowrank_exp.training.schedules import cosine, steps
+from support.fits import fit_by_options_
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-3)
 
@@ -44,7 +44,7 @@ def fit(net, train=None, val=None, **changes):
     }
     train = DataLoader(images(), batch_size=16, shuffle=True) if train is None else train
     val = DataLoader(images(20), batch_size=8) if val is None else val
-    return fit_(net, train, val, **{**arguments, **changes})
+    return fit_by_options_(net, train, val, **{**arguments, **changes})
 
 
 def bare_loop(net, optimizer, schedule, seed, smoothing):

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from lowrank_exp.training import fit_
 from lowrank_exp.training.checkpoint import FIT
 from lowrank_exp.training.schedules import cosine
 from support import interrupted_fit
+from support.fits import fit_by_options_
 
 
 class InterruptionError(Exception):
@@ -68,7 +68,7 @@ def fit(loader: DataLoader, checkpoint: Path | None, optimizer=None, stop_after:
         if metrics["epoch"] == stop_after:
             raise InterruptionError
 
-    history = fit_(
+    history = fit_by_options_(
         net,
         loader,
         DataLoader(images(20), batch_size=8),
@@ -197,7 +197,7 @@ def test_checkpoint_of_another_fit(change, message, tmp_path):
         "progress": False,
     }
     with pytest.raises(ValueError, match=rf"last\.ckpt is the checkpoint of another fit: .*{message}"):
-        fit_(interrupted_fit.network(), plain(), plain(), **{**arguments, **change})
+        fit_by_options_(interrupted_fit.network(), plain(), plain(), **{**arguments, **change})
 
 
 def test_checkpoint_of_another_network(tmp_path):
@@ -205,7 +205,7 @@ def test_checkpoint_of_another_network(tmp_path):
         fit(plain(), tmp_path / "last.ckpt", stop_after=1)
     message = r"network: 1\.weight is \[4\] there and \[3, 36\] here, .*and 6 more"
     with pytest.raises(ValueError, match=message):
-        fit_(
+        fit_by_options_(
             nn.Sequential(nn.Flatten(), nn.Linear(36, 3)),
             plain(),
             plain(),

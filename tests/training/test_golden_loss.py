@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowrank_exp.training import fit_
 from lowrank_exp.training.schedules import cosine
+from support.fits import fit_by_options_
 
 GOLDEN = Path(__file__).with_name("golden_loss.txt")
 
@@ -35,7 +35,7 @@ def losses() -> list[float]:
         nn.Linear(72, 4),
     )
     loader = DataLoader(TensorDataset(images, labels), batch_size=32)
-    history = fit_(
+    history = fit_by_options_(
         network,
         loader,
         loader,

@@ -20,12 +20,12 @@ def check_targets(config: Mapping[str, Any]) -> None:
     """Raise ValueError for a `_target_` that cannot be imported, does not take a key beside it, or lacks one.
 
     Args:
-        config: resolved.
+        config: resolved, trainings as `command_line.deltas.with_recipes` gives them.
     """
     for name in ROOT.keys:
         for key, node in _nodes(config.get(name), name):
             extra = GIVEN_BY_US if key == "model" else ()
-            _check(key, {one: value for one, value in node.items() if one not in extra})
+            _check(key.removesuffix(".recipe"), {one: value for one, value in node.items() if one not in extra})
 
 
 def _nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -3,8 +3,6 @@
 Legend: N images, C classes; z the logits of the network, v those of the teacher, T the temperature, alpha the weight.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,22 +53,6 @@ class Distillation:
                 raise ValueError(f"distill: {name} is {value!r}; allowed is {allowed}")
         if not isinstance(self.teacher, nn.Module | str):
             raise ValueError(f"distill: teacher is {self.teacher!r}; allowed are earlier phases, by name, and initial")
-
-    @classmethod
-    def of(cls, given: "Distillation | Mapping[str, Any] | None") -> "Distillation | None":
-        """From a mapping of the options, such as `{"teacher": "train"}`; itself and None stay what they are.
-
-        Raises:
-            ValueError: something else, an unknown option, one out of range, no teacher.
-        """
-        if given is None or isinstance(given, cls):
-            return given
-        names = [one.name for one in dataclasses.fields(cls)]
-        if not isinstance(given, Mapping) or not set(given) <= set(names) or "teacher" not in given:
-            raise ValueError(
-                f"distill is {given!r}; allowed are null and a mapping of {', '.join(names)}, teacher among them"
-            )
-        return cls(**given)
 
     def described(self) -> dict[str, Any]:
         """What decides it, as plain data."""

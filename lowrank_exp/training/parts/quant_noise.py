@@ -5,11 +5,10 @@ Legend: R rows and W entries of a row of a weight as a matrix, D entries of a bl
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,22 +96,6 @@ class QuantNoise:
         for field in dataclasses.fields(self):
             if field.name in of_no_use and getattr(self, field.name) != field.default:
                 raise ValueError(f"quant_noise: {field.name} is of no use to phi={self.phi}: leave it out")
-
-    @classmethod
-    def of(cls, given: "QuantNoise | Mapping[str, Any] | None") -> "QuantNoise | None":
-        """From a mapping of the options, such as `{"phi": "int8", "p": 0.5}`; itself and None stay what they are.
-
-        Raises:
-            ValueError: something else, an unknown option, one that is missing or out of range.
-        """
-        if given is None or isinstance(given, cls):
-            return given
-        names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(given, Mapping) or not {"phi", "p"} <= set(given) <= set(names):
-            raise ValueError(
-                f"quant_noise is {given!r}; allowed are null and a mapping of phi, p and perhaps {', '.join(names[2:])}"
-            )
-        return cls(**given)
 
     @property
     def bits(self) -> int | None:

@@ -3,11 +3,9 @@
 Legend: L blocks, l = 1 ... L in network order, p_l the probability that block l survives, b_l whether it does.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,20 +69,6 @@ class StochasticDepth:
                 )
         if isinstance(self.last, bool) or not isinstance(self.last, int | float) or not 0 < self.last <= 1:
             raise ValueError(f"stochastic_depth: last is {self.last!r}; allowed is a probability in (0, 1]")
-
-    @classmethod
-    def of(cls, given: "StochasticDepth | Mapping[str, Any] | None") -> "StochasticDepth | None":
-        """From a mapping of the options, such as `{"survival": "uniform"}`; itself and None stay what they are.
-
-        Raises:
-            ValueError: something else, an unknown option, one out of range.
-        """
-        if given is None or isinstance(given, cls):
-            return given
-        names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(given, Mapping) or not set(given) <= set(names):
-            raise ValueError(f"stochastic_depth is {given!r}; allowed are null and a mapping of {', '.join(names)}")
-        return cls(**given)
 
     def probabilities(self, L: int) -> list[float]:
         """p_1 to p_L."""

@@ -4,6 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.training.evaluate import evaluate
 from lowrank_exp.training.fit import fit_
+from lowrank_exp.training.recipe import Recipe
 
 SECONDS = 2.0  # of measuring, about
 FORWARD = 1 / 3  # of a step, which is a forward and a backward pass of twice the work
@@ -38,12 +40,13 @@ def fit_seconds(
     network: nn.Module,
     train_loader: DataLoader,
     val_loader: DataLoader | None,
+    recipe: Recipe,
     *,
-    epochs: int,
+    seed: int,
+    device: str = "auto",
     limit: float = SECONDS,
-    **options: Any,
 ) -> float:
-    """Seconds that `fit_` with these arguments would take.
+    """Seconds that `fit_` with these arguments would take, not compiled and on one device.
 
     A copy of the network is fitted for two miniature epochs, of k steps and the same share of the validation batches,
     with a learning rate of 0. The second one tells how long an epoch takes, what is done between epochs included; all
@@ -55,12 +58,13 @@ def fit_seconds(
     measured.
 
     Args:
-        network, train_loader, val_loader, epochs: as for `fit_`.
+        network, train_loader, val_loader, recipe, seed, device: as for `fit_`; of the recipe, what ends it early,
+            prunes or keeps snapshots is left out.
         limit: seconds to spend, about; a single step may take longer.
-        options: `optimizer`, `seed`, `device`, `label_smoothing`, `precision`, `accumulate`, `channels_last` of `fit_`.
     """
-    if epochs == 0:
+    if (epochs := recipe.epochs) == 0:
         return 0.0
+    still = {"schedule": _standstill, "compile": False, "devices": 1, "snapshots": (), "until": None, "pruning": None}
     steps, val_steps = len(train_loader), 0 if val_loader is None else len(val_loader)
 
     def miniature(count: int, epochs: int) -> tuple[list[float], float]:
@@ -72,12 +76,12 @@ def fit_seconds(
                 copy_network(network),
                 FirstBatches(train_loader, count),
                 val if epochs > 1 else None,
-                epochs=epochs,
-                schedule=_standstill,
+                replace(recipe, epochs=epochs, **still),
+                seed=seed,
+                device=device,
                 checkpoint=Path(folder) / "last.ckpt",
                 on_epoch=lambda metrics: marks.append(clock()),
                 progress=False,
-                **options,
             )
         marks.append(clock())
         return [later - earlier for earlier, later in itertools.pairwise(marks)], history[0]["seconds"]

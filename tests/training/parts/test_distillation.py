@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowrank_exp.training import Distillation, fit_
+from lowrank_exp.training import Distillation, Recipe
 from lowrank_exp.training.parts.distillation import Teacher
+from support.fits import fit_by_options_
 
 
 def softmax(z_NC):
@@ -47,7 +48,7 @@ def fit(net, distill, checkpoint=None, stop_after=None, **options):
         if metrics["epoch"] == stop_after:
             raise KilledError
 
-    return fit_(
+    return fit_by_options_(
         net, DataLoader(images(), batch_size=16, shuffle=True), DataLoader(images(), batch_size=48), epochs=3,
         optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), schedule=None, seed=3, checkpoint=checkpoint,
         device="cpu", distill=distill, on_epoch=on_epoch, progress=False, **options,
@@ -112,7 +113,7 @@ def test_accumulated_and_killed(tmp_path):
 )
 def test_options_out_of_range(given, message):
     with pytest.raises(ValueError, match=message):
-        Distillation.of(given)
+        Recipe(epochs=1, optimizer=torch.optim.SGD, distill=given)
 
 
 def test_several_devices_are_refused():

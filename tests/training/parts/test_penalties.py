@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lowrank_exp.decomposition import ChannelSVD
 from lowrank_exp.regularizers import Hoyer, Orthogonality, Regularizer, TRPProjection, Weighted, ramp
 from lowrank_exp.svd_form import to_svd_
-from lowrank_exp.training import fit_
+from support.fits import fit_by_options_
 
 
 class StoppedError(Exception):
@@ -39,7 +39,7 @@ def fit(net: nn.Module, regularizer: Regularizer, batch_size: int = 20, epochs: 
     given = {"checkpoint": None, "schedule": None, "seed": 0, "device": "cpu", "progress": False} | options
     sgd = partial(torch.optim.SGD, lr=lr, momentum=0.9, weight_decay=given.pop("weight_decay", 0.0))
     loader = DataLoader(images(), batch_size=batch_size)
-    return fit_(net, loader, None, epochs=epochs, optimizer=sgd, regularizer=regularizer, **given)
+    return fit_by_options_(net, loader, None, epochs=epochs, optimizer=sgd, regularizer=regularizer, **given)
 
 
 def test_steps_are_those_of_the_whole_loss():

@@ -14,9 +14,10 @@ from lowrank_exp.pruning.criteria import Orthogonality, Taylor
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Mask, OneShot, Remove, RePr
 from lowrank_exp.pruning.silent import silent_channels
-from lowrank_exp.training import Pruner, Pruning, fit_
+from lowrank_exp.training import Pruner, Pruning
 from lowrank_exp.training.parts.optimizer_surgery import follow_removal_
 from lowrank_exp.training.schedules import cosine
+from support.fits import fit_by_options_
 
 SHAPE = (3, 8, 8)
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
@@ -258,7 +259,7 @@ def fit(schedule, checkpoint=None, stop_after=None, epochs=4, net=None, **option
         if metrics["epoch"] == stop_after:
             raise KilledError
 
-    history = fit_(
+    history = fit_by_options_(
         net,
         DataLoader(images(), batch_size=16, shuffle=True),
         DataLoader(images(32), batch_size=16),
@@ -332,7 +333,7 @@ def test_nothing_pruned_is_nothing_changed():
     """A rate of 0 leaves the bits of a fit without pruning."""
     pruned, _ = fit(OneShot(rate=0.0, criterion=Taylor()))
     net = network()
-    fit_(
+    fit_by_options_(
         net, DataLoader(images(), batch_size=16, shuffle=True), DataLoader(images(32), batch_size=16), epochs=4,
         optimizer=SGD, schedule=cosine, seed=3, checkpoint=None, device="cpu", progress=False,
     )  # fmt: skip

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from lowrank_exp.decomposition import ChannelSVD, LinearSVD, ProductQuantization, SpatialSVD
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import SVDForm, to_svd_
-from lowrank_exp.training import QuantNoise, evaluate, fit_
+from lowrank_exp.training import QuantNoise, evaluate
 from lowrank_exp.training.parts.quant_noise import NoisyWeights, noisy, on_grid
 from support.cells import cells
+from support.fits import fit_by_options_
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
 INT8 = {"phi": "int8", "p": 0.5}
@@ -42,7 +43,7 @@ def fit(net: nn.Module, batch_size: int = 8, **options) -> list[dict]:
     arguments = {"epochs": 3, "optimizer": SGD, "schedule": None, "seed": 3, "checkpoint": None, "device": "cpu"}
     arguments |= {"progress": False} | options
     train, val = DataLoader(images(), batch_size=batch_size, shuffle=True), DataLoader(images(12), batch_size=12)
-    history = fit_(net, train, val, **arguments)
+    history = fit_by_options_(net, train, val, **arguments)
     return [{name: value for name, value in line.items() if name != "seconds"} for line in history]
 
 

@@ -15,9 +15,10 @@ from lowrank_exp.layers import ResidualParts
 from lowrank_exp.models import build, cifar_resnet, resnet
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import to_svd_
-from lowrank_exp.training import StochasticDepth, evaluate, fit_
+from lowrank_exp.training import StochasticDepth, evaluate
 from lowrank_exp.training.parts.residual_blocks import residual_blocks
 from lowrank_exp.training.parts.stochastic_depth import Survivors
+from support.fits import fit_by_options_
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
 UNIFORM = StochasticDepth(survival="uniform", last=0.5)
@@ -54,7 +55,7 @@ def images(count: int = 24) -> TensorDataset:
 def fit(net: nn.Module, batch_size: int = 8, val: bool = True, **options) -> list[dict]:
     arguments = {"epochs": 3, "optimizer": SGD, "schedule": None, "seed": 3, "checkpoint": None, "device": "cpu"}
     arguments |= {"progress": False, "stochastic_depth": {}} | options
-    history = fit_(
+    history = fit_by_options_(
         net,
         DataLoader(images(), batch_size=batch_size, shuffle=True),
         DataLoader(images(12), batch_size=12) if val else None,
@@ -417,7 +418,7 @@ def test_two_processes_train_what_one_trains():
         net = without_batch_statistics()
         arguments = {"epochs": 2, "optimizer": SGD, "schedule": None, "seed": 3, "checkpoint": None, "device": "cpu"}
         options = {"stochastic_depth": {}, "quant_noise": {"phi": "int4", "p": 0.5}, "accumulate": 2, "progress": False}
-        history = fit_(net, shared(47, 8), shared(12, 12), devices=devices, **arguments, **options)
+        history = fit_by_options_(net, shared(47, 8), shared(12, 12), devices=devices, **arguments, **options)
         return net, [line["train_loss"] for line in history]
 
     (ours, losses), (theirs, expected) = trained(2), trained(1)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowrank_exp.training import fit_
 from lowrank_exp.training.schedules import cosine
+from support.fits import fit_by_options_
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def fit(until, checkpoint=None, on_epoch=None, epochs=8):
     images = TensorDataset(torch.randn(40, 6, generator=draw), torch.randint(0, 3, (40,), generator=draw))
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.Dropout(0.2))
-    history = fit_(
+    history = fit_by_options_(
         network,
         DataLoader(images, batch_size=10, shuffle=True),
         None,

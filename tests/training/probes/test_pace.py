@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank_exp.training import evaluate, fit_, module
+from lowrank_exp.training import Recipe, evaluate, module
 from lowrank_exp.training.probes import pace
 from lowrank_exp.training.probes.pace import fit_seconds, forward_seconds
+from support.fits import fit_by_options_
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
@@ -57,8 +58,9 @@ def clock(monkeypatch):
     return clock
 
 
-def seconds_of(network, train, val, **settings):
-    return fit_seconds(network, train, val, optimizer=SGD, seed=0, device="cpu", **settings)
+def seconds_of(network, train, val, limit=2.0, **options):
+    recipe = Recipe(optimizer=SGD, **options)
+    return fit_seconds(network, train, val, recipe, seed=0, device="cpu", limit=limit)
 
 
 # A step takes 0.5 s, a validation batch 0.25 s. Half of the limit goes to each of the two miniature epochs.
@@ -119,7 +121,7 @@ def test_estimates_come_near_what_the_processor_spends(monkeypatch):
     estimate = seconds_of(network, train, val, epochs=5, limit=0.3)
     forward = forward_seconds(network, val, "cpu", limit=0.1) * 12 * 32
     began = time.process_time()
-    fit_(
+    fit_by_options_(
         network,
         train,
         val,

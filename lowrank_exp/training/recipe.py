@@ -1,0 +1,207 @@
+"""Every option of a fit, as one object."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from lowrank_exp.checks import boolean, is_number, one_of, whole
+from lowrank_exp.regularizers import Regularizer
+from lowrank_exp.training.memory_format import AUTO, check_channels_last
+from lowrank_exp.training.parts.distillation import Distillation
+from lowrank_exp.training.parts.penalties import described, trained
+from lowrank_exp.training.parts.pruner import Pruning
+from lowrank_exp.training.parts.quant_noise import QuantNoise
+from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
+from lowrank_exp.training.parts.until import Until
+
+PRECISIONS = ("fp32", "bf16")
+PARTS = {"stochastic_depth": StochasticDepth, "quant_noise": QuantNoise, "distill": Distillation}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained: what `fit_` is told beside network, images and where it runs.
+
+    A variant of it is `dataclasses.replace(recipe, epochs=10)`, which is checked as the whole is.
+
+    Args:
+        epochs: passes over the training images; 0 trains nothing.
+        optimizer: called with the trainable parameters, such as `partial(torch.optim.SGD, lr=0.1)`.
+        schedule: progress (step / total steps) in [0, 1) to a factor on the learning rate; None keeps it.
+        batch_size, augment: images per batch, and whether the data's augmentation is on: for those who make the
+            loaders, as phases do. `fit_` takes the loaders that it is given.
+        label_smoothing: of the training loss, in [0, 1).
+        precision: 'fp32', or 'bf16': the network under torch's autocast, in training and validation; weights, loss
+            and optimizer stay in float32.
+        accumulate: batches per step of optimizer and schedule, whose gradient is the mean over all their images;
+            at the end of an epoch a smaller group makes a step as well.
+        compile: run the network through `torch.compile`, within the fit only.
+        channels_last: compute in that memory format; 'auto': where it is faster, see `channels_last_gains`.
+        devices: processes that train together, each on a device of its own (on the CPU: on its share of the threads).
+            They share out every batch; see `distributed.py`.
+        regularizer: penalties whose gradients are added to those of the loss; None: the loss alone. The history has
+            the mean of each over the epoch's steps, without its weight, as `penalty_<name>`.
+        exempt: what the optimizer's weight decay spares: `s`, `U`, `V`, `factors`, `norm`, `bias`, and names of
+            parameters; see `lowrank_exp.regularizers.parameter_groups`.
+        stochastic_depth: residual blocks are skipped at random; None: never. Not with `compile`.
+        quant_noise: weights are quantized at random in every forward pass in training; None: never.
+        distill: another network has a part in the training loss, and `train_loss` is that of both parts; None: the
+            labels alone. Not with several devices.
+        snapshots: when the network's weights are kept in files of their own, beside the checkpoint: fractions of the
+            epochs, in [0, 1], rounded down to whole ones; 0: before the first one. Not with several devices.
+        until: ends the fit early, see `lowrank_exp.training.parts.until.Until`; the schedule stays that of all epochs.
+        pruning: filters are silenced, revived or removed on the way, see `Pruning`; the history then has
+            `silent_filters` or `macs` per epoch. Not with `compile`, several devices or `quant_noise`; with
+            `stochastic_depth` only where nothing is removed.
+
+    Memory format and compilation change the last bits of the numbers; so do devices and accumulation, and the
+    statistics of batch norm; bf16 changes them from the third digit.
+
+    `stochastic_depth`, `quant_noise` and `distill` may be given as mappings of their options, such as `{"last": 0.5}`.
+
+    Raises:
+        ValueError: an option out of range, or two that do not go together.
+    """
+
+    epochs: int
+    optimizer: Callable[[Iterable[Parameter]], Optimizer]
+    schedule: Callable[[float], float] | None = None
+    batch_size: int = 64
+    augment: bool = True
+    label_smoothing: float = 0.0
+    precision: str = "fp32"
+    accumulate: int = 1
+    compile: bool = False
+    channels_last: bool | str = AUTO
+    devices: int = 1
+    regularizer: Regularizer | None = None
+    exempt: Sequence[str] = ()
+    stochastic_depth: StochasticDepth | None = None
+    quant_noise: QuantNoise | None = None
+    distill: Distillation | None = None
+    snapshots: Sequence[float] = ()
+    until: Until | None = None
+    pruning: Pruning | None = None
+
+    def __post_init__(self) -> None:
+        whole("epochs", self.epochs, 0, f"epochs is {self.epochs!r}; allowed is an integer, 0 (train nothing) or more")
+        whole("batch_size", self.batch_size, 1, f"batch_size is {self.batch_size!r}; allowed is an integer, 1 or more")
+        if not is_number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {self.label_smoothing!r}; allowed is a fraction in [0, 1)")
+        told = f"precision is {self.precision!r}; allowed are {' and '.join(PRECISIONS)}"
+        one_of("precision", self.precision, PRECISIONS, told)
+        told = f"accumulate is {self.accumulate!r}; allowed is an integer, 1 (a step per batch) or more"
+        whole("accumulate", self.accumulate, 1, told)
+        boolean("compile", self.compile, f"compile is {self.compile!r}; allowed are true and false")
+        check_channels_last(self.channels_last)
+        told = f"devices is {self.devices!r}; allowed is an integer, 1 (this process alone) or more"
+        whole("devices", self.devices, 1, told)
+        if bad := [at for at in self.snapshots if not is_number(at) or not 0 <= at <= 1]:
+            raise ValueError(f"snapshots must be fractions of the epochs, in [0, 1], got {bad[0]!r}")
+        for name, kind in PARTS.items():
+            object.__setattr__(self, name, _made(name, getattr(self, name), kind))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise ValueError for options that do not go together."""
+        depth = self.stochastic_depth
+        if self.compile and depth is not None:
+            raise ValueError(
+                "compile is true, and stochastic_depth skips other blocks at every step, for each set of which the "
+                "network would be compiled again: set compile=false or stochastic_depth=null"
+            )
+        for what, given, instead in (
+            ("a teacher is asked", self.distill is not None, "distill=null"),
+            ("snapshots of the weights are kept", bool(self.snapshots), "snapshots=[]"),
+        ):
+            if self.devices > 1 and given:
+                raise ValueError(
+                    f"devices is {self.devices}, and {what} in one process only: set devices=1, or {instead}"
+                )
+        for name, given, instead in (
+            ("compile is true", self.compile, "compile=false"),
+            (f"devices is {self.devices}", self.devices > 1, "devices=1"),
+            ("quant_noise is given", self.quant_noise is not None, "quant_noise=null"),
+            ("stochastic_depth is given", depth is not None and self._removes, "stochastic_depth=null"),
+        ):
+            if self.pruning is not None and given:
+                raise ValueError(
+                    f"{name}, and filters shall be pruned during the fit, which it would not see: set {instead}"
+                )
+
+    @property
+    def _removes(self) -> bool:
+        return self.pruning is not None and self.pruning.schedule.removes
+
+    def epochs_at(self, fraction: float) -> int:
+        """Whole epochs that are a fraction of the training."""
+        return int(fraction * self.epochs + 1e-9)
+
+    def check(self, network: nn.Module) -> None:
+        """Nothing, if `network` (which may lie on the meta device) can be trained so.
+
+        Raises:
+            ValueError: it has no parameter to train, not the layers that an option is for, or a schedule that gives
+                something that is not a factor (negative or not finite).
+        """
+        self.optimizer(trained(network, self.exempt))
+        for option in (self.regularizer, self.stochastic_depth, self.quant_noise):
+            if option is not None:
+                option.check(network)
+        self.factors(1)
+
+    def factors(self, count: int) -> list[float]:
+        """The factor on the learning rate at `count` places, from the beginning on.
+
+        Raises:
+            ValueError: the schedule gives something that is not a factor (negative or not finite).
+        """
+        factors = []
+        for index in range(count):
+            factor = 1.0 if self.schedule is None else float(self.schedule(index / count))
+            if not (math.isfinite(factor) and factor >= 0):
+                raise ValueError(f"the schedule gives {factor} at progress {index / count}; allowed are 0 and above")
+            factors.append(factor)
+        return factors
+
+    def loss(self, logits_NC: Tensor, labels_N: Tensor, reduction: str) -> Tensor:
+        """The training loss by the labels, its `mean` or `sum` over the images."""
+        return cross_entropy(logits_NC, labels_N, label_smoothing=self.label_smoothing, reduction=reduction)
+
+    def described(self) -> dict[str, Any]:
+        """What decides the fit's numbers, as plain data; optimizer and schedule have to be tried for that."""
+        names = ("epochs", "precision", "accumulate", "compile", "channels_last", "devices")
+        plain = {"label_smoothing": float(self.label_smoothing), **{name: getattr(self, name) for name in names}}
+        noises = {name: getattr(self, name) for name in ("stochastic_depth", "quant_noise")}
+        return {
+            **plain,
+            **described(self.regularizer, self.exempt),
+            **({} if self.until is None else {"until": repr(self.until)}),
+            **{name: asdict(option) for name, option in noises.items() if option is not None},
+            **({} if self.pruning is None else {"pruning": str(self.pruning)}),
+            **({} if self.distill is None else {"distill": self.distill.described()}),
+        }
+
+
+def _made(name: str, given: Any, kind: type) -> Any:
+    """An option that may be given as a mapping of its own options, or None.
+
+    Raises:
+        ValueError: something else, an unknown option, or one that is missing.
+    """
+    if given is None or isinstance(given, kind):
+        return given
+    fields = dataclasses.fields(kind)
+    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+    others = [field.name for field in fields if field.name not in needed]
+    if isinstance(given, Mapping) and set(needed) <= set(given) <= {*needed, *others}:
+        return kind(**given)
+    told = f"{', '.join(needed)} and perhaps {', '.join(others)}" if needed else ", ".join(others)
+    raise ValueError(f"{name} is {given!r}; allowed are null and a mapping of {told}")
