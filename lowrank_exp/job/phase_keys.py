@@ -22,6 +22,9 @@ FORMER_HOMES = {
     "lowrank_exp.pruning.schedules.Iterative": "lowrank_exp.pruning.schedules.Molchanov",
 }
 
+# Parts of a training, whose `_target_` may be left out.
+PARTS = {f"lowrank_exp.training.{name}" for name in ("Distillation", "QuantNoise", "StochasticDepth")}
+
 WIDTH_LATER = {f"lowrank_exp.models.{name}" for name in ("cifar_resnet", "lenet5", "lenet_300_100")}
 
 
@@ -48,7 +51,7 @@ def by_content(phase: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_content(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
-        return {name: _by_content(item, str(name)) for name, item in value.items()}
+        return {name: _by_content(item, str(name)) for name, item in value.items() if not _may_be_left_out(name, item)}
     if key == "_target_":
         return FORMER_HOMES.get(value, value)
     if isinstance(value, list | tuple):
@@ -56,6 +59,10 @@ def _by_content(value: Any, key: str = "") -> Any:
     if isinstance(value, str) and not key.startswith("_") and (key == "ranks" or _is_file(value)):
         return file_digest(value)
     return value
+
+
+def _may_be_left_out(key: str, value: Any) -> bool:
+    return key == "_target_" and value in PARTS
 
 
 def _is_file(text: str) -> bool:

@@ -98,7 +98,7 @@ class Prune(Phase):
         if self.train.recipe.epochs:
             done = self.train.changed(pruning=pruning).run_(network, setting)
         else:
-            Pruner(pruning, network, setting.seed, 1, 0).begin_epoch([])
+            Pruner(pruning, network, setting.seed, 1, 0).before_epoch([])
         after = replace(pruning.view(network), dense_macs=before)
         after.accuracies = [line["val_accuracy"] for line in done.history if line["val_accuracy"] is not None]
         told = [missed] if (missed := self.schedule.missed(after)) else []
@@ -155,7 +155,7 @@ class Prune(Phase):
 def revival_figures(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Lengths of the gradients of filters that came back and of others in their layers, and the ratio of the two.
 
-    Means over the epochs that have both, weighted alike; nothing where no filter came back. See `Pruner.take_metrics`.
+    Means over the epochs that have both, weighted alike; nothing where no filter came back. See `Pruner.metrics`.
 
     >>> lines = [{"train_loss": 2.0}, {"gradient_revived": 3.0, "gradient_others": 2.0}]
     >>> revival_figures(lines)

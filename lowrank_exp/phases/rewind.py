@@ -14,7 +14,7 @@ from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning.cut import cut_
-from lowrank_exp.training.fit import snapshot
+from lowrank_exp.training.parts.snapshots import snapshot
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from lowrank_exp.training.evaluate import Scores, evaluate, why_no_scores
 from lowrank_exp.training.fit import fit_
 from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.parts.distillation import Distillation
-from lowrank_exp.training.parts.penalties import trained
+from lowrank_exp.training.parts.part import AtWork, Fit, Part
 from lowrank_exp.training.parts.pruner import Pruner, Pruning
 from lowrank_exp.training.parts.quant_noise import QuantNoise
 from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
@@ -16,10 +16,13 @@ from lowrank_exp.training.recalibrate import recalibrate_
 from lowrank_exp.training.recipe import Recipe
 
 __all__ = [
+    "AtWork",
     "Classifier",
     "Distillation",
     "FirstImages",
+    "Fit",
     "NetworkScore",
+    "Part",
     "Pruner",
     "Pruning",
     "QuantNoise",
@@ -31,6 +34,5 @@ __all__ = [
     "places",
     "recalibrate_",
     "resolve_device",
-    "trained",
     "why_no_scores",
 ]

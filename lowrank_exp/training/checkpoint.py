@@ -1,12 +1,12 @@
 """Checkpoints of a fit: written after every epoch, read back to go on as if nothing had happened.
 
 A checkpoint is Lightning's own (network, optimizer, schedule, loop progress) with one more entry, `FIT`: the
-recipe the fit was started with, the history so far, what pruning has done and the states of the random generators. It
-loads under `torch.load(weights_only=True)`.
+recipe the fit was started with, the history so far, what parts of the training have left (of pruning: what it has
+done) and the states of the random generators. It loads under `torch.load(weights_only=True)`.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from lowrank_exp.files.whole import check_sums, write_whole
-from lowrank_exp.network_file.edit_records import from_records
-from lowrank_exp.surgery import replay_
 from lowrank_exp.training import distributed, generators
-from lowrank_exp.training.parts.penalties import trained
 from lowrank_exp.training.recipe import Recipe
 
 FIT = "lowrank_exp_fit"
@@ -43,7 +40,7 @@ def deciding(network: nn.Module, recipe: Recipe, **settings: Any) -> dict[str, A
     Raises:
         ValueError: the schedule gives something that is not a factor (negative or not finite).
     """
-    optimizer = recipe.optimizer(trained(network, recipe.exempt))
+    optimizer = recipe.make_optimizer(network)
     options = {name: repr(value) for name, value in sorted(optimizer.defaults.items())}
     shapes = {name: list(value.shape) for name, value in network.state_dict().items() if torch.is_tensor(value)}
     return {
@@ -86,12 +83,6 @@ def weights(stored: dict[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(NETWORK): value for name, value in prefixed if name.startswith(NETWORK)}
 
 
-def shape_(network: nn.Module, stored: dict[str, Any]) -> None:
-    """Take from the network, in place, the channels that had been removed during the fit when `stored` was written."""
-    if (pruned := stored[FIT].get("pruning")) is not None:
-        replay_(network, from_records(pruned["edits"]))
-
-
 class BesideTheTarget(TorchCheckpointIO):
     """Writes to the path that it is given. Lightning's own goes by way of the folder for temporary files, which may be
     small, and holds the whole file in memory."""
@@ -124,10 +115,11 @@ class SaveEveryEpoch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the fit's entry."""
+        states = {name: part.state() for name, part in pl_module.parts.items()}
         checkpoint[FIT] = {
             "recipe": self.recipe,
             "history": [dict(metrics) for metrics in pl_module.history],
-            "pruning": pl_module.pruner.state(),
+            **states,
             "generators": distributed.gathered(generators.states(pl_module.device, self.own), trainer.world_size),
         }
 
@@ -153,31 +145,6 @@ class SaveEveryEpoch(pl.Callback):
                 trainer.save_checkpoint(temporary, weights_only=False)
         else:  # has its part in the checkpoint, and writes nothing
             trainer.save_checkpoint(self.path, weights_only=False)
-
-
-class Snapshots(pl.Callback):
-    """Writes the network's weights to files after some epochs; it must come before what writes the checkpoint.
-
-    Args:
-        paths: by the number of finished epochs; 0: before the first one.
-    """
-
-    def __init__(self, paths: Mapping[int, Path]) -> None:
-        self.paths = paths
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Before the first epoch."""
-        if trainer.current_epoch == 0:
-            self._write(pl_module, 0)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """After an epoch."""
-        self._write(pl_module, trainer.current_epoch + 1)
-
-    def _write(self, pl_module: pl.LightningModule, epochs: int) -> None:
-        if epochs in self.paths:
-            with write_whole(self.paths[epochs]) as temporary:
-                torch.save({name: t.detach().cpu() for name, t in pl_module.network.state_dict().items()}, temporary)
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:

@@ -3,8 +3,8 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,8 @@ from lowrank_exp.training import checkpoint as checkpoints
 from lowrank_exp.training import distributed, generators
 from lowrank_exp.training.compilation import compilation
 from lowrank_exp.training.device import resolve
-from lowrank_exp.training.module import Classifier, Metrics
-from lowrank_exp.training.parts.distillation import Teacher
-from lowrank_exp.training.parts.pruner import Pruner
-from lowrank_exp.training.parts.quant_noise import NoisyWeights
-from lowrank_exp.training.parts.stochastic_depth import Survivors
-from lowrank_exp.training.parts.until import WatchEveryEpoch
+from lowrank_exp.training.module import AfterEveryEpoch, Classifier, Metrics
+from lowrank_exp.training.parts.part import Fit
 from lowrank_exp.training.progress import EpochProgress
 from lowrank_exp.training.quiet import quiet_lightning
 from lowrank_exp.training.recipe import Recipe
@@ -83,10 +79,6 @@ def fit_(
     where = resolve(device)
     places = distributed.places(where, recipe.devices)
     path = None if checkpoint is None else Path(checkpoint)
-    if recipe.snapshots and path is None:
-        raise ValueError(
-            "snapshots are kept beside the checkpoint, and there is none: give checkpoint, or snapshots=[]"
-        )
     decides = checkpoints.deciding(
         network,
         recipe,
@@ -96,25 +88,23 @@ def fit_(
     )
     stored = checkpoints.read(path, decides) if path is not None and path.exists() else None
     history = [] if stored is None else stored[checkpoints.FIT]["history"]
+    left = {} if stored is None else {part.name: stored[checkpoints.FIT].get(part.name) for part in recipe.parts}
     for metrics in history if on_epoch is not None else []:
         on_epoch(dict(metrics))
     until = recipe.until
     if len(history) == recipe.epochs or (until is not None and history and until.met(history)):
         if stored is not None:
-            checkpoints.shape_(network, stored)
+            for part in recipe.parts:
+                part.shape_(network, left.get(part.name))
             network.load_state_dict(checkpoints.weights(stored))
-            if recipe.stochastic_depth is not None:
-                recipe.stochastic_depth.fold_(network)
+            for part in recipe.parts:
+                part.end_(network)
         return history
 
-    goes_on = stored is not None
-    fit = _Fit(recipe, seed, decides, places, path, goes_on, progress, label)
+    fit = _Fit(recipe, seed, decides, places, path, len(history), left, progress, label)
     if recipe.devices == 1:
-        pruned = stored[checkpoints.FIT].get("pruning") if goes_on else None
-        steps = -(-len(train_loader) // recipe.accumulate)
-        pruner = Pruner(recipe.pruning, network, seed, steps, recipe.epochs, pruned)
         with generators.undisturbed(where), kept_modes(network):
-            return _carry_out(replace(fit, pruner=pruner), network, train_loader, val_loader, where, on_epoch)
+            return _carry_out(fit, network, train_loader, val_loader, where, on_epoch)
 
     def hear(metrics: Metrics) -> None:
         history.append(metrics)
@@ -126,11 +116,6 @@ def fit_(
     return history
 
 
-def snapshot(folder: Path, epochs: int) -> Path:
-    """The file of the weights after so many epochs of the fit whose checkpoint lies in that folder."""
-    return folder / f"epoch-{epochs}.pt"
-
-
 @dataclass(frozen=True)
 class _Fit:
     """What a fit needs beside network, images and device; `decides` is what must agree where it goes on."""
@@ -140,10 +125,10 @@ class _Fit:
     decides: dict[str, Any]
     places: list[str]
     checkpoint: Path | None
-    goes_on: bool
+    epochs_done: int
+    left: dict[str, Any]  # by parts, in the checkpoint that it goes on from
     progress: bool
     label: str
-    pruner: Pruner | None = None
 
 
 def _carry_out(
@@ -157,30 +142,26 @@ def _carry_out(
     """Train on one device, alone or beside other processes that do the same."""
     recipe = fit.recipe
     steps = -(-len(train_loader) // recipe.accumulate)
-    survivors = Survivors(recipe.stochastic_depth, network, fit.seed)
-    noisy_weights = NoisyWeights(recipe.quant_noise, network, fit.seed)
-    pruner = fit.pruner or Pruner(None, network, fit.seed, steps, recipe.epochs)
-    teacher = Teacher(recipe.distill)
-    module = Classifier(network, recipe, recipe.epochs * steps, survivors, noisy_weights, pruner, teacher)
-    own = [*generators.owned(train_loader, val_loader), *survivors.generators, *noisy_weights.generators]
-    own += pruner.generators
-    callbacks: list[pl.Callback] = [OwnSignals()]
-    if recipe.until is not None:
-        callbacks.append(WatchEveryEpoch(recipe.until))
-    if recipe.snapshots:
-        paths = {n: snapshot(fit.checkpoint.parent, n) for n in map(recipe.epochs_at, recipe.snapshots)}
-        callbacks.append(checkpoints.Snapshots(paths))
-    callbacks.append(checkpoints.SaveEveryEpoch(fit.checkpoint, fit.decides, fit.seed, own))
+    folder = None if fit.checkpoint is None else fit.checkpoint.parent
+    told = Fit(recipe, network, fit.seed, steps, fit.epochs_done, fit.left, folder)
+    parts = {part.name: part.at_work(told) for part in recipe.parts}
+    module = Classifier(network, recipe, recipe.epochs * steps, parts)
+    own = [*generators.owned(train_loader, val_loader), *(one for part in parts.values() for one in part.generators)]
+    saving = checkpoints.SaveEveryEpoch(fit.checkpoint, fit.decides, fit.seed, own)
+    callbacks: list[pl.Callback] = [OwnSignals(), AfterEveryEpoch(), saving]
     if on_epoch is not None:
         callbacks.append(pl.callbacks.LambdaCallback(on_train_epoch_end=lambda *_: on_epoch(dict(module.history[-1]))))
     if fit.progress:
         callbacks.append(EpochProgress(fit.label))
-    with quiet_lightning(), _lent(network), compilation(recipe.compile, where), survivors.at_work():
-        _trainer(fit.places, recipe.epochs, callbacks, survivors.skip).fit(
+    skips = any(part.skips for part in parts.values())
+    with quiet_lightning(), _lent(network), compilation(recipe.compile, where), ExitStack() as stack:
+        for part in parts.values():
+            stack.enter_context(part.around_fit())
+        _trainer(fit.places, recipe.epochs, callbacks, skips).fit(
             module,
             _Opened(train_loader),
             None if val_loader is None else _Opened(val_loader),
-            ckpt_path=fit.checkpoint if fit.goes_on else None,
+            ckpt_path=fit.checkpoint if fit.epochs_done else None,
             weights_only=True,
         )
     return module.history

@@ -4,8 +4,8 @@ N images of a batch, C classes.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,13 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lowrank_exp.network.inputs import HALF
 from lowrank_exp.training import distributed
-from lowrank_exp.training.divergence import LOSS, TEACHER, TRY, TRY_TEACHER, Broken, broken_weights, steep
+from lowrank_exp.training.divergence import LOSS, TRY, Broken, broken_weights
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
-from lowrank_exp.training.parts.distillation import Teacher
-from lowrank_exp.training.parts.penalties import Penalties, trained
-from lowrank_exp.training.parts.pruner import Pruner
-from lowrank_exp.training.parts.quant_noise import NoisyWeights
-from lowrank_exp.training.parts.stochastic_depth import Survivors
+from lowrank_exp.training.parts.part import AtWork, Running
 from lowrank_exp.training.recipe import Recipe
 
 Metrics = dict[str, float]
@@ -47,32 +43,19 @@ class Classifier(pl.LightningModule):
         network: images (N, ...) to logits (N, C); passed in, not stored in hyper-parameters.
         recipe: how it is trained.
         total_steps: optimizer steps of the whole fit; progress is step / total_steps.
-        survivors: which residual blocks a step skips, see `stochastic_depth.py`; None: none.
-        noisy_weights: what a forward pass in training does to weights, see `quant_noise.py`; None: nothing.
-        pruner: silences and removes filters, see `pruner.py`; None: nothing.
-        teacher: has a part in the training loss, see `distillation.py`; None: there is none.
+        parts: what else has a say in it, at work in this fit, by name; see `parts/part.py`.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        recipe: Recipe,
-        total_steps: int,
-        survivors: Survivors | None = None,
-        noisy_weights: NoisyWeights | None = None,
-        pruner: Pruner | None = None,
-        teacher: Teacher | None = None,
+        self, network: nn.Module, recipe: Recipe, total_steps: int, parts: Mapping[str, AtWork] | None = None
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = network
         self.recipe = recipe
         self.total_steps = total_steps
+        self.parts = dict(parts or {})
         self.channels_last = recipe.channels_last
-        self.survivors = survivors or Survivors(None, network, 0)
-        self.noisy_weights = noisy_weights or NoisyWeights(None, network, 0)
-        self.teacher = teacher or Teacher(None)
-        self.pruner = pruner or Pruner(None, network, 0, 1, 0)
         # A method, as torch's compiled module would put its weights under names of its own beside the network's.
         self.compute = torch.compile(network).__call__ if recipe.compile else network.__call__
         self._processes = 1
@@ -107,46 +90,47 @@ class Classifier(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Take optimizer and schedule as they are, without Lightning's wrapper."""
-        self.teacher.to(self.device)
         self._stepper = self.optimizers(use_pl_optimizer=False)
         self._scheduler = self.lr_schedulers()
         self._processes = self.trainer.world_size
-        self._summed = self.recipe.accumulate > 1 or self._processes > 1
-        steps_per_epoch = -(-self.trainer.num_training_batches // self.recipe.accumulate)
-        done = self.current_epoch * steps_per_epoch
-        self.penalties = Penalties(self.recipe.regularizer, self.network, self.total_steps, done)
-        self.pruner.start(self._stepper, self.open_for_surgery, done)
+        self._reduction = "sum" if self.recipe.accumulate > 1 or self._processes > 1 else "mean"
+        running = Running(
+            self._stepper, self.open_for_surgery, self.device, self.global_rank, self._processes, self._reduction
+        )
+        for part in self.parts.values():
+            part.start(running)
 
     def on_train_epoch_start(self) -> None:
         """Start the clock and the counts."""
         self.began = time.perf_counter()
         self.rates = []
         self.trained = _Tally(self.device, self._processes)
-        self.penalties.begin_epoch()
-        self.teacher.begin_epoch()
-        self.pruner.begin_epoch([metrics["val_accuracy"] for metrics in self.history])
-        self.noisy_weights.begin_epoch()
+        for part in self.parts.values():
+            part.before_epoch(self.history)
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         """One step: zero_grad, forward, backward, step, schedule; of a group of batches the last one steps."""
         images, labels, count = _counted(batch)
-        if begins := batch_idx % self.recipe.accumulate == 0:
+        parts = self.parts.values()
+        if first := batch_idx % self.recipe.accumulate == 0:
             self._stepper.zero_grad()
             self._grouped = 0
             with self._explained():
-                self.penalties.before_forward()
+                for part in parts:
+                    part.before_step()
         self._grouped += count
         steps = (batch_idx + 1) % self.recipe.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
-        self.survivors.draw(images, begins, self.global_rank, self._processes)
-        with self.noisy_weights.during_pass():
+        with ExitStack() as stack:
+            for part in parts:
+                stack.enter_context(part.around_pass(images, first))
             logits_NC = self.forward(images)
-            reduction = "sum" if self._summed else "mean"
-            loss = self._loss(self.recipe.loss, logits_NC, labels, reduction)
-            loss = self.teacher.teach(loss, logits_NC, images, self.recipe.precision, reduction)
+            loss = self._loss(self.recipe.loss, logits_NC, labels, self._reduction)
+            for part in parts:
+                loss = part.on_loss(loss, logits_NC, images)
             self._backward(loss, steps)
         if steps:
             self._step()
-        self.trained.add(logits_NC.detach(), labels, loss.detach(), count, self._summed)
+        self.trained.add(logits_NC.detach(), labels, loss.detach(), count, self._reduction == "sum")
 
     def _backward(self, loss: Tensor, steps: bool) -> None:
         """Several processes average their gradients, once per step: in the last backward pass before it."""
@@ -157,18 +141,18 @@ class Classifier(pl.LightningModule):
             self.manual_backward(loss)
 
     def _step(self) -> None:
-        if self._summed:  # over images, and then averaged over processes
+        if self._reduction == "sum":  # over images, and then averaged over processes
             for group in self._stepper.param_groups:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         parameter.grad.mul_(self._processes / self._grouped)
-        self.survivors.add_gradients()
         with self._explained():
-            self.penalties.add_gradients()
-        self.pruner.before_step()
+            for part in self.parts.values():
+                part.on_gradients()
         self.rates.append(self._stepper.param_groups[0]["lr"])
         self._stepper.step()
-        self.pruner.after_step()
+        for part in self.parts.values():
+            part.after_step()
         if self._scheduler is not None:
             self._scheduler.step()
 
@@ -181,7 +165,8 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """The epoch's training is over: refuse to go on if it diverged."""
         self._raise_if_diverged()
-        self.survivors.begin_validation()
+        for part in self.parts.values():
+            part.before_validation()
         self.validated = _Tally(self.device, self._processes)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
@@ -192,7 +177,8 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Write the epoch's line of the history; callbacks find it there in `on_train_epoch_end`."""
-        self.survivors.resume_training()
+        for part in self.parts.values():
+            part.after_validation()
         bad = (~self.validated.losses_B().isfinite()).nonzero()
         if len(bad):
             value = self.validated.losses_B()[bad[0]].item()
@@ -203,19 +189,18 @@ class Classifier(pl.LightningModule):
         if (name := broken_weights(self.network)) is not None:
             raise self._diverged(Broken(len(self.rates) - 1, 0, f"an entry of {name}", float("nan"), TRY))
         train_loss, train_accuracy = self.trained.means()
-        self.history.append(
-            {
-                "epoch": self.current_epoch,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "learning_rate": self.rates[0],
-                "seconds": time.perf_counter() - self.began,
-                **self.penalties.means(),
-                **self.pruner.take_metrics(),
-            }
-        )
+        line = {
+            "epoch": self.current_epoch,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "learning_rate": self.rates[0],
+            "seconds": time.perf_counter() - self.began,
+        }
+        for part in self.parts.values():
+            line |= part.metrics()
+        self.history.append(line)
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and one LambdaLR step per optimizer step.
@@ -223,7 +208,7 @@ class Classifier(pl.LightningModule):
         LambdaLR asks once more after the last step, for a rate that nothing uses; progress stays below 1
         there.
         """
-        stepper = self.recipe.optimizer(trained(self.network, self.recipe.exempt))
+        stepper = self.recipe.make_optimizer(self.network)
         if self.recipe.schedule is None:
             return stepper
         schedule, total = self.recipe.schedule, self.total_steps
@@ -243,23 +228,21 @@ class Classifier(pl.LightningModule):
 
     def _raise_if_diverged(self) -> None:
         """Refuse what is not finite in the epoch's training: whatever became so first."""
-        found = self.penalties.broken()
+        found = [broken for part in self.parts.values() for broken in part.broken()]
         losses_B = self.trained.losses_B()
         bad = (~losses_B.isfinite()).nonzero()
         if len(bad):
             batch = int(bad[0])
-            of_teacher = self.teacher.broke(batch)
-            what, advice = (TEACHER, TRY_TEACHER) if of_teacher else (LOSS, TRY)
-            found.append(Broken(batch // self.recipe.accumulate, 0, what, losses_B[batch].item(), advice))
+            found.append(Broken(batch // self.recipe.accumulate, 0, LOSS, losses_B[batch].item(), TRY))
         if found:
             raise self._diverged(min(found))
 
     def _diverged(self, broken: Broken) -> FloatingPointError:
         """The error that says where, what, and what to try."""
-        step = broken.step
+        step, more = broken.step, "".join(part.advice(broken.step) for part in self.parts.values())
         return FloatingPointError(
             f"{broken.what} is {broken.value} at epoch {self.current_epoch}, step {step} of {len(self.rates)}, "
-            f"learning rate {self.rates[step]:g}. {broken.advice}{steep(self.penalties.lengths, step)}"
+            f"learning rate {self.rates[step]:g}. {broken.advice}{more}"
         )
 
     @contextmanager
@@ -278,6 +261,19 @@ def _counted(batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, int]:
     """Images, labels, and how many images the batch has in all processes: a shared batch brings that along."""
     images, labels, *count = batch
     return images, labels, count[0] if count else len(labels)
+
+
+class AfterEveryEpoch(pl.Callback):
+    """Tells the parts of the end of an epoch, before the callback that writes the checkpoint.
+
+    It is a callback because Lightning asks the module itself last.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Each may add to the epoch's line, or end the fit."""
+        for part in pl_module.parts.values():
+            if part.after_epoch(pl_module.history[-1], pl_module.history):
+                trainer.should_stop = True
 
 
 class _Tally:

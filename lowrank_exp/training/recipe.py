@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,17 +12,19 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from lowrank_exp.checks import boolean, is_number, one_of, whole
-from lowrank_exp.regularizers import Regularizer
+from lowrank_exp.regularizers import Regularizer, parameter_groups
 from lowrank_exp.training.memory_format import AUTO, check_channels_last
 from lowrank_exp.training.parts.distillation import Distillation
-from lowrank_exp.training.parts.penalties import described, trained
+from lowrank_exp.training.parts.part import Part
+from lowrank_exp.training.parts.penalties import Penalized
 from lowrank_exp.training.parts.pruner import Pruning
 from lowrank_exp.training.parts.quant_noise import QuantNoise
+from lowrank_exp.training.parts.snapshots import Kept
 from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
-from lowrank_exp.training.parts.until import Until
+from lowrank_exp.training.parts.until import Ending, Until
 
 PRECISIONS = ("fp32", "bf16")
-PARTS = {"stochastic_depth": StochasticDepth, "quant_noise": QuantNoise, "distill": Distillation}
+MADE_OF_MAPPINGS = {"stochastic_depth": StochasticDepth, "quant_noise": QuantNoise, "distill": Distillation}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,42 +105,24 @@ class Recipe:
         check_channels_last(self.channels_last)
         told = f"devices is {self.devices!r}; allowed is an integer, 1 (this process alone) or more"
         whole("devices", self.devices, 1, told)
-        if bad := [at for at in self.snapshots if not is_number(at) or not 0 <= at <= 1]:
-            raise ValueError(f"snapshots must be fractions of the epochs, in [0, 1], got {bad[0]!r}")
-        for name, kind in PARTS.items():
+        for name, kind in MADE_OF_MAPPINGS.items():
             object.__setattr__(self, name, _made(name, getattr(self, name), kind))
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """Raise ValueError for options that do not go together."""
-        depth = self.stochastic_depth
-        if self.compile and depth is not None:
-            raise ValueError(
-                "compile is true, and stochastic_depth skips other blocks at every step, for each set of which the "
-                "network would be compiled again: set compile=false or stochastic_depth=null"
-            )
-        for what, given, instead in (
-            ("a teacher is asked", self.distill is not None, "distill=null"),
-            ("snapshots of the weights are kept", bool(self.snapshots), "snapshots=[]"),
-        ):
-            if self.devices > 1 and given:
-                raise ValueError(
-                    f"devices is {self.devices}, and {what} in one process only: set devices=1, or {instead}"
-                )
-        for name, given, instead in (
-            ("compile is true", self.compile, "compile=false"),
-            (f"devices is {self.devices}", self.devices > 1, "devices=1"),
-            ("quant_noise is given", self.quant_noise is not None, "quant_noise=null"),
-            ("stochastic_depth is given", depth is not None and self._removes, "stochastic_depth=null"),
-        ):
-            if self.pruning is not None and given:
-                raise ValueError(
-                    f"{name}, and filters shall be pruned during the fit, which it would not see: set {instead}"
-                )
+        for part in self.parts:
+            part.refuse(self)
 
     @property
-    def _removes(self) -> bool:
-        return self.pruning is not None and self.pruning.schedule.removes
+    def parts(self) -> list[Part]:
+        """What the training has beside the loss by the labels, in the order in which a step asks them."""
+        given = [
+            self.stochastic_depth,
+            None if self.regularizer is None else Penalized(self.regularizer),
+            self.quant_noise,
+            self.pruning,
+            self.distill,
+            None if self.until is None else Ending(self.until),
+            Kept(self.snapshots) if self.snapshots else None,
+        ]
+        return [part for part in given if part is not None]
 
     def epochs_at(self, fraction: float) -> int:
         """Whole epochs that are a fraction of the training."""
@@ -151,10 +135,9 @@ class Recipe:
             ValueError: it has no parameter to train, not the layers that an option is for, or a schedule that gives
                 something that is not a factor (negative or not finite).
         """
-        self.optimizer(trained(network, self.exempt))
-        for option in (self.regularizer, self.stochastic_depth, self.quant_noise):
-            if option is not None:
-                option.check(network)
+        self.make_optimizer(network)
+        for part in self.parts:
+            part.check(network)
         self.factors(1)
 
     def factors(self, count: int) -> list[float]:
@@ -171,6 +154,21 @@ class Recipe:
             factors.append(factor)
         return factors
 
+    def make_optimizer(self, network: nn.Module) -> Optimizer:
+        """The optimizer of the trainable parameters, in groups where weight decay spares some.
+
+        Raises:
+            ValueError: `exempt` names no parameter, see `parameter_groups`, or there is nothing to train.
+        """
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if not trainable:
+            raise ValueError(
+                "the network has no parameter that needs a gradient: there is nothing to train. Call "
+                "network.requires_grad_(True) where it is built, or choose a method that does not train: oneshot, "
+                "evaluate"
+            )
+        return self.optimizer(parameter_groups(network, None, self.exempt) if self.exempt else trainable)
+
     def loss(self, logits_NC: Tensor, labels_N: Tensor, reduction: str) -> Tensor:
         """The training loss by the labels, its `mean` or `sum` over the images."""
         return cross_entropy(logits_NC, labels_N, label_smoothing=self.label_smoothing, reduction=reduction)
@@ -178,16 +176,12 @@ class Recipe:
     def described(self) -> dict[str, Any]:
         """What decides the fit's numbers, as plain data; optimizer and schedule have to be tried for that."""
         names = ("epochs", "precision", "accumulate", "compile", "channels_last", "devices")
-        plain = {"label_smoothing": float(self.label_smoothing), **{name: getattr(self, name) for name in names}}
-        noises = {name: getattr(self, name) for name in ("stochastic_depth", "quant_noise")}
-        return {
-            **plain,
-            **described(self.regularizer, self.exempt),
-            **({} if self.until is None else {"until": repr(self.until)}),
-            **{name: asdict(option) for name, option in noises.items() if option is not None},
-            **({} if self.pruning is None else {"pruning": str(self.pruning)}),
-            **({} if self.distill is None else {"distill": self.distill.described()}),
-        }
+        told = {"label_smoothing": float(self.label_smoothing), **{name: getattr(self, name) for name in names}}
+        if self.exempt:
+            told["exempt"] = list(self.exempt)
+        for part in self.parts:
+            told |= part.described()
+        return told
 
 
 def _made(name: str, given: Any, kind: type) -> Any:

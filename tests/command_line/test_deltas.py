@@ -114,7 +114,9 @@ def test_keys_that_trainings_do_not_have_are_left_to_hydra():
 
 def test_a_key_that_a_training_does_not_have_is_told_beside_those_that_it_has(command, capsys):
     assert command("method=train", "method.phases.train.epoch=3") == 1
-    assert "Did you mean method.phases.train.epochs?" in " ".join(capsys.readouterr().err.split())
+    assert "Did you mean epochs? The keys of method.phases.train are: _target_, recipe" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_configuration_without_phases_stays_as_it_is():

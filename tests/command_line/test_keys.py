@@ -9,6 +9,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.deltas import with_recipes
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.kinds import SHOWN, Many, Named, Part, Record, Single, anything, either, null, text
 from lowrank_exp.command_line.keys.low_rank import ALLOCATE, POLICIES, of_allocate
@@ -16,6 +17,7 @@ from lowrank_exp.command_line.keys.phases import OURS
 from lowrank_exp.command_line.keys.root import ROOT, TARGETS
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.rank.policy_names import policy_named
+from lowrank_exp.training import Recipe
 from support.cells import cells
 from support.composed import composed, flattened
 from support.smoke import SMOKE
@@ -132,7 +134,9 @@ GIVEN = {
 
 @cells("target", sorted(TARGETS))
 def test_keys_of_a_target_are_those_of_its_signature(target):
-    parameters = inspect.signature(get_object(target)).parameters.values()
+    parameters = [*inspect.signature(get_object(target)).parameters.values()]
+    if "recipe" in [p.name for p in parameters]:  # whose options stand beside it
+        parameters += inspect.signature(Recipe).parameters.values()
     given = set().union(*(names for start, names in GIVEN.items() if target.startswith(start)))
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - given
     free = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -298,16 +302,16 @@ def test_targets_are_let_through():
     check_targets({"model": {"_target_": f"{HERE}Network", "num_classes": 10, "weights": None}})
     check_targets({"model": {"_target_": f"{HERE}Open", "foo": 10, "bar": 1}})
     config = container("+training.optimizer.maximize=true")
-    check_targets(config)
+    check_targets(with_recipes(config))
     config["training"]["optimizer"]["maximise"] = True
     with pytest.raises(ValueError, match=r"training\.optimizer\.maximise is read by nobody\. Did you mean"):
-        check_targets(config)
+        check_targets(with_recipes(config))
 
 
 def test_optimizer_with_keys_of_another_one():
     config = container("training.optimizer._target_=torch.optim.AdamW")
     with pytest.raises(ValueError, match=r"torch\.optim\.AdamW does not take momentum"):
-        check_targets(config)
+        check_targets(with_recipes(config))
 
 
 def test_kinds():

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lowrank_exp.training import Recipe, fit_
 from lowrank_exp.training.schedules import cosine
-from support.fits import fit_by_options_
 
 EPOCHS = 40
 
@@ -48,13 +48,16 @@ def run(checkpoint: Path | None, pause: float = 0.0) -> tuple[dict[str, Tensor],
     torch.set_num_threads(1)
     net = network()
     images = NoisyImages()
-    history = fit_by_options_(
-        net,
-        DataLoader(images, batch_size=16, shuffle=True),
-        DataLoader(images, batch_size=48),
+    recipe = Recipe(
         epochs=EPOCHS,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3),
         schedule=partial(cosine, warmup=0.1),
+    )
+    history = fit_(
+        net,
+        DataLoader(images, batch_size=16, shuffle=True),
+        DataLoader(images, batch_size=48),
+        recipe,
         seed=7,
         checkpoint=checkpoint,
         device="cpu",

@@ -31,6 +31,7 @@ _LOGGERS: dict[str, Mapping[str, Kind]] = {
 TARGETS: dict[str, Mapping[str, Kind]] = {
     **networks.DATA,
     **networks.MODELS,
+    **training.PARTS,
     **training.SCHEDULES,
     **training.REGULARIZERS,
     **low_rank.DECOMPOSITIONS,

@@ -20,6 +20,34 @@ NAMES = or_null(many(text))  # of layers, or re: patterns
 OPEN = number(0, 1, above=True, below=True)
 RATE = 1000.0  # the highest learning rate
 
+PARTS: dict[str, dict[str, Kind]] = {  # of a training, each an object of its own
+    "lowrank_exp.training.StochasticDepth": {
+        "survival": one_of("linear", "uniform"),
+        "last": number(0, 1, above=True),
+        "mode": one_of("batch", "row"),
+    },
+    "lowrank_exp.training.QuantNoise": {
+        "phi": one_of("pq", "proxy", *(f"int{bits}" for bits in range(2, 17))),
+        "p": number(0, 1),
+        "block": or_null(whole(1)),
+        "range": one_of("tensor", "channel"),
+        "centroids": whole(1),
+        "iterations": whole(1),
+        "layers": NAMES,
+    },
+    "lowrank_exp.training.Distillation": {
+        "teacher": text,
+        "temperature": number(0, above=True),
+        "alpha": number(0, 1),
+    },
+}
+
+
+def _as_mapping_or_part(name: str, optional: tuple[str, ...]) -> Kind:
+    """A part of a training, with its `_target_` or without."""
+    return either(Record(PARTS[f"lowrank_exp.training.{name}"], optional), or_null(Part()))
+
+
 RECIPE: dict[str, Kind] = {
     "epochs": whole(0),
     "batch_size": whole(1),
@@ -33,35 +61,9 @@ RECIPE: dict[str, Kind] = {
     "channels_last": either(boolean, one_of("auto")),
     "devices": whole(1, 1024),
     "exempt": many(text),
-    "stochastic_depth": either(
-        Record(
-            {"survival": one_of("linear", "uniform"), "last": number(0, 1, above=True), "mode": one_of("batch", "row")},
-            optional=("survival", "last", "mode"),
-        ),
-        or_null(Part()),
-    ),
-    "quant_noise": either(
-        Record(
-            {
-                "phi": one_of("pq", "proxy", *(f"int{bits}" for bits in range(2, 17))),
-                "p": number(0, 1),
-                "block": or_null(whole(1)),
-                "range": one_of("tensor", "channel"),
-                "centroids": whole(1),
-                "iterations": whole(1),
-                "layers": NAMES,
-            },
-            optional=("block", "range", "centroids", "iterations", "layers"),
-        ),
-        or_null(Part()),
-    ),
-    "distill": either(
-        Record(
-            {"teacher": text, "temperature": number(0, above=True), "alpha": number(0, 1)},
-            optional=("temperature", "alpha"),
-        ),
-        or_null(Part()),
-    ),
+    "stochastic_depth": _as_mapping_or_part("StochasticDepth", optional=("survival", "last", "mode")),
+    "quant_noise": _as_mapping_or_part("QuantNoise", optional=("block", "range", "centroids", "iterations", "layers")),
+    "distill": _as_mapping_or_part("Distillation", optional=("temperature", "alpha")),
 }
 
 # Options of a phase that trains: `recipe` is where it takes those from that are not set beside it.

@@ -1,13 +1,12 @@
 """What a regularizer does in a fit: before the forward pass, to the gradients, and to the history."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 
-from lowrank_exp.regularizers import Regularizer, parameter_groups
+from lowrank_exp.regularizers import Regularizer
 from lowrank_exp.training.divergence import (
     TRY_PENALTY,
     Broken,
@@ -15,41 +14,68 @@ from lowrank_exp.training.divergence import (
     broken_gradients,
     broken_values,
     gradient_length,
+    steep,
 )
+from lowrank_exp.training.parts.part import AtWork, Fit, History, Part
 
 SAMPLES = 16  # of a weight's schedule, by which a checkpoint of another one is told apart
 
 
-class Penalties:
+@dataclass(frozen=True)
+class Penalized(Part):
+    """A regularizer as a part of a training."""
+
+    name: ClassVar[str] = "penalties"
+
+    regularizer: Regularizer
+
+    def check(self, network: nn.Module) -> None:
+        self.regularizer.check(network)
+
+    def described(self) -> dict[str, Any]:
+        terms, projection = self.regularizer.terms, self.regularizer.projection
+        if not (terms or projection):
+            return {}
+        weights = [self.regularizer.weights(index / SAMPLES) for index in range(SAMPLES)]
+        told = {name: f"{term.penalty} x {[f'{at[name]:.9g}' for at in weights]}" for name, term in terms.items()}
+        return {self.name: told, "projection": str(projection)}
+
+    def at_work(self, fit: Fit) -> "Penalties":
+        return Penalties(self.regularizer, fit.network, fit.steps_per_epoch, fit.recipe.epochs, fit.epochs_done)
+
+
+class Penalties(AtWork):
     """A regularizer at work in one fit: a step's place in it, and the values of an epoch.
 
     Args:
-        regularizer: None: nothing is done.
+        regularizer: penalties and a projection.
         network: the plain network, whose gradients are those of the step.
-        total_steps: optimizer steps of the whole fit.
-        start: optimizer steps that are done already.
+        steps_per_epoch, epochs: of the whole fit.
+        epochs_done: already.
     """
 
-    def __init__(self, regularizer: Regularizer | None, network: nn.Module, total_steps: int, start: int) -> None:
-        self.regularizer, self.network, self.total_steps, self.step = regularizer, network, total_steps, start
-        self.begin_epoch()
+    def __init__(
+        self, regularizer: Regularizer, network: nn.Module, steps_per_epoch: int, epochs: int, epochs_done: int = 0
+    ) -> None:
+        self.regularizer, self.network = regularizer, network
+        self.total_steps, self.step = epochs * steps_per_epoch, epochs_done * steps_per_epoch
+        self.before_epoch([])
 
-    def begin_epoch(self) -> None:
+    def before_epoch(self, history: History) -> None:
         """Forget the values of the epoch before."""
         self.began = self.step
         self.values: dict[str, list[tuple[int, Tensor]]] = {}
         self.lengths: list[Lengths] = []
 
-    def before_forward(self) -> None:
+    def before_step(self) -> None:
         """The projection, where there is one and it is due."""
-        if self.regularizer is not None:
-            rank = self.regularizer.project_(self.network, self.step)
-            if rank is not None:
-                self._add("projected_rank", rank)
+        rank = self.regularizer.project_(self.network, self.step)
+        if rank is not None:
+            self._add("projected_rank", rank)
 
-    def add_gradients(self) -> None:
+    def on_gradients(self) -> None:
         """The penalties' part of the gradients of this step; then the next one begins."""
-        if self.regularizer is not None and self.regularizer.terms:
+        if self.regularizer.terms:
             after = {"": gradient_length(self.network)}
             for name, value in self.regularizer.applied_(self.network, self.step, self.total_steps):
                 self._add(f"penalty_{name}", value)
@@ -57,7 +83,7 @@ class Penalties:
             self.lengths.append(Lengths.taken(self.step - self.began, after))
         self.step += 1
 
-    def means(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The mean over the epoch's steps of every value, without its weight."""
         stacked = {name: torch.stack([value for _, value in values]) for name, values in self.values.items()}
         return {name: values.double().mean().item() for name, values in stacked.items()}
@@ -65,39 +91,14 @@ class Penalties:
     def broken(self) -> list[Broken]:
         """Of every value, and of the gradients, the first in this epoch that is not finite."""
         found = broken_gradients(self.lengths)
-        terms = [] if self.regularizer is None else list(self.regularizer.terms)
-        for place, term in enumerate(terms, start=1):
+        for place, term in enumerate(self.regularizer.terms, start=1):
             values, advice = self.values.get(f"penalty_{term}", []), TRY_PENALTY.format(term=term)
             found += broken_values(values, 2 * place, f"penalty_{term}", advice)
         return found
 
+    def advice(self, step: int) -> str:
+        """On the penalty that made the gradient much longer before the step."""
+        return steep(self.lengths, step)
+
     def _add(self, name: str, value: Tensor) -> None:
         self.values.setdefault(name, []).append((self.step - self.began, value))
-
-
-def trained(network: nn.Module, exempt: Sequence[str]) -> list[Parameter] | list[dict[str, Any]]:
-    """What the optimizer is called with: the trainable parameters, in groups where weight decay spares some.
-
-    Raises:
-        ValueError: `exempt` names no parameter, see `parameter_groups`, or there is nothing to train.
-    """
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ValueError(
-            "the network has no parameter that needs a gradient: there is nothing to train. Call "
-            "network.requires_grad_(True) where it is built, or choose a method that does not train: oneshot, evaluate"
-        )
-    if exempt:
-        return parameter_groups(network, None, exempt)
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def described(regularizer: Regularizer | None, exempt: Sequence[str]) -> dict[str, Any]:
-    """What decides the penalties of a fit, as plain data; empty where there are none."""
-    told: dict[str, Any] = {"exempt": list(exempt)} if exempt else {}
-    if regularizer is None or not (regularizer.terms or regularizer.projection):
-        return told
-    weights = [regularizer.weights(index / SAMPLES) for index in range(SAMPLES)]
-    terms = {
-        name: f"{term.penalty} x {[f'{at[name]:.9g}' for at in weights]}" for name, term in regularizer.terms.items()
-    }
-    return told | {"penalties": terms, "projection": str(regularizer.projection)}

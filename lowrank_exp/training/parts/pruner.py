@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,13 @@ from lowrank_exp.pruning.where_read import where_read
 from lowrank_exp.surgery import replay_
 from lowrank_exp.training import generators
 from lowrank_exp.training.parts.optimizer_surgery import follow_removal_, forget_
+from lowrank_exp.training.parts.part import AtWork, Fit, History, Part, Running, refuse_together
 
 STREAM = 0x7E  # tells the draws from those of the fit's own seed
 
 
 @dataclass(frozen=True)
-class Pruning:
+class Pruning(Part):
     """How a network is pruned while it is trained: an option of `fit_`.
 
     Attributes:
@@ -41,6 +42,8 @@ class Pruning:
         example: an image, `(1, C, ...)`, where the network does not take one of zeros.
     """
 
+    name: ClassVar[str] = "pruning"
+
     schedule: Schedule
     input_shape: Sequence[int]
     layers: Sequence[str] | None = None
@@ -53,20 +56,42 @@ class Pruning:
     def __str__(self) -> str:
         return f"{self.schedule}, layers {self.layers}, ignored {list(self.ignored)}"
 
+    def refuse(self, recipe: Any) -> None:
+        depth = recipe.stochastic_depth is not None and self.schedule.removes
+        clashes = [
+            ("compile is true", recipe.compile, "compile=false"),
+            (f"devices is {recipe.devices}", recipe.devices > 1, "devices=1"),
+            ("quant_noise is given", recipe.quant_noise is not None, "quant_noise=null"),
+            ("stochastic_depth is given", depth, "stochastic_depth=null"),
+        ]
+        refuse_together(clashes, "filters shall be pruned during the fit, which it would not see")
+
+    def described(self) -> dict[str, Any]:
+        return {self.name: str(self)}
+
+    def shape_(self, network: nn.Module, state: Any) -> None:
+        if state is not None:
+            replay_(network, from_records(state["edits"]))
+
+    def at_work(self, fit: Fit) -> "Pruner":
+        stored = fit.stored.get(self.name)
+        return Pruner(self, fit.network, fit.seed, fit.steps_per_epoch, fit.recipe.epochs, stored, fit.epochs_done)
+
     def view(self, network: nn.Module) -> View:
         """The network as the schedule sees it, before anything has been pruned."""
         return View.of(network, self.input_shape, self.layers, self.ignored, self.batches, self.example)
 
 
-class Pruner:
+class Pruner(AtWork):
     """The state of pruning in one fit.
 
     Args:
-        pruning: None: nothing is done.
+        pruning: what is pruned, and when.
         network: as it was before the fit; it gets the shapes that `stored` says.
         seed: of new filters; other numbers than the fit's own, which has the same seed.
         steps_per_epoch, epochs: of the whole fit.
         stored: what `state` gave, of a fit that goes on.
+        epochs_done: of that fit.
 
     Raises:
         ValueError: the network cannot be pruned so.
@@ -74,17 +99,18 @@ class Pruner:
 
     def __init__(
         self,
-        pruning: Pruning | None,
+        pruning: Pruning,
         network: nn.Module,
         seed: int,
         steps_per_epoch: int,
         epochs: int,
         stored: Mapping[str, Any] | None = None,
+        epochs_done: int = 0,
     ) -> None:
         self.network, self.steps_per_epoch, self.epochs = network, steps_per_epoch, epochs
-        self.schedule = None if pruning is None else pruning.schedule
+        self.schedule = pruning.schedule
         self.generator = torch.Generator().manual_seed(seed ^ STREAM)
-        self.generators = [] if pruning is None else [self.generator]
+        self.generators = [self.generator]
         self.masks: Masks | None = None
         self.held: list[tuple[Parameter, Tensor]] = []  # masked parameters with their masks
         self.old: dict[str, Tensor] = {}  # weights of masked layers, as they were before
@@ -92,9 +118,7 @@ class Pruner:
         self.lengths: list[tuple[Tensor, Tensor]] = []  # of gradients of revived and other filters, a pair per step
         self.optimizer: Optimizer | None = None
         self.opened: Callable[[], nn.Module] = lambda: network
-        self.step = 0
-        if pruning is None:
-            return
+        self.step = epochs_done * steps_per_epoch
         self.view = pruning.view(network)
         self.schedule.check(self.view, steps_per_epoch, epochs)
         if pruning.batches is not None:
@@ -106,18 +130,18 @@ class Pruner:
         if stored is not None:
             self._take_up(stored)
 
-    def start(self, optimizer: Optimizer, opened: Callable[[], nn.Module], step: int) -> None:
-        """Take the optimizer; `opened` gives the network for an edit, or refuses; `step` steps are done."""
-        self.optimizer, self.opened, self.step = optimizer, opened, step
+    def start(self, running: Running) -> None:
+        """Take the optimizer."""
+        self.optimizer, self.opened = running.optimizer, running.open_network
         self._hold()
 
-    def begin_epoch(self, accuracies: Sequence[float | None]) -> None:
-        """What is due before an epoch's first step; `accuracies` on validation images of the epochs before."""
-        if self.schedule is not None:
-            self.view.accuracies = [accuracy for accuracy in accuracies if accuracy is not None]
-            self._ask(begins=True)
+    def before_epoch(self, history: History) -> None:
+        """What is due before an epoch's first step."""
+        accuracies = [line["val_accuracy"] for line in history]
+        self.view.accuracies = [accuracy for accuracy in accuracies if accuracy is not None]
+        self._ask(begins=True)
 
-    def before_step(self) -> None:
+    def on_gradients(self) -> None:
         """The gradients: none for silent filters, more for revived ones where the schedule says so."""
         for parameter, mask in self.held:
             if parameter.grad is not None:
@@ -127,21 +151,17 @@ class Pruner:
 
     def after_step(self) -> None:
         """Silent filters stay so; then what is due."""
-        if self.schedule is None:
-            return
         if self.masks is not None:
             self.masks.apply_(self.network)
         self.step += 1
         self._ask(begins=False)
 
-    def take_metrics(self) -> dict[str, float]:
-        """For the epoch's line of the history: how many filters are silent, or what the network costs.
+    def metrics(self) -> dict[str, float]:
+        """How many filters are silent, or what the network costs.
 
         After a revival also the mean length of the gradient of a revived filter's weights, before the schedule's
         factor, and of another filter's in the same layers.
         """
-        if self.schedule is None:
-            return {}
         metrics: dict[str, float] = {}
         if self.lengths:
             revived, others = (torch.cat(steps).double().mean().item() for steps in zip(*self.lengths, strict=True))
@@ -151,10 +171,8 @@ class Pruner:
             return metrics | {"macs": self.view.macs()}
         return metrics | {"silent_filters": sum(map(len, self.view.masked.values()))}
 
-    def state(self) -> dict[str, Any] | None:
-        """For a checkpoint: plain data and tensors; None where nothing is pruned."""
-        if self.schedule is None:
-            return None
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: plain data and tensors."""
         return {
             "edits": to_records(edits_of(self.network)[self.given :]),
             "masked": _lists(self.view.masked),

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from lowrank_exp.decomposition.fitting.kmeans import kmeans, nearest
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.regularizers.penalty import check_layers, choose_layers
 from lowrank_exp.svd_form import SVDForm
+from lowrank_exp.training.parts.part import AtWork, Fit, History, Part
 
 RANGES = ("tensor", "channel")
 POINTWISE = 4  # D of linear layers, convolutions with one entry and factors of an SVD form, as in product quantization
@@ -25,7 +27,7 @@ STREAM = 0x9A  # tells the draws from those of the fit's own seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantNoise:
+class QuantNoise(Part):
     r"""Which noise is put on weights in a training: an option of `fit_`.
 
     .. math:: \hat W_b = \phi(W_b) \text{ for } b \in J, \qquad \hat W_b = W_b \text{ else},
@@ -69,6 +71,8 @@ class QuantNoise:
     (4, None)
     """
 
+    name: ClassVar[str] = "quant_noise"
+
     phi: str
     p: float
     block: int | None = None
@@ -103,12 +107,11 @@ class QuantNoise:
         match = re.fullmatch(r"int([2-9]|1[0-6])", str(self.phi))
         return int(match[1]) if match else None
 
-    def check(self, network: nn.Module) -> None:
-        """Nothing, if `network` (which may lie on the meta device) has the layers that get noise.
+    def at_work(self, fit: Fit) -> "NoisyWeights":
+        return NoisyWeights(self, fit.network, fit.seed)
 
-        Raises:
-            ValueError: it has none, or `layers` names another module or nothing.
-        """
+    def check(self, network: nn.Module) -> None:
+        """Raise ValueError for a network without layers that get noise, or where `layers` names others or nothing."""
         self._weights(network)
 
     def _weights(self, network: nn.Module) -> list["_Weight"]:
@@ -127,25 +130,25 @@ class QuantNoise:
         return list(found.values())
 
 
-class NoisyWeights:
+class NoisyWeights(AtWork):
     """Quant-Noise at work in one fit.
 
     Args:
-        option: None: nothing is done.
+        option: which noise.
         network: whose weights get noise.
         seed: of the draws and of k-means; other numbers than the fit's own, which has the same seed.
     """
 
-    def __init__(self, option: QuantNoise | None, network: nn.Module, seed: int) -> None:
+    def __init__(self, option: QuantNoise, network: nn.Module, seed: int) -> None:
         self.option, self.seed = option, seed
-        self.weights = [] if option is None else option._weights(network)
+        self.weights = option._weights(network)
         self.generator = torch.Generator().manual_seed(seed ^ STREAM)
-        self.generators = [self.generator] if self.weights else []
+        self.generators = [self.generator]
         self.books: list[Tensor | None] = [None] * len(self.weights)
 
-    def begin_epoch(self) -> None:
+    def before_epoch(self, history: History) -> None:
         """Centroids of the weights as they are now: nothing that a checkpoint would have to keep."""
-        if self.option is None or self.option.phi != "pq":
+        if self.option.phi != "pq":
             return
         self.books = []
         for weight in self.weights:
@@ -154,11 +157,8 @@ class NoisyWeights:
             self.books.append(kmeans(vectors_ND, k, iterations=self.option.iterations, seed=self.seed))
 
     @contextmanager
-    def during_pass(self) -> Iterator[None]:
+    def around_pass(self, images: Tensor, first: bool) -> Iterator[None]:
         """Inside, for a forward pass and its backward pass, a part of the weights is quantized."""
-        if not self.weights:
-            yield
-            return
         parameters = [weight.parameter for weight in self.weights]
         before = [parameter.detach().clone() for parameter in parameters]
         # One number decides the pass, so that the state to keep is that of a generator on the CPU on every device.

@@ -4,12 +4,14 @@ Legend: L blocks, l = 1 ... L in network order, p_l the probability that block l
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.training.parts.part import AtWork, Fit, Part, Running, refuse_together
 from lowrank_exp.training.parts.residual_blocks import ResidualBlock, residual_blocks
 
 SURVIVALS = ("linear", "uniform")
@@ -18,7 +20,7 @@ STREAM = 0x5D  # tells the draws from those of the fit's own seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class StochasticDepth:
+class StochasticDepth(Part):
     r"""How residual blocks survive in a training: an option of `fit_`.
 
     .. math:: H_l = \mathrm{act}(b_l f_l(H_{l-1}) + \mathrm{shortcut}(H_{l-1})), \quad b_l \sim \mathrm{Bernoulli}(p_l)
@@ -57,6 +59,8 @@ class StochasticDepth:
     ([0.875, 0.75, 0.625, 0.5], [0.8, 0.8])
     """
 
+    name: ClassVar[str] = "stochastic_depth"
+
     survival: str = "linear"
     last: float = 0.5
     mode: str = "batch"
@@ -70,6 +74,14 @@ class StochasticDepth:
         if isinstance(self.last, bool) or not isinstance(self.last, int | float) or not 0 < self.last <= 1:
             raise ValueError(f"stochastic_depth: last is {self.last!r}; allowed is a probability in (0, 1]")
 
+    def refuse(self, recipe: Any) -> None:
+        again = "for each set of which the network would be compiled again"
+        clash = ("compile is true", recipe.compile, "compile=false or stochastic_depth=null")
+        refuse_together([clash], f"stochastic_depth skips other blocks at every step, {again}")
+
+    def at_work(self, fit: Fit) -> "Survivors":
+        return Survivors(self, fit.network, fit.seed)
+
     def probabilities(self, L: int) -> list[float]:
         """p_1 to p_L."""
         if self.survival == "uniform":
@@ -77,14 +89,10 @@ class StochasticDepth:
         return [1 - l / L * (1 - self.last) for l in range(1, L + 1)]
 
     def check(self, network: nn.Module) -> None:
-        """Nothing, if `network` (which may lie on the meta device) has blocks to skip.
-
-        Raises:
-            ValueError: it has none, or one that cannot be scaled.
-        """
+        """Raise ValueError for a network without blocks to skip, or with one that cannot be scaled."""
         self._blocks(network)
 
-    def fold_(self, network: nn.Module) -> None:
+    def end_(self, network: nn.Module) -> None:
         """Multiply every branch by its p_l, in place: from the network in training to the one for inference."""
         for block, p_l in self._blocks(network):
             block.scale_(p_l)
@@ -97,28 +105,29 @@ class StochasticDepth:
         return list(zip(blocks, self.probabilities(len(blocks)), strict=True))
 
 
-class Survivors:
+class Survivors(AtWork):
     """Stochastic depth at work in one fit: which blocks survive, and the two states of the network.
 
     Args:
-        option: None: nothing is done.
+        option: how blocks survive.
         network: trained in training mode.
         seed: of the draws; other numbers than the fit's own, which has the same seed.
     """
 
-    def __init__(self, option: StochasticDepth | None, network: nn.Module, seed: int) -> None:
-        self.blocks = [] if option is None else option._blocks(network)
-        self.by_row = option is not None and option.mode == "row"
-        self.skip = option is not None and not self.by_row  # a step may leave parameters out
+    def __init__(self, option: StochasticDepth, network: nn.Module, seed: int) -> None:
+        self.blocks = option._blocks(network)
+        self.by_row = option.mode == "row"
+        self.skips = not self.by_row
         self.generator = torch.Generator().manual_seed(seed ^ STREAM)
-        self.generators = [self.generator] if self.blocks else []
+        self.generators = [self.generator]
+        self.rank, self.processes = 0, 1
         self.p_L = torch.tensor([p_l for _, p_l in self.blocks], dtype=torch.float64)
         self.survive: list[bool] = [True] * len(self.blocks)
         self.rows: list[Tensor] = []
         self._before: list[tuple[Tensor, Tensor]] = []
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def around_fit(self) -> Iterator[None]:
         """Inside, blocks of the network are skipped in training mode; afterwards it is a plain network again."""
         handles = []
         for block, p_l in self.blocks:
@@ -134,38 +143,36 @@ class Survivors:
         finally:
             for handle in handles:
                 handle.remove()
-            self.resume_training()
+            self.after_validation()
             for block, p_l in self.blocks:
                 if not self.by_row:
                     del block.module.forward
                 block.scale_(p_l)
 
-    def draw(self, images: Tensor, begins: bool, rank: int = 0, processes: int = 1) -> None:
-        """Draw b_l for the coming forward pass.
+    def start(self, running: Running) -> None:
+        self.rank, self.processes = running.rank, running.processes
 
-        Args:
-            images: of this process.
-            begins: whether the pass is the first of an optimizer step; by batch, all passes of a step share a draw.
-            rank: of this process. All draw the same numbers, and by row each takes its part.
-            processes: of the fit.
+    def around_pass(self, images: Tensor, first: bool) -> AbstractContextManager:
+        """Draw b_l for the coming forward pass; by batch, all passes of a step share a draw.
+
+        All processes draw the same numbers, and by row each takes its part.
         """
         L = len(self.blocks)
-        if not L:
-            return
         if self.by_row:
-            uniform_PLN = torch.rand(processes, L, len(images), dtype=torch.float64, generator=self.generator)
-            self.rows = list((uniform_PLN[rank] < self.p_L[:, None]).to(images.device))
-        elif begins:
+            uniform_PLN = torch.rand(self.processes, L, len(images), dtype=torch.float64, generator=self.generator)
+            self.rows = list((uniform_PLN[self.rank] < self.p_L[:, None]).to(images.device))
+        elif first:
             self.survive = (torch.rand(L, dtype=torch.float64, generator=self.generator) < self.p_L).tolist()
+        return nullcontext()
 
-    def add_gradients(self) -> None:
+    def on_gradients(self) -> None:
         """Gradients of 0 where a skipped block has none, so that optimizers treat all blocks alike."""
         for (block, _), survives in zip(self.blocks, self.survive, strict=True):
             for parameter in () if survives else block.module.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
 
-    def begin_validation(self) -> None:
+    def before_validation(self) -> None:
         """From the network in training to the one for inference."""
         self._before = [
             (block.norm.weight.detach().clone(), block.norm.bias.detach().clone()) for block, _ in self.blocks
@@ -173,7 +180,7 @@ class Survivors:
         for block, p_l in self.blocks:
             block.scale_(p_l)
 
-    def resume_training(self) -> None:
+    def after_validation(self) -> None:
         """Back again, to the bits that were there before; nothing where there was no validation."""
         with torch.no_grad():
             for (block, _), (scale, shift) in zip(self.blocks, self._before, strict=False):

@@ -1,10 +1,12 @@
 """An end of a fit before its last epoch, by what is measured of the network after every epoch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
-import pytorch_lightning as pl
 from torch import nn
+
+from lowrank_exp.training.parts.part import AtWork, Fit, History, Part
 
 
 class Until(Protocol):
@@ -21,17 +23,28 @@ class Until(Protocol):
         """Whether the fit ends after the last epoch of `history`."""
 
 
-class WatchEveryEpoch(pl.Callback):
-    """Adds the numbers of `until` to the epoch's metrics, and ends the fit where they say so.
+@dataclass(frozen=True)
+class Ending(Part):
+    """An end before the last epoch as a part of a training."""
 
-    It must come before the callback that writes the checkpoint.
-    """
+    name: ClassVar[str] = "until"
 
-    def __init__(self, until: Until) -> None:
-        self.until = until
+    until: Until
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def described(self) -> dict[str, Any]:
+        return {self.name: repr(self.until)}
+
+    def at_work(self, fit: Fit) -> "Watch":
+        return Watch(self.until, fit.network)
+
+
+class Watch(AtWork):
+    """Adds the numbers of `until` to the epoch's metrics, and ends the fit where they say so."""
+
+    def __init__(self, until: Until, network: nn.Module) -> None:
+        self.until, self.network = until, network
+
+    def after_epoch(self, line: dict[str, float], history: History) -> bool:
         """Measure, then ask."""
-        pl_module.history[-1].update(self.until.measure(pl_module.network))
-        if self.until.met(pl_module.history):
-            trainer.should_stop = True
+        line.update(self.until.measure(self.network))
+        return self.until.met(history)

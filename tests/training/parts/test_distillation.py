@@ -35,7 +35,9 @@ def test_the_loss_is_hintons(reduction):
     z_NC = torch.randn(5, 3)
     T, alpha = 3.0, 0.7
     loss = torch.tensor(1.25)
-    ours = Teacher(Distillation(teacher=teacher, temperature=T, alpha=alpha)).teach(loss, z_NC, x, "fp32", reduction)
+    ours = Teacher(Distillation(teacher=teacher, temperature=T, alpha=alpha))
+    ours.reduction = reduction
+    ours = ours.on_loss(loss, z_NC, x)
     v_NC = teacher(x).detach().double().numpy()
     p_NC, q_NC = softmax(v_NC / T), softmax(z_NC.double().numpy() / T)
     kl_N = (p_NC * np.log(p_NC / q_NC)).sum(1)

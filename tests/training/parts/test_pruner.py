@@ -16,6 +16,7 @@ from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Mask, OneShot, Re
 from lowrank_exp.pruning.silent import silent_channels
 from lowrank_exp.training import Pruner, Pruning
 from lowrank_exp.training.parts.optimizer_surgery import follow_removal_
+from lowrank_exp.training.parts.part import Running
 from lowrank_exp.training.schedules import cosine
 from support.fits import fit_by_options_
 
@@ -47,7 +48,7 @@ class Loop:
         pruning = Pruning(schedule, SHAPE, batches=lambda ranking: [images().tensors])
         self.pruner = Pruner(pruning, self.net, 3, steps_per_epoch, epochs)
         self.optimizer = optimizer(self.net.parameters())
-        self.pruner.start(self.optimizer, lambda: self.net, 0)
+        self.pruner.start(Running(self.optimizer, lambda: self.net, torch.device("cpu")))
         self.x, self.y = images().tensors
         self.net.train()
 
@@ -55,12 +56,12 @@ class Loop:
         for _ in range(count):
             self.optimizer.zero_grad()
             nn.functional.cross_entropy(self.net(self.x), self.y).backward()
-            self.pruner.before_step()
+            self.pruner.on_gradients()
             self.optimizer.step()
             self.pruner.after_step()
 
     def epoch(self):
-        self.pruner.begin_epoch([])
+        self.pruner.before_epoch([])
         self.steps(self.pruner.steps_per_epoch)
 
     def buffers(self, name):
@@ -83,7 +84,7 @@ def test_repr_masks_floor_of_p_f_filters_whose_buffers_are_zero(optimizer):
     loop.epoch()
     off = silent_filters(loop.net)
     assert sum(map(len, off.values())) == math.floor(0.33 * 30) == 9
-    assert loop.pruner.take_metrics() == {"silent_filters": 9}
+    assert loop.pruner.metrics() == {"silent_filters": 9}
     for conv, filters in off.items():
         norm = conv.replace("conv", "bn")
         for name in (f"{conv}.weight", f"{conv}.bias", f"{norm}.weight", f"{norm}.bias"):
@@ -105,7 +106,7 @@ def test_revived_filters_are_orthogonal_to_kept_ones_and_to_their_old_selves():
     loop.epoch()
     off = silent_filters(loop.net)
     kept_now = {name: loop.net.get_submodule(name).weight.detach().clone() for name in off}
-    loop.pruner.begin_epoch([])
+    loop.pruner.before_epoch([])
     assert not any(silent_filters(loop.net).values())
     for conv, filters in off.items():
         assert len(filters) == 3
@@ -135,7 +136,7 @@ def test_inputs_of_the_next_layer(how):
     off = silent_filters(loop.net)
     before = loop.net.features.conv2.weight.detach().clone()
     fc = loop.net.fc.weight.detach().clone()
-    loop.pruner.begin_epoch([])
+    loop.pruner.before_epoch([])
     columns, own = off["features.conv1"], off["features.conv2"]
     rows = sorted(set(range(10)) - set(own))
     after = loop.net.features.conv2.weight.detach()
@@ -164,7 +165,7 @@ def test_gradients_of_revived_filters_are_strengthened_and_measured():
     for loop in (plain, strong):
         loop.epoch()
         loop.epoch()
-        loop.pruner.begin_epoch([])
+        loop.pruner.before_epoch([])
     off = strong.pruner.revived
     before = strong.net.features.conv2.weight.detach().clone()
     for loop in (plain, strong):
@@ -173,7 +174,7 @@ def test_gradients_of_revived_filters_are_strengthened_and_measured():
     filters, others = list(off["features.conv2"]), sorted(set(range(10)) - set(off["features.conv2"]))
     assert torch.allclose(moved_strong[filters], 10 * moved_plain[filters], rtol=1e-3, atol=1e-6)
     assert torch.equal(moved_strong[others], moved_plain[others])
-    metrics = [loop.pruner.take_metrics() for loop in (plain, strong)]
+    metrics = [loop.pruner.metrics() for loop in (plain, strong)]
     assert metrics[0] == metrics[1]
     gradients = {name: plain.net.get_parameter(f"{name}.weight").grad.flatten(1).norm(dim=1) for name in off}
     back = torch.cat([gradients[name][list(filters)] for name, filters in off.items()])
@@ -190,7 +191,7 @@ def test_sfp_counts_and_lets_filters_grow_again(start):
             f"features.conv{i}": 3 for i in (1, 2, 3)
         }
         assert loop.net.features.bn1.weight.abs().min() > 0
-    loop.pruner.begin_epoch([])
+    loop.pruner.before_epoch([])
     loop.steps(1)
     # A filter that begins at 0 before a new batch norm and a ReLU gets no gradient: it never grows.
     assert sum(map(len, silent_filters(loop.net).values())) == (9 if start else 0)
@@ -222,7 +223,7 @@ def test_removal_keeps_what_survives_bit_for_bit(optimizer):
             if key == "weight" and layer in columns:
                 expected = expected[:, columns[layer]]
             assert torch.equal(new, expected), name
-    assert loop.pruner.take_metrics()["macs"] == loop.pruner.view.macs()
+    assert loop.pruner.metrics()["macs"] == loop.pruner.view.macs()
     loop.steps(1)
     assert [group.channels for group in loop.pruner.view.groups] == [4, 3, 10]
 

@@ -19,6 +19,7 @@ from support.cells import cells
 from support.fits import fit_by_options_
 
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-3)
+PASS = torch.zeros(1)  # images, at which the noise does not look
 INT8 = {"phi": "int8", "p": 0.5}
 
 
@@ -129,7 +130,7 @@ def test_at_p_one_the_network_is_the_fake_quantized_one():
         fake = FakeQuantize(MinMaxObserver, quant_min=-128, quant_max=127, dtype=torch.qint8)
         weight.data = fake(weight.data)
     x = torch.randn(4, 2, 6, 6)
-    with NoisyWeights(QuantNoise(phi="int8", p=1.0), net, 0).during_pass():
+    with NoisyWeights(QuantNoise(phi="int8", p=1.0), net, 0).around_pass(PASS, True):
         torch.testing.assert_close(net(x), expected(x), rtol=0, atol=0)
 
 
@@ -140,22 +141,22 @@ def test_pq_at_p_one_is_the_product_quantized_network():
     quantization = ProductQuantization(iterations=20, centroids="float32", seed=7)
     expected = factorize_(copy.deepcopy(net), {"2": 8, "6": 16}, {"conv": quantization, "linear": quantization})
     noise = NoisyWeights(QuantNoise(phi="pq", p=1.0, centroids=16, layers=["2", "6"]), net, 7)
-    noise.begin_epoch()
+    noise.before_epoch([])
     assert [tuple(book.shape) for book in noise.books] == [(8, 9), (16, 4)]
     x = torch.randn(4, 2, 6, 6)
-    with noise.during_pass():
+    with noise.around_pass(PASS, True):
         torch.testing.assert_close(net(x), expected(x), rtol=1e-5, atol=1e-5)
 
 
 def test_weights_below_are_untouched_also_where_a_pass_fails():
     net, before = network(), network()
     noise = NoisyWeights(QuantNoise(phi="int4", p=0.5), net, 0)
-    with noise.during_pass():
+    with noise.around_pass(PASS, True):
         assert not same_bits(net, before)
         net(torch.randn(2, 2, 6, 6)).sum().backward()
     net[3].load_state_dict(before[3].state_dict())  # its statistics
     assert same_bits(net, before)
-    with pytest.raises(RuntimeError), noise.during_pass():
+    with pytest.raises(RuntimeError), noise.around_pass(PASS, True):
         net(torch.randn(2, 5, 6, 6))
     assert same_bits(net, before)
 
@@ -165,7 +166,7 @@ def test_gradients_are_straight_through():
     net = network()
     x, labels = images(8)[:]
     noise = NoisyWeights(QuantNoise(phi="proxy", p=0.5), net, 0)
-    with noise.during_pass():
+    with noise.around_pass(PASS, True):
         at = copy.deepcopy(net)
         nn.functional.cross_entropy(net(x), labels).backward()
     nn.functional.cross_entropy(at(x), labels).backward()
@@ -179,7 +180,7 @@ def test_every_pass_draws_anew():
     noise = NoisyWeights(QuantNoise(phi="proxy", p=0.5), net, 0)
     drawn = []
     for _ in range(2):
-        with noise.during_pass():
+        with noise.around_pass(PASS, True):
             drawn.append(net[6].weight == 0)
     assert 0.3 < (drawn[0] == drawn[1]).float().mean() < 0.7
 
@@ -188,7 +189,7 @@ def test_tied_weights_are_quantized_once_and_frozen_ones_too():
     net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
     net[1].weight = net[0].weight
     net.requires_grad_(False)
-    with NoisyWeights(QuantNoise(phi="proxy", p=0.5), net, 0).during_pass():
+    with NoisyWeights(QuantNoise(phi="proxy", p=0.5), net, 0).around_pass(PASS, True):
         assert abs((net[0].weight == 0).float().mean() - 0.5) < 0.1  # twice: 0.75
 
 
@@ -196,7 +197,7 @@ def test_factors_of_an_svd_form_as_thin_layers():
     """U and V are quantized as the rows of the layers that they become; s is not."""
     net = nn.Sequential(SVDForm.from_dense(nn.Conv2d(4, 6, 3), SpatialSVD()))
     before = copy.deepcopy(net[0])
-    with NoisyWeights(QuantNoise(phi="int4", p=1.0, range="channel"), net, 0).during_pass():
+    with NoisyWeights(QuantNoise(phi="int4", p=1.0, range="channel"), net, 0).around_pass(PASS, True):
         for name in ("U", "V"):
             rows = getattr(before, name).detach().mT.flatten(0, 1)
             assert torch.equal(getattr(net[0], name).detach().mT.flatten(0, 1), on_grid(rows, 4, "channel"))
@@ -207,7 +208,7 @@ def test_factors_of_an_svd_form_as_thin_layers():
 def test_which_layers():
     net = network()
     noise = NoisyWeights(QuantNoise(phi="proxy", p=1.0, layers=["re:[02]"]), net, 0)
-    with noise.during_pass():
+    with noise.around_pass(PASS, True):
         assert [bool(net[index].weight.any()) for index in (0, 2, 6)] == [False, False, True]
     assert [weight.block for weight in QuantNoise(phi="pq", p=1.0)._weights(net)] == [9, 4, 4]
     assert [weight.block for weight in QuantNoise(phi="pq", p=1.0, block=2)._weights(net)] == [2, 2, 2]

@@ -16,6 +16,7 @@ from lowrank_exp.models import build, cifar_resnet, resnet
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.svd_form import to_svd_
 from lowrank_exp.training import StochasticDepth, evaluate
+from lowrank_exp.training.parts.part import Running
 from lowrank_exp.training.parts.residual_blocks import residual_blocks
 from lowrank_exp.training.parts.stochastic_depth import Survivors
 from support.fits import fit_by_options_
@@ -200,7 +201,7 @@ def test_shares_of_the_survivors(mode):
     n, N = (4000, 1) if mode == "batch" else (100, 40)
     counts_L = np.zeros(6)
     for _ in range(n):
-        survivors.draw(torch.zeros(N, 1), begins=True)
+        survivors.around_pass(torch.zeros(N, 1), first=True)
         counts_L += [float(rows.sum()) for rows in survivors.rows] if mode == "row" else survivors.survive
     p_L = np.array(option.probabilities(6))
     assert np.all(np.abs(counts_L / 4000 - p_L) < 4 * np.sqrt(p_L * (1 - p_L) / 4000))
@@ -210,7 +211,7 @@ def test_a_pass_that_does_not_begin_a_step_keeps_the_draw():
     survivors = Survivors(UNIFORM, network(depth=20), seed=1)
     drawn = []
     for begins in (True, False, False, True, False):
-        survivors.draw(torch.zeros(4, 1), begins)
+        survivors.around_pass(torch.zeros(4, 1), begins)
         drawn.append(list(survivors.survive))
     assert drawn[0] == drawn[1] == drawn[2] != drawn[3] == drawn[4]
 
@@ -218,8 +219,9 @@ def test_a_pass_that_does_not_begin_a_step_keeps_the_draw():
 def test_processes_draw_alike_and_take_parts_of_their_own():
     row = StochasticDepth(mode="row")
     first, second = (Survivors(row, network(), seed=1) for _ in range(2))
-    first.draw(torch.zeros(50, 1), True, rank=0, processes=2)
-    second.draw(torch.zeros(50, 1), True, rank=1, processes=2)
+    for rank, survivors in enumerate((first, second)):
+        survivors.start(Running(None, None, torch.device("cpu"), rank, processes=2))
+        survivors.around_pass(torch.zeros(50, 1), first=True)
     assert torch.equal(first.generator.get_state(), second.generator.get_state())
     assert not torch.equal(first.rows[2], second.rows[2])
 
@@ -243,7 +245,7 @@ def test_a_skipped_block_computes_nothing():
             h = torch.relu(f + block.shortcut(h))
         return net.linear(h.mean((2, 3)))
 
-    with survivors.at_work():
+    with survivors.around_fit():
         net.train()
         for number in range(8):
             survivors.survive = [bool(number >> bit & 1) for bit in range(3)]
@@ -255,7 +257,7 @@ def test_a_skipped_block_computes_nothing():
             logits.sum().backward()
             missing = [block.module.conv2.weight.grad is None for block, _ in survivors.blocks]
             assert missing == [not survives for survives in survivors.survive]
-            survivors.add_gradients()
+            survivors.on_gradients()
             assert all(parameter.grad is not None for parameter in net.parameters())
             assert all(
                 bool(block.module.conv2.weight.grad.any()) == survives
@@ -268,8 +270,8 @@ def test_rows_are_skipped_one_by_one():
     survivors = Survivors(StochasticDepth(mode="row"), net, seed=0)
     block = net.layer1[0]
     h = torch.randn(6, 16, 8, 8)
-    with survivors.at_work():
-        survivors.draw(h, True)
+    with survivors.around_fit():
+        survivors.around_pass(h, first=True)
         survivors.rows[0] = torch.tensor([True, False, True, True, False, False])
         got = block.train()(h)
         f = torch.relu(block.bn1(block.conv1(h)))
@@ -304,7 +306,7 @@ def test_inference_is_the_expectation_of_training():
     x = torch.rand(2, 16, 6, 6, dtype=torch.float64)
     survivors = Survivors(option, net, seed=0)
     total = 0.0
-    with survivors.at_work(), torch.no_grad():
+    with survivors.around_fit(), torch.no_grad():
         net.train()
         for block in net.blocks:
             block.bn1.eval(), block.bn2.eval()
@@ -313,9 +315,9 @@ def test_inference_is_the_expectation_of_training():
                 survivors.survive = [bool(b_1), bool(b_2)]
                 probability = (p_1 if b_1 else 1 - p_1) * (p_2 if b_2 else 1 - p_2)
                 total = total + probability * net(x)
-        survivors.begin_validation()
+        survivors.before_validation()
         torch.testing.assert_close(net.eval()(x), total, rtol=1e-12, atol=0)
-        survivors.resume_training()
+        survivors.after_validation()
     torch.testing.assert_close(net(x), total, rtol=1e-12, atol=0)
 
 
@@ -326,7 +328,7 @@ def test_folding_scales_every_branch():
     option = StochasticDepth(last=0.4)
     for block, p_l in zip(residual_blocks(scaled), option.probabilities(6), strict=True):
         block.norm.register_forward_hook(lambda norm, inputs, output, p_l=p_l: p_l * output)
-    option.fold_(net)
+    option.end_(net)
     x = torch.randn(4, 3, 8, 8, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(net.eval()(x), scaled.eval()(x), rtol=0, atol=1e-12)
@@ -351,7 +353,7 @@ def test_new_branches_start_as_they_are_and_used_ones_keep_the_function():
     for net, begins in ((new, [1.0, 1.0, 1.0]), (old, [6 / 5, 6 / 4, 6 / 3])):
         before = [block.norm.weight.detach().clone() for block in residual_blocks(net)]
         survivors = Survivors(StochasticDepth(), net, seed=0)
-        with survivors.at_work():
+        with survivors.around_fit():
             for (block, _), weight, factor in zip(survivors.blocks, before, begins, strict=True):
                 torch.testing.assert_close(block.norm.weight.detach(), factor * weight)
     torch.testing.assert_close(old.state_dict(), used(network()).state_dict())
