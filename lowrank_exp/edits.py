@@ -75,7 +75,7 @@ EDITS = {kind.__name__: kind for kind in (Factorize, Bias, ToSVD, KeepChannels)}
 _numbers = itertools.count(1)
 
 
-class Record:
+class EditRecord:
     """One edit as a module keeps it.
 
     Attributes:
@@ -93,18 +93,18 @@ class Record:
         if number is not None:
             _numbers = itertools.count(max(number + 1, next(_numbers)))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "EditRecord":
         return self  # nothing of it ever changes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Record, (self.edit, self.below, self.before, self.number)
+        return EditRecord, (self.edit, self.below, self.before, self.number)
 
 
 class Placed(NamedTuple):
     """A record as it is seen in a network: `plain` is the layer's name without wrappers."""
 
     plain: str
-    record: Record
+    record: EditRecord
 
     @property
     def edit(self) -> Edit:
@@ -143,7 +143,7 @@ def remember(layer: nn.Module, edit: Edit, before: nn.Module) -> None:
     """Add an edit to those of a layer that stays in its place; `before` is what `shape_of` made of it before."""
     kept = layer.__dict__.setdefault(RECORDS, [])
     first = next((record.before for record in kept if not record.below), before)
-    kept.append(Record(edit, "", first))
+    kept.append(EditRecord(edit, "", first))
 
 
 def replace_(
@@ -168,9 +168,9 @@ def replace_(
                 outer.append((above, record))
     before = own[0].before if own else shape_of(old)
     below, keeper = next(((n, m) for n, m in new.named_modules() if isinstance(m, LAYERS)), ("", new))
-    kept = [Record(one.edit, join_names(above, below), one.before, one.number) for above, one in outer]
-    kept += [Record(one.edit, below, before, one.number) for one in own if not isinstance(one.edit, undone or ())]
-    kept += [Record(edit, below, before) for edit in edits]
+    kept = [EditRecord(one.edit, join_names(above, below), one.before, one.number) for above, one in outer]
+    kept += [EditRecord(one.edit, below, before, one.number) for one in own if not isinstance(one.edit, undone or ())]
+    kept += [EditRecord(edit, below, before) for edit in edits]
     give_hooks_(new, old)
     set_layer_(model, name, new)
     keeper.__dict__[RECORDS] = kept

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lowrank_exp.data.augment import crop_and_flip, cut_out_, draw_augmentation, draw_cutout, normalise
 from lowrank_exp.data.streamed import StreamedImages
-from lowrank_exp.data.views import View
+from lowrank_exp.data.views import ImageView
 
 Batch = tuple[Tensor, Tensor]
 
@@ -131,7 +131,7 @@ class ImageBatches(Dataset):
         flip: bool = False,
         seed: int = 0,
         cutout: int = 0,
-        view: View | None = None,
+        view: ImageView | None = None,
         bgr: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:

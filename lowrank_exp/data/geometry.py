@@ -11,7 +11,7 @@ from lowrank_exp.checks import one_of, whole
 from lowrank_exp.data.adapt import Shape, adapt_images
 from lowrank_exp.data.square import cut_centre_squares
 from lowrank_exp.data.streamed import StreamedImages
-from lowrank_exp.data.views import View
+from lowrank_exp.data.views import ImageView
 
 TRAIN_VIEWS = ("whole", "random_crop", "random_resized_crop")
 TEST_VIEWS = ("whole", "center_crop", "ten_crop")
@@ -128,17 +128,17 @@ class Geometry:
             return images.adapt_to(waiting)
         return adapt_images(cut_centre_squares(images, self.resize_short), waiting)
 
-    def view_in_training(self, waiting: Shape, network: Shape) -> View | None:
+    def view_in_training(self, waiting: Shape, network: Shape) -> ImageView | None:
         """What is seen in training with augmentation; None: whole images."""
-        return None if self.train_view == "whole" else View(self.train_view, waiting[1:], network[1:])
+        return None if self.train_view == "whole" else ImageView(self.train_view, waiting[1:], network[1:])
 
-    def view_unaugmented(self, waiting: Shape, network: Shape) -> View | None:
+    def view_unaugmented(self, waiting: Shape, network: Shape) -> ImageView | None:
         """What is seen in validation, and in training without augmentation."""
-        return View("center_crop", waiting[1:], network[1:]) if self.cuts else None
+        return ImageView("center_crop", waiting[1:], network[1:]) if self.cuts else None
 
-    def view_in_testing(self, waiting: Shape, network: Shape) -> View | None:
+    def view_in_testing(self, waiting: Shape, network: Shape) -> ImageView | None:
         """What is seen in testing."""
-        return None if self.test_view == "whole" else View(self.test_view, waiting[1:], network[1:])
+        return None if self.test_view == "whole" else ImageView(self.test_view, waiting[1:], network[1:])
 
     def decisive(self) -> dict[str, int | str]:
         """The settings that are not as they always were, for the digest of the data."""

@@ -18,7 +18,7 @@ from lowrank_exp.data.batches import EpochBatches, ImageBatches, batch_loader
 from lowrank_exp.data.images import GIB, LabelledImages, check_memory
 from lowrank_exp.data.split import check_fraction, stratified_split
 from lowrank_exp.data.streamed import StreamedImages, StreamedSource
-from lowrank_exp.data.views import View
+from lowrank_exp.data.views import ImageView
 
 # Raised by hand when the order, the augmentation or the normalisation changes: results stored under an older
 # digest are then not taken for results of this code.
@@ -252,7 +252,7 @@ class ImageData(LightningDataModule, ABC):
         return self._make_fixed_loader(self._test_images, labels, torch.arange(len(labels)), batch_size, view)
 
     def _make_fixed_loader(
-        self, images: Tensor | StreamedImages, labels: Tensor, rows: Tensor, batch_size: int, view: View | None
+        self, images: Tensor | StreamedImages, labels: Tensor, rows: Tensor, batch_size: int, view: ImageView | None
     ) -> DataLoader:
         bgr = self.geometry.channel_order == "bgr"
         scale = self.appearance.normalisation(self._shape[0])

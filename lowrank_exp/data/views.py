@@ -30,7 +30,7 @@ ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
-class View:
+class ImageView:
     """One of the views above, for images stored as `stored` (h, w) and a network that takes `size` (H, W)."""
 
     name: str

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowrank_exp.models.parts import DEPTH, Part
+from lowrank_exp.models.parts import DEPTH, CheckpointPart
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that PyTorch before 1.6 wrote
 ARRAYS = "{name: torch.from_numpy(array) for name, array in FILE.items()}"
@@ -88,7 +88,7 @@ def _explain_pickle(path: Path, file: str, saved: Callable[..., str]) -> tuple[s
     )
     if not isinstance(content, Mapping):
         return what, saved(f"{load}.state_dict()", imports)
-    holders = [(Part(keys, "", {}), whole) for keys, whole in _find_holders(content) if keys]
+    holders = [(CheckpointPart(keys, "", {}), whole) for keys, whole in _find_holders(content) if keys]
     if holders:
         part, whole = min(holders, key=lambda holder: (not holder[0].known, holder[0].order))
         expression = load + "".join(f"[{key!r}]" for key in part.keys)

@@ -27,7 +27,7 @@ DEPTH = 4  # mappings inside each other that are looked into
 
 
 @dataclass(frozen=True)
-class Part:
+class CheckpointPart:
     """Tensors in a checkpoint that may be those of a network.
 
     Attributes:
@@ -73,7 +73,7 @@ class Part:
             expression = f"{{k.removeprefix({p}): v for k, v in {expression}.items() if k.startswith({p})}}"
         return f"import {imports}; torch.save({expression}, '{self.place.rpartition('.')[2] or 'network'}.pt')"
 
-    def describe(self, others: Sequence["Part"], path: str | os.PathLike) -> str:
+    def describe(self, others: Sequence["CheckpointPart"], path: str | os.PathLike) -> str:
         """One line that says what was taken of a file, and how to take something else; empty: all of it as it was."""
         sentence = [f"took {'.'.join(self.keys) or 'its tensors'}"]
         sentence += [f"without the prefix {self.prefix}"] if self.prefix else []
@@ -87,7 +87,7 @@ class Part:
         return f"{path}: {', '.join(sentence)}" if self.keys or len(sentence) > 1 else ""
 
 
-def find_best_parts(content: Any, own: Mapping[str, Any]) -> list[Part]:
+def find_best_parts(content: Any, own: Mapping[str, Any]) -> list[CheckpointPart]:
     """The parts of a checkpoint that have every name of `own`, the one to take first; else the one with most of them.
 
     Counts of batches (`num_batches_tracked`) may be missing, and where a part has the shapes of `own`, those with other
@@ -119,7 +119,7 @@ def mappings(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
             yield from mappings(value, (*keys, key))
 
 
-def _parts(keys: tuple[str, ...], state: Mapping[str, Any], own: Set[str], enough: int) -> Iterator[Part]:
+def _parts(keys: tuple[str, ...], state: Mapping[str, Any], own: Set[str], enough: int) -> Iterator[CheckpointPart]:
     """The parts of one mapping: one for every prefix before enough names of `own`, or before most of them."""
     for wrappers in (WRAPPERS, {*WRAPPERS, "module"}):
         renamed = {name: name if name in own else unwrapped(name, wrappers) for name in state}
@@ -135,7 +135,7 @@ def _parts(keys: tuple[str, ...], state: Mapping[str, Any], own: Set[str], enoug
         taken = {new: state[name] for name, new in inside.items() if name not in aside}
         left_out = tuple(name for name in state if name not in inside or name in aside)
         wrapper = next((part for name, new in renamed.items() if name != new for part in _list_missing(name, new)), "")
-        yield Part(keys, prefix, _add_metadata(taken, state, prefix, wrappers), left_out, wrapper)
+        yield CheckpointPart(keys, prefix, _add_metadata(taken, state, prefix, wrappers), left_out, wrapper)
 
 
 def _is_beside(name: str, value: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.models.foreign import explain_conversion
 from lowrank_exp.models.numbers import check_numbers, not_finite
-from lowrank_exp.models.parts import Part, find_best_parts, list_names, mappings, shape_of, unwrapped
+from lowrank_exp.models.parts import CheckpointPart, find_best_parts, list_names, mappings, shape_of, unwrapped
 from lowrank_exp.network.private import module_versions, set_module_versions_
 
 PREFIXES = ("module.", "network.", "model.")  # DataParallel, our LightningModule, other people's
@@ -39,7 +39,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
     {'bias': tensor([1., 1.])}
     """
     content = checkpoint(path)
-    parts = [Part(keys, "", state) for keys, state in mappings(content) if is_state(state)]
+    parts = [CheckpointPart(keys, "", state) for keys, state in mappings(content) if is_state(state)]
     known = sorted((part for part in parts if part.known), key=lambda part: part.order)
     if not known:
         raise ValueError(describe_content(content, path))

@@ -14,7 +14,7 @@ from lowrank_exp.decomposition import refusals
 from lowrank_exp.network.cost import CONVOLUTIONS
 from lowrank_exp.network.names import by_layer
 from lowrank_exp.pruning.gradients import WITHOUT_GRADIENT
-from lowrank_exp.pruning.graph import ChannelGraph, Place, channel_graph
+from lowrank_exp.pruning.graph import ChannelGraph, Span, channel_graph
 from lowrank_exp.pruning.groups import ChannelGroup, Entries
 from lowrank_exp.pruning.trial import find_unfaithful
 from lowrank_exp.svd_form.layers import SVDForm
@@ -63,14 +63,15 @@ def couple(model: nn.Module, example_input: Tensor, ignored: Iterable[str] = (),
     Raises:
         ValueError: a bare layer as model, a network that cannot be traced, or a name in `ignored` that does not exist.
     """
-    found = _Components(channel_graph(model, example_input, close_up))
-    for name, reason in _fixed_layers(model, ignored, found.graph).items():
-        for places in (found.graph.outputs, found.graph.inputs):
-            if name in places and not (places is found.graph.inputs and reason == IGNORED):
-                found.graph.fixed.append((places[name], reason))
-    groups, reasons = found.groups(model)
+    graph = channel_graph(model, example_input, close_up)
+    for name, reason in _fixed_layers(model, ignored, graph).items():
+        # An ignored layer keeps its filters, and may lose inputs when the layer before loses filters.
+        for spans in (graph.outputs,) if reason == IGNORED else (graph.outputs, graph.inputs):
+            if name in spans:
+                graph.fixed.append((spans[name], reason))
+    groups, reasons = _Components(graph).groups(model)
     faulty = find_unfaithful(model, groups, example_input, close_up)
-    reasons = dict.fromkeys(found.graph.without_gradient, WITHOUT_GRADIENT) | reasons
+    reasons = dict.fromkeys(graph.without_gradient, WITHOUT_GRADIENT) | reasons
     reasons |= {layer: faulty[group.name] for group in groups if group.name in faulty for layer in group.producers}
     order = [name for name, _ in model.named_modules() if name in reasons]
     return Coupling([group for group in groups if group.name not in faulty], {name: reasons[name] for name in order})
@@ -84,12 +85,19 @@ def _fixed_layers(model: nn.Module, ignored: Iterable[str], graph: ChannelGraph)
     for name, module in model.named_modules():
         if isinstance(module, SVDForm):
             reasons[name] = f"{name} is an SVD form: truncate it to plain layers first"
-    given = dict.fromkeys([ignored] if isinstance(ignored, str) else ignored, IGNORED)
-    return reasons | by_layer(given, graph.outputs, "ignored")
+    patterns = [ignored] if isinstance(ignored, str) else ignored
+    return reasons | by_layer(dict.fromkeys(patterns, IGNORED), graph.outputs, "ignored")
 
 
 @dataclass
 class _Components:
+    """Groups as connected components of a graph of channels, in two steps.
+
+    Links join the numbers that are one channel wherever it flows: `channel[number]`. A layer's filters then join
+    channels to a family, `family[channel]`: a group is all channels that some layer puts out together, since a layer is
+    cut as a whole. One channel that is fixed fixes its family, or a layer would belong to a group in part.
+    """
+
     graph: ChannelGraph
 
     def groups(self, model: nn.Module) -> tuple[list[ChannelGroup], dict[str, str]]:
@@ -97,6 +105,7 @@ class _Components:
         if not graph.outputs:
             return [], {}
         channel = self._channels(model)
+        # Reversed, so that the first reason of a channel is the one that stays.
         reason = {int(c): why for place, why in reversed(graph.fixed) for c in channel[place.ids]}
         family = self._families(channel)
         members: dict[int, list[int]] = {}
@@ -111,6 +120,7 @@ class _Components:
         read = graph.inputs | graph.moved
         groups, reasons = [], {}
         for f, channels in members.items():
+            # Channels of the group count from 0 in the order in which its layers put them out; others are -1.
             number = np.full(int(channel.max()) + 1, -1)
             number[channels] = np.arange(len(channels))
             layers = {n: place for n, place in graph.outputs.items() if family[channel[place.first]] == f}
@@ -135,6 +145,7 @@ class _Components:
         links = [*self.graph.links]
         for name, outputs in self.graph.outputs.items():
             layer, inputs = model.get_submodule(name), self.graph.inputs[name]
+            # A depthwise filter reads one channel and goes with it: they are one channel.
             if _depthwise(layer):
                 links.append((np.repeat(inputs.ids, outputs.size // inputs.size), outputs.ids))
         return _connected(links, self.graph.total)
@@ -160,6 +171,8 @@ class _Components:
                 continue
             for place in (self.graph.inputs[name], outputs):
                 channels = channel[place.ids]
+                # A group of a convolution must lose as many channels as the others. That can be arranged where all
+                # of its channels are of one family and differ; else the family stays.
                 families = set(family[channels].tolist()) & members.keys()
                 if not families:
                     continue
@@ -174,8 +187,12 @@ class _Components:
         return blocks
 
     def _sole_sources(self) -> np.ndarray:
-        """For every entry the filter that alone made it, -1 where there is none or several."""
-        nobody = self.graph.total
+        """For every entry the filter that alone made it, -1 where there is none or several.
+
+        Every entry points to what it is made of, filters to themselves. Following the pointers twice as far each time
+        takes as many rounds as the logarithm of the network's depth.
+        """
+        nobody = self.graph.total  # points to itself too, so that who comes to it stays there
         source = np.full(nobody + 1, nobody)
         links = [link for link in self.graph.links if len(link[0])]
         if links:
@@ -194,7 +211,7 @@ class _Components:
         layer_of = np.full(self.graph.total, "", dtype=object)
         for layer, place in self.graph.outputs.items():
             layer_of[place.ids] = layer
-        found: dict[str, dict[str, Entries]] = {}
+        own: dict[str, dict[str, Entries]] = {}
         for name, norm in self.graph.passing.items():
             of = sole[norm.ids]
             if not hasattr(model.get_submodule(name), "running_mean"):
@@ -202,10 +219,10 @@ class _Components:
             for layer in dict.fromkeys(layer_of[of[of >= 0]]):
                 place = self.graph.outputs[layer]
                 mine = np.where((of >= place.first) & (of < place.first + place.size), of - place.first, -1)
-                found.setdefault(layer, {})[name] = _entries(mine, place.size)
-        return found
+                own.setdefault(layer, {})[name] = _entries(mine, place.size)
+        return own
 
-    def _touching(self, places: dict[str, Place], number: np.ndarray, channels: int) -> dict[str, Entries]:
+    def _touching(self, places: dict[str, Span], number: np.ndarray, channels: int) -> dict[str, Entries]:
         read = {name: number[place.ids] for name, place in places.items()}
         return {name: _entries(of, channels) for name, of in read.items() if (of >= 0).any()}
 

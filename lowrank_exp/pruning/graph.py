@@ -30,7 +30,7 @@ RESHAPES = frozenset({"View", "UnsafeView", "ReshapeAlias", "Reshape"})
 SPLITS = frozenset({"Split", "SplitWithSizes"})
 
 
-class Place(NamedTuple):
+class Span(NamedTuple):
     """Consecutive numbers, one for each channel of one layer's input or output."""
 
     first: int
@@ -47,23 +47,23 @@ class ChannelGraph:
 
     `inputs` and `outputs` are those of convolutions and linear layers, `moved` and `passing` those of layers that move
     channels; `passing` are also layers with one value per channel. `links` holds arrays (sources, targets); `fixed` the
-    places whose channels cannot be removed, and why; `without_gradient` the layers that no gradient reaches, some of
-    which have no place.
+    spans whose channels cannot be removed, and why; `without_gradient` the layers that no gradient reaches, some of
+    which have no span.
     """
 
-    inputs: dict[str, Place] = field(default_factory=dict)
-    outputs: dict[str, Place] = field(default_factory=dict)
-    moved: dict[str, Place] = field(default_factory=dict)
-    passing: dict[str, Place] = field(default_factory=dict)
+    inputs: dict[str, Span] = field(default_factory=dict)
+    outputs: dict[str, Span] = field(default_factory=dict)
+    moved: dict[str, Span] = field(default_factory=dict)
+    passing: dict[str, Span] = field(default_factory=dict)
     links: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    fixed: list[tuple[Place, str]] = field(default_factory=list)
+    fixed: list[tuple[Span, str]] = field(default_factory=list)
     without_gradient: list[str] = field(default_factory=list)
     total: int = 0
 
-    def place(self, size: int) -> Place:
-        """A new place of `size` channels."""
+    def span(self, size: int) -> Span:
+        """A new span of `size` channels."""
         self.total += size
-        return Place(self.total - size, size)
+        return Span(self.total - size, size)
 
 
 def channel_graph(model: nn.Module, example_input: Tensor, close_up: bool = False) -> ChannelGraph:
@@ -81,42 +81,49 @@ def channel_graph(model: nn.Module, example_input: Tensor, close_up: bool = Fals
 
 
 class _Reading:
-    """Nodes of torch-pruning turned into places and links."""
+    """Nodes of torch-pruning turned into spans and links.
+
+    A node's channels come in at its start and go out at its end. Those are two spans only where a layer puts out other
+    channels than it reads, or moves them: what keeps channels apart has the same ones on both sides.
+    """
 
     def __init__(self, traced: Trace, close_up: bool) -> None:
         self.nodes, self.names, self.calls, self.without_gradient = traced
         self.close_up = close_up
         self.graph = ChannelGraph()
-        self.starts: dict[Any, Place] = {}
-        self.ends: dict[Any, Place] = {}
+        self.starts: dict[Any, Span] = {}
+        self.ends: dict[Any, Span] = {}
 
     def read(self) -> ChannelGraph:
+        # All spans before the links: torch-pruning lists nodes from the output on, so a node's sources come after it.
         for node in self.nodes:
-            self._set_places(node)
+            self._set_spans(node)
         self._fix_without_gradient()
         for node in self.nodes:
             self._set_links(node)
-        for places in (self.graph.inputs, self.graph.outputs, self.graph.moved, self.graph.passing):
-            found = dict(places)
-            places.clear()
-            places.update({name: found[name] for name in self.names.values() if name in found})
+        # Groups are named after their first layer in the order of the network, which is not that of the nodes.
+        for spans in (self.graph.inputs, self.graph.outputs, self.graph.moved, self.graph.passing):
+            unordered = dict(spans)
+            spans.clear()
+            spans.update({name: unordered[name] for name in self.names.values() if name in unordered})
         return self.graph
 
-    def _set_places(self, node: Any) -> None:
+    def _set_spans(self, node: Any) -> None:
         graph, layer, shapes = self.graph, node.module, output_shapes(node.grad_fn)
         name = self.names.get(layer)
         if isinstance(layer, LAYERS):
             inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-            self.starts[node] = graph.inputs[name] = graph.place(inputs)
-            self.ends[node] = graph.outputs[name] = graph.place(out_channels(layer))
+            self.starts[node] = graph.inputs[name] = graph.span(inputs)
+            self.ends[node] = graph.outputs[name] = graph.span(out_channels(layer))
             if isinstance(layer, nn.Linear) and len(shapes[0]) != 2:
                 self._fix(node, f"{name} is a linear layer on inputs of more than one axis")
         elif isinstance(layer, Moving):
             self._set_moved(node, name, *layer.layer)
         else:
+            # A split has one node for all of its outputs: its span has their channels one after the other.
             parts = shapes if _operation(node) in SPLITS else shapes[:1]
             size = sum(part[1] if len(part) > 1 else 1 for part in parts)
-            self.starts[node] = self.ends[node] = graph.place(size)
+            self.starts[node] = self.ends[node] = graph.span(size)
             if isinstance(layer, BATCH_NORMS) or (isinstance(layer, nn.PReLU) and layer.num_parameters > 1):
                 graph.passing[name] = self.starts[node]
         if isinstance(layer, Entry):
@@ -129,13 +136,13 @@ class _Reading:
                 "a local response normalisation reads neighbouring channels, and others would move beside them; "
                 "close_up=True takes that into the bargain",
             )
-        elif self.calls.get(layer, 1) > 1:
+        elif self.calls.get(layer, 1) > 1:  # one node for several calls: their channels cannot be told apart
             self._fix(node, f"{name} is called {self.calls[layer]} times in one forward pass")
 
     def _set_moved(self, node: Any, name: str, layer: MovesChannels) -> None:
         graph, sources = self.graph, np.array(layer.sources())
-        self.starts[node] = graph.moved[name] = graph.place(layer.in_channels)
-        self.ends[node] = graph.passing[name] = graph.place(len(sources))
+        self.starts[node] = graph.moved[name] = graph.span(layer.in_channels)
+        self.ends[node] = graph.passing[name] = graph.span(len(sources))
         made = np.flatnonzero(sources != NOTHING)
         graph.links.append((self.starts[node].first + sources[made], self.ends[node].first + made))
 
@@ -145,10 +152,13 @@ class _Reading:
             name = self.names[layer]
             self.graph.without_gradient.append(name)
             if name in self.graph.outputs:
-                places = (self.graph.inputs[name], self.graph.outputs[name])
-                self.graph.fixed[:0] = [(place, f"{name} stays: {WITHOUT_GRADIENT}") for place in places]
+                spans = (self.graph.inputs[name], self.graph.outputs[name])
+                # In front: of several reasons the first one is told, and this one says most.
+                self.graph.fixed[:0] = [(span, f"{name} stays: {WITHOUT_GRADIENT}") for span in spans]
 
     def _set_links(self, node: Any) -> None:
+        # torch-pruning says which nodes are read, autograd with which shapes. Both list operands in the same order once
+        # parameters are left out; where their numbers differ, a node was merged from several calls.
         functions = [(f, i, nr) for i, (f, nr) in enumerate(operands(node.grad_fn)) if f is not None]
         functions = [(f, i, nr) for f, i, nr in functions if "AccumulateGrad" not in f.name()]
         if len(functions) != len(node.inputs):
@@ -157,12 +167,12 @@ class _Reading:
             return
         for source, (function, position, output) in zip(node.inputs, functions, strict=True):
             read_shape = output_shapes(function)[output]
-            found = self._indices(node, read_shape, position)
-            if isinstance(found, str):
-                self._fix(source, found)
-                self._fix(node, found)
+            indices = self._indices(node, read_shape, position)
+            if isinstance(indices, str):
+                self._fix(source, indices)
+                self._fix(node, indices)
                 continue
-            read, made = found
+            read, made = indices
             if _operation(source) in SPLITS:
                 if saved(source.grad_fn, "dim") % len(read_shape) == 1:
                     read = read + sum(s[1] for s in output_shapes(source.grad_fn)[:output])
@@ -188,6 +198,8 @@ class _Reading:
         if operation == "Cat":
             return self._concatenated(node, read, position)
         unknown = f"they pass an operation that may mix or move channels ({operation})"
+        # Nothing tells what a reshape does but its shapes: safe are those that leave the channels' axis alone, and a
+        # flattened map, whose channel c becomes the features c H W to (c + 1) H W - 1.
         if operation in RESHAPES:
             if made[:2] == read[:2]:
                 return same, same
@@ -199,6 +211,7 @@ class _Reading:
         if operation == "Slice" and saved(node.grad_fn, "dim") % len(read) == 1:
             start, end, step = (saved(node.grad_fn, what) for what in ("start", "end", "step"))
             return same[start:end:step], np.arange(made[1])
+        # The traced batch is of two images: an axis of size one is a broadcast, not a batch of one.
         if 1 in _dims_touched(node.grad_fn, operation, len(read)) or len(made) < 2 or made[0] != read[0]:
             return unknown
         if read[1] != made[1]:
@@ -211,6 +224,7 @@ class _Reading:
         same, made = np.arange(read[1]), output_shapes(node.grad_fn)[0]
         if saved(node.grad_fn, "dim") % len(read) != 1:
             return same, same
+        # Of a constant autograd keeps no record: its size is what the others leave of the whole, if there is only one.
         sizes = [f and output_shapes(f)[nr][1] for f, nr in operands(node.grad_fn)]
         if sizes.count(None) > 1:
             return "they are concatenated with constants"
@@ -218,7 +232,7 @@ class _Reading:
         return same, same + sum(sizes[:position])
 
     def _fix(self, node: Any, reason: str) -> None:
-        self.graph.fixed += [(place, reason) for place in {self.starts[node], self.ends[node]}]
+        self.graph.fixed += [(span, reason) for span in {self.starts[node], self.ends[node]}]
 
 
 def _operation(node: Any) -> str:

@@ -83,6 +83,7 @@ class NullSpace:
         if indices and not 0 <= indices[0] <= indices[-1] < G * F:
             raise ValueError(f"filters {indices} shall be re-initialised; the layer has {G * F}, counted from 0")
         of_group = {g: [f % F for f in indices if f // F == g] for g in range(G)}
+        # A silent filter is 0, and 0 says nothing of where it pointed: what is new is orthogonal to the old values too.
         if old is not None:
             before_GFX = filters(layer, old).double()
             for g, rows in of_group.items():
@@ -111,7 +112,9 @@ class NullSpace:
         if not kept:
             raise ValueError(f"all {O} filters of a layer shall be re-initialised: at least one is kept")
         lengths_O1 = torch.linalg.vector_norm(W_OX, dim=1, keepdim=True)
+        # Of length one: the null space is the same, and a short filter is not lost in the rounding of long ones.
         A_OX = W_OX / lengths_O1 if (lengths_O1 > 0).all() else (W_OX / lengths_O1)[lengths_O1[:, 0] > 0]
+        # The cheap way wants room to spare, beyond D; it says itself where rows are too near dependent for it.
         V_DX = _far(A_OX, D, generator) if 0 < len(A_OX) <= X - 2 * D else None
         if V_DX is None:
             V_DX, empty = _near(A_OX, D, X, generator)
@@ -132,6 +135,7 @@ def _far(A_RX: Tensor, D: int, generator: torch.Generator) -> Tensor | None:
     """D orthonormal rows orthogonal to the rows of A, where there is much room; None where A is too near dependent."""
     V_DX = torch.randn(D, A_RX.shape[1], generator=generator).to(A_RX.device, torch.float64)
     L_RR, failed = torch.linalg.cholesky_ex(gram(A_RX[None])[0])
+    # One projection leaves the rounding of A A^T's inverse, which the next one takes off.
     for _ in range(PASSES):
         if failed:
             return None
@@ -149,6 +153,8 @@ def _near(A_RX: Tensor, D: int, X: int, generator: torch.Generator) -> tuple[Ten
     rounding = S[:1] * max(A_RX.shape) * torch.finfo(torch.float64).eps
     rank = int((rounding < S).sum())
     empty = rank == X
+    # An SVD gives the null space in an arbitrary basis, and the least directions with arbitrary signs: both are turned
+    # at random below, or new filters would depend on the SVD's implementation more than on the seed.
     least_MX = V_XX[-min(D, X) :].flip(0) if empty else V_XX[rank:]
     M = len(least_MX)
     if empty:

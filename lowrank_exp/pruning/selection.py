@@ -100,14 +100,16 @@ def pick_lowest(
     for _, target, unit in ranked:
         if count == n:
             break
-        if left[target] == 1 or count + len(unit) > n:
+        if left[target] == 1 or count + len(unit) > n:  # a unit that is too large now: a smaller one may still fit
             continue
         out = {*gone.get(target, ()), *chosen.get(target, ()), *unit}
+        # A layer that makes only some of the channels, as before a shortcut that pads, may run out before the others.
         if target in uneven and uneven[target].emptied(tuple(c for c in range(len(scores[target])) if c not in out)):
             continue
         chosen.setdefault(target, []).extend(unit)
         left[target] -= 1
         count += len(unit)
+    # With units of several channels, or layers that run out, n may be missed by a few: "up to n".
     if count < n and not uneven and not any(len(unit) > 1 for _, _, unit in ranked):
         raise ValueError(f"{n} filters shall go, but only {count} can: each of {len(left)} layers keeps one")
     return {target: tuple(sorted(chosen[target])) for target in scores if target in chosen}
@@ -169,7 +171,7 @@ def count_share(p: float, F: int) -> int:
     """
     wrong = f"p={p!r} is not a fraction of filters to remove: from 0 to below 1"
     fraction("p", p, wrong, zero=True, one=False)
-    return math.floor(p * F + 1e-9)
+    return math.floor(p * F + 1e-9)  # the nearest binary number may lie below the decimal fraction
 
 
 def _uneven(group: ChannelGroup) -> bool:
@@ -186,6 +188,7 @@ def _units(target: str, s_O: Tensor, gone: Iterable[int], blocks: Sequence) -> l
     left = [[c for c in part if c not in out] for part in parts(len(values), blocks)]
     if len({len(part) for part in left}) > 1:
         raise ValueError(f"{target}: its grouped layers split what remains of it into unequal parts; leave it whole")
+    # The lowest of every part go together, then the second lowest: equal numbers, whatever is taken of the list.
     ordered = [sorted(part, key=lambda c: (values[c], c)) for part in left]
     together = [tuple(unit) for unit in zip(*ordered, strict=True)]
     return [(sum(values[c] for c in unit) / len(unit), unit) for unit in together]

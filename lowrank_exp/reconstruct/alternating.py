@@ -106,6 +106,7 @@ def alternating(
         One weight for every factor, in order.
     """
     G, weights = len(target_GOD), list(weights)
+    # Below that an error is rounding of the moments, and sweeps after it would only follow the rounding.
     exact = EXACT * error(target_GOD, torch.zeros_like(target_GOD), second_GDD)
     now = error(target_GOD, dense_GOD(parts, weights, G), second_GDD)
     for _ in range(sweeps):
@@ -135,6 +136,8 @@ def _one_factor(
     def dense(weight: Tensor) -> Tensor:
         return _blocks(_through(kernel_IMK, after, [weight, *weights[turn + 1 :]]), len(target_GOD))
 
+    # The dense weight is linear in this factor, so autograd's gradient is the adjoint map, whatever layers the chain
+    # has: nothing has to be derived by hand for groups and reorderings.
     with torch.enable_grad():
         start = weights[turn].clone().requires_grad_()
         what_GOD = dense(start)
@@ -160,7 +163,7 @@ def _conjugate_gradients(
     for _ in range(steps):
         Hp = normal(p)
         curvature = (p * Hp).sum()
-        if not curvature > 0:
+        if not curvature > 0:  # the factor's inputs are never seen in this direction: there is nothing to gain
             break
         alpha = squared / curvature
         v, r = v + alpha * p, r - alpha * Hp

@@ -73,6 +73,7 @@ def relu_response(
     """
     count = y_GPO.shape[1]
     hat_mean_GO = hat_GPO.mean(dim=1)
+    # y^ is the same in every iteration, and so are its moments: an iteration costs one product with z.
     centred_GPO = hat_GPO - hat_mean_GO[:, None]
     covariance_GOO = centred_GPO.mT @ centred_GPO / count
     floor_G = floor_of(hat_GPO.mT @ hat_GPO / count, cutoff)
@@ -91,6 +92,7 @@ def relu_response(
             M, b = regression(z_update(y_map, r_y, lam))
             y_map = _mapped(hat_GPO, M, b)
             error_G = (r_y - y_map.relu()).square().sum(dim=(1, 2))
+            # Groups are fits of their own: each keeps its best iteration, whatever the others do then.
             better_G = error_G < least_G
             least_G = torch.where(better_G, error_G, least_G)
             best_M = torch.where(better_G[:, None, None], M, best_M)

@@ -47,9 +47,11 @@ def leading(moment_GOO: Tensor, weight_GOK: Tensor, rank: int, floor_G: Tensor) 
         rank: R, at most O.
         floor_G: eigenvalues not above it count as zero.
     """
-    values_GO, vectors_GOO = torch.linalg.eigh((moment_GOO + moment_GOO.mT) / 2)
+    values_GO, vectors_GOO = torch.linalg.eigh((moment_GOO + moment_GOO.mT) / 2)  # rounding made it unsymmetric
     told_GR = values_GO.flip(1)[:, :rank] > floor_G[:, None]
     U_GOR = vectors_GOO.flip(2)[:, :, :rank] * told_GR[:, None, :]
+    # Groups whose data fill fewer than R directions: the singular vectors of what U leaves of the weight fill the rest,
+    # so that directions first seen after the fit are answered as well as the rank allows.
     for g in (~told_GR.all(dim=1)).nonzero().flatten().tolist():
         W_OK, U_OR, known = weight_GOK[g], U_GOR[g], int(told_GR[g].sum())
         left_OK, s_K, _ = torch.linalg.svd(W_OK - U_OR @ (U_OR.mT @ W_OK), full_matrices=False)
@@ -84,6 +86,7 @@ def affine_fit(
         floor_G: eigenvalues not above it count as zero.
     """
     eye_GOO = torch.eye(mean_GO.shape[1], dtype=mean_GO.dtype, device=mean_GO.device).expand_as(covariance_GOO)
+    # From the identity as a start: what y never does passes unchanged, instead of being set to 0 without any evidence.
     T_GOO = least_squares(eye_GOO, cross_covariance_GOO - covariance_GOO, covariance_GOO, floor_G)
     U_GOR = leading(T_GOO @ covariance_GOO @ T_GOO.mT, T_GOO @ weight_GOK, rank, floor_G)
     M_GOO = U_GOR @ (U_GOR.mT @ T_GOO)

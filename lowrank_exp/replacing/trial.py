@@ -38,8 +38,8 @@ def trial(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     if not layers:
         return refused
     with evaluating(model):
-        found = _Trial(model, layers, _lively(one_image(model, example_input))).faults()
-    return {name: found.get(name, refused.get(name)) for name, _ in model.named_modules() if name in found | refused}
+        faults = _Trial(model, layers, _lively(one_image(model, example_input))).faults()
+    return {name: faults.get(name, refused.get(name)) for name, _ in model.named_modules() if name in faults | refused}
 
 
 class _Trial:
@@ -48,7 +48,7 @@ class _Trial:
     def __init__(self, model: nn.Module, layers: Mapping[str, nn.Module], x: Tensor) -> None:
         self.model, self.layers, self.x = model, layers, x
         self.names = {id(module): name for name, module in model.named_modules()}
-        self.found: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
         self.compared = {"error", "calls", "operations", "outputs"}
         self.wanted = self.run([])
         if self.wanted.error is not None:
@@ -57,34 +57,38 @@ class _Trial:
 
     def faults(self) -> dict[str, str]:
         """Why layers must be left alone, by name."""
+        # One pass with all stand-ins at once suffices for most networks. Only where it differs is the plain network run
+        # again, to leave out what differs anyhow (a counter, a random draw that no seed governs), and only where more
+        # than that differs are layers tried in halves.
         if not self.good(list(self.layers)):
             first = self.last
             self._leave_out_what_varies()
             if first.differs(self.wanted) & self.compared:
                 self._settled([], [name for name in self.layers if name in self.called])
         uncalled = [name for name in self._left(list(self.layers)) if name not in self.called]
-        return self.found | dict.fromkeys(uncalled, f"{UNCALLED}: {IDLE}")
+        return self.reasons | dict.fromkeys(uncalled, f"{UNCALLED}: {IDLE}")
 
     def _settled(self, good: Sequence[str], more: Sequence[str]) -> list[str]:
-        """`good` and those of `more` that can be replaced together with it; why the others cannot goes to `found`."""
+        """`good` and those of `more` that can be replaced together with it; why the others cannot goes to `reasons`."""
         good, more = self._left(good), self._left(more)
         if not more:
             return good
         if self.good([*good, *more]):
             return self._left([*good, *more])
-        if self._left(more) != more:
+        if self._left(more) != more:  # the pass itself told some layers: without them the rest may do
             return self._settled(good, more)
         if len(more) == 1:
-            self.found[more[0]] = self._why(more[0], self.last)
+            self.reasons[more[0]] = self._why(more[0], self.last)
             return good
+        # The second half is tried beside what is good of the first: layers may spoil one another only together.
         middle = len(more) // 2
         return self._settled(self._settled(good, more[:middle]), more[middle:])
 
     def _left(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if name not in self.found]
+        return [name for name in names if name not in self.reasons]
 
     def good(self, names: Sequence[str]) -> bool:
-        """Whether the network does the same with stand-ins for `names`; what they saw goes to `found`."""
+        """Whether the network does the same with stand-ins for `names`; what they saw goes to `reasons`."""
         self.last = self.run(names)
         return not self.last.differs(self.wanted) & self.compared
 
@@ -99,11 +103,11 @@ class _Trial:
         for name, stand_in in stand_ins.items():
             layer = self.layers[name]
             if id(layer) in seen.used:
-                self.found[name] = describe_holder(self.model, name)
+                self.reasons[name] = describe_holder(self.model, name)
             elif (fault := stand_in._seen.fault()) is not None:
-                self.found[name] = fault if name in self.called else f"{UNCALLED}: {fault}"
+                self.reasons[name] = fault if name in self.called else f"{UNCALLED}: {fault}"
             elif any(id(parameter) in seen.used for parameter in layer.parameters()):  # by who is not called itself
-                self.found[name] = describe_holder(self.model, name)
+                self.reasons[name] = describe_holder(self.model, name)
         return seen
 
     def _leave_out_what_varies(self) -> None:

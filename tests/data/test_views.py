@@ -9,7 +9,14 @@ from torchvision.transforms import functional as reference
 
 from lowrank_exp.data.geometry import Geometry
 from lowrank_exp.data.square import cut_centre_square, cut_centre_squares
-from lowrank_exp.data.views import View, cut_boxes, draw_crops, draw_resized_crops, place_centre_box, place_ten_boxes
+from lowrank_exp.data.views import (
+    ImageView,
+    cut_boxes,
+    draw_crops,
+    draw_resized_crops,
+    place_centre_box,
+    place_ten_boxes,
+)
 
 
 def images_of(*shape):
@@ -34,11 +41,11 @@ def test_centre_square_equals_resize_and_center_crop(size):
 )
 def test_fixed_views_equal_torchvision(stored, size):
     images, rows = images_of(5, 3, *stored), torch.tensor([4, 0, 2])
-    centre = View("center_crop", stored, size)
+    centre = ImageView("center_crop", stored, size)
     assert torch.equal(
         centre.cut(images, rows, centre.boxes(3, 0, 0, flip=False)), reference.center_crop(images[rows], list(size))
     )
-    ten = View("ten_crop", stored, size)
+    ten = ImageView("ten_crop", stored, size)
     got = ten.cut(images, rows, ten.boxes(3, 0, 0, flip=False))
     theirs = torch.stack(reference.ten_crop(images[rows], list(size)), dim=1)
     assert got.shape == (3, 10, 3, *size)
@@ -48,7 +55,7 @@ def test_fixed_views_equal_torchvision(stored, size):
 def test_random_views_equal_torchvision_at_their_boxes():
     images, rows = images_of(40, 3, 20, 17), torch.randperm(40, generator=torch.Generator().manual_seed(2))
     for name, size in (("random_crop", (12, 9)), ("random_resized_crop", (12, 12)), ("random_resized_crop", (24, 24))):
-        view = View(name, (20, 17), size)
+        view = ImageView(name, (20, 17), size)
         boxes = view.boxes(40, 3, 1, flip=True)[rows]
         for row, (top, left, height, width, mirrored), ours in zip(
             rows, boxes[:, 0].tolist(), view.cut(images, rows, boxes), strict=True
@@ -104,7 +111,7 @@ def test_a_box_that_never_fits_is_the_largest_in_the_centre():
 def test_boxes_follow_from_seed_and_epoch_and_leave_global_state_alone():
     before = torch.get_rng_state(), str(np.random.get_state())
     for name in ("random_crop", "random_resized_crop"):
-        view = View(name, (20, 20), (12, 12))
+        view = ImageView(name, (20, 20), (12, 12))
         first = view.boxes(50, 1, 0, flip=True)
         assert torch.equal(first, view.boxes(50, 1, 0, flip=True))
         for seed, epoch in ((2, 0), (1, 1)):

@@ -130,7 +130,7 @@ def oracle(
     with norms_watched(network, modules) as norms:
         whole = _finite(score(network), "the whole network")
     heading = {"at": at, "layers": {name: out_channels(layer) for name, layer in modules.items()}, "whole": whole}
-    losses = _Losses(None if path is None else Path(path), heading)
+    losses = _LossFile(None if path is None else Path(path), heading)
     changes = {}
     with tqdm(total=sum(heading["layers"].values()), unit=" filters", leave=False, disable=not progress) as bar:
         for name, layer in modules.items():
@@ -165,7 +165,7 @@ def _finite(loss: float | None, what: str) -> float:
     return float(loss)
 
 
-class _Losses:
+class _LossFile:
     """The losses measured so far, by layer and filter, kept in a file of one line each behind a heading."""
 
     def __init__(self, path: Path | None, heading: dict) -> None:
