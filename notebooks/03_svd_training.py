@@ -104,7 +104,7 @@ print(f"full ranks: {[form.rank for form in forms_of(formed).values()]}")
 #
 # The retelling draws U, s and V each on its own: U and V uniform in ± 1 / √R, s uniform in ± 1. Here they come from
 # the SVD of a dense weight drawn in torch's usual way. The drawn product has other singular values than s says, as
-# the columns of U and the rows of V are no unit vectors; and the terms have these sizes before the first step:
+# the columns of U and the rows of V are not unit vectors; and the terms have these sizes before the first step:
 
 
 # %%
@@ -227,7 +227,7 @@ plt.show()
 #   were not chosen by what the task needs. Digits forgive layers of rank one more than photographs do; still it costs
 #   points, and at twice this learning rate single seeds end below 50 % or diverge. The authors' weight for ResNet-20
 #   is 0.07, with which nothing is lost.
-# - **The start decides how bad it gets.** Drawn apart, no direction means anything yet, U and V are no unit vectors,
+# - **The start decides how bad it gets.** Drawn apart, no direction means anything yet, U and V are not unit vectors,
 #   and Hoyer's slope is several times larger. From the SVD of a drawn weight the same λ keep more values and lose less.
 # - **Orthogonality does no harm by itself.** It closes a way out, though: Hoyer's term stays what it is when s is
 #   scaled, and where U and V may shrink and grow, the product escapes it.

@@ -71,7 +71,7 @@ def refusals(model: nn.Module) -> dict[str, str]:
         elif type(layer) not in LAYERS:
             reasons[name] = f"{type(layer).__name__} is a subclass whose forward may differ"
         elif not layer.weight.is_floating_point():
-            reasons[name] = f"its weight is {layer.weight.dtype}, no floating-point type"
+            reasons[name] = f"its weight is {layer.weight.dtype}, not a floating-point type"
     return reasons
 
 

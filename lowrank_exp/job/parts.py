@@ -76,7 +76,7 @@ class Parts:
         network = instantiate({key: value for key, value in self.config["model"].items() if key != "weights"})
         if not isinstance(network, nn.Module):
             raise ValueError(
-                f"model._target_={self.cfg.model.get('_target_')} makes a {type(network).__name__}, no nn.Module"
+                f"model._target_={self.cfg.model.get('_target_')} makes a {type(network).__name__}, not an nn.Module"
             )
         return network
 

@@ -136,8 +136,8 @@ class ClipWeights:
             if Path(weights).exists():
                 return weights
             raise FileNotFoundError(
-                f"weights={str(weights)!r} is no file ({Path(weights).absolute()}), and no tag that open_clip has for "
-                f"{self.name}: it has {', '.join(tags) or 'none'}"
+                f"weights={str(weights)!r} is not a file ({Path(weights).absolute()}), nor a tag that open_clip has "
+                f"for {self.name}: it has {', '.join(tags) or 'none'}"
             )
         tag = library.get_pretrained_cfg(self.name, str(weights))
         trained, built = (bool(each.get("quick_gelu", False)) for each in (tag, self.config))

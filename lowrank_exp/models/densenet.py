@@ -130,7 +130,7 @@ def densenet(
            paper names these two cases; what it has with only one of B and C it leaves open.
         2. No dropout, which the paper uses where it does not augment the data.
         3. RePr (Prakash et al., CVPR 2019) prints 1016 and 6968 thousand parameters for depths 40 and 100; without
-           the linear layer there are 1,015,232 and 6,967,952 here. Its DenseNet of 5 layers is no depth 3n + 4.
+           the linear layer there are 1,015,232 and 6,967,952 here. Its DenseNet of 5 layers has no depth 3n + 4.
 
     >>> densenet(depth=22).features.denseblock3.denselayer6.conv1
     Conv2d(220, 12, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)

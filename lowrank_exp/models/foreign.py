@@ -76,7 +76,7 @@ def explain_conversion(path: Path) -> tuple[str, str] | None:
 
 
 def _explain_pickle(path: Path, file: str, saved: Callable[..., str]) -> tuple[str, str] | None:
-    """What a pickle holds that is no plain data, and the line that keeps its tensors alone."""
+    """What a pickle holds that is not plain data, and the line that keeps its tensors alone."""
     by_torch, content, called = _read_skeleton(path)
     needed = [name for name in called if not _is_plain(name)]
     if not needed:

@@ -48,7 +48,7 @@ def hub(
     installed: a file of such a network loads where that version builds the same one.
 
     Args:
-        source: "torchvision" or "timm". timm is no requirement of ours: `pip install timm`.
+        source: "torchvision" or "timm". timm is not a requirement of ours: `pip install timm`.
         name: as the collection calls it: `torchvision.models.list_models(module=torchvision.models)`,
             `timm.list_models()`.
         arguments: more arguments of the collection's builder, plain values: `{"dropout": 0.1}`.
@@ -142,7 +142,7 @@ def check_known(name: str, known: list[str], source: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=5, cutoff=0.5)
         raise ValueError(
-            f"name={name!r} is no classification network of {source}; "
+            f"name={name!r} is not a classification network of {source}; "
             + (f"near it: {', '.join(near)}" if near else f"it has {len(known)}, {known[0]} to {known[-1]}")
         )
 

@@ -42,7 +42,7 @@ class PublishedWeights:
             if Path(weights).exists():
                 return weights
             raise FileNotFoundError(
-                f"weights={str(weights)!r} is no file ({Path(weights).absolute()}), nor published weights of "
+                f"weights={str(weights)!r} is not a file ({Path(weights).absolute()}), nor published weights of "
                 f"{self.network}: it has {', '.join(self.files) or 'none'}"
             )
         address, classes = self.files[str(weights)]

@@ -70,8 +70,8 @@ class LearningCompression(Phase):
         rank: called with the profiles, gives the plan; no policy that looks at data.
 
     Raises:
-        ValueError: an argument out of range, a decomposition that is no SVD, a policy that looks at data, or no layer
-            that may be decomposed.
+        ValueError: an argument out of range, a decomposition that is not an SVD, a policy that looks at data, or no
+            layer that may be decomposed.
 
     Source: Idelbayev, Carreira-Perpinan 2020, "Low-rank compression of neural nets: learning the rank of each layer".
 

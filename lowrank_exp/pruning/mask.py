@@ -30,7 +30,7 @@ class Masks:
             as `state["momentum_buffer"].masked_fill_(masks.entries[name], 0)` needs it.
 
     Raises:
-        ValueError: a layer that is no producer of any group, or a filter that it does not have.
+        ValueError: a layer that is not a producer of any group, or a filter that it does not have.
     """
 
     def __init__(

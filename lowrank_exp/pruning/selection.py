@@ -78,7 +78,7 @@ def pick_lowest(
             left (`ChannelGroup.emptied`). In both cases others go in their place, so that up to n go.
 
     Raises:
-        ValueError: n is no such number, more than can go, a score is not a number, or parts do not fit one another.
+        ValueError: n is not such a number, more than can go, a score is not a number, or parts do not fit one another.
 
     >>> pick_lowest({"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([0.5, 0.3, 0.9])}, 2)
     {'a': (0,), 'b': (1,)}

@@ -18,13 +18,13 @@ EXACT = 1e-12  # of the squared norm of the responses: an error below it is none
 def chain_refusal(chain: nn.Module) -> str | None:
     """Why the factors of `chain` cannot be fitted one at a time; None where they can."""
     if not isinstance(chain, nn.Sequential):
-        return f"it leaves a single {type(chain).__name__}, no chain of factors"
+        return f"it leaves a single {type(chain).__name__}, not a chain of factors"
     plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Reorder)
     if other := [type(part).__name__ for part in chain if type(part) not in plain]:
-        return f"its chain has {other[0]} in it, which is no plain layer"
+        return f"its chain has {other[0]} in it, which is not a plain layer"
     factors = [part for part in chain if not isinstance(part, Reorder)]
     if len(factors) < 2:
-        return "it leaves a single layer with a weight, no chain of factors"
+        return "it leaves a single layer with a weight, not a chain of factors"
     kernels = zip(*(getattr(factor, "kernel_size", ()) for factor in factors), strict=True)
     if any(sum(size > 1 for size in axis) > 1 for axis in kernels):
         return "two of its factors have a kernel along the same axis"

@@ -39,7 +39,7 @@ class FrobeniusDecay(Penalty):
             chain.
 
     Raises:
-        ValueError: `layers` is no list of names.
+        ValueError: `layers` is not a list of names.
 
     Source: Khodak, Tenenholtz, Mackey, Fusi 2021, "Initialization and regularization of factorized neural layers";
     their weight is that of weight decay, 1e-4 on CIFAR.

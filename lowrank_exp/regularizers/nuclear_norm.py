@@ -34,7 +34,7 @@ class NuclearNorm(Penalty):
         layers: names or `re:` patterns of such layers; None: all.
 
     Raises:
-        ValueError: no decomposition by SVD, a period that is no integer from 1 on, `layers` is no list of names.
+        ValueError: no decomposition by SVD, a period that is not an integer from 1 on, `layers` is not a list of names.
 
     Source: Xu et al. 2018, "Trained rank pruning for efficient deep neural networks"; their weight is 3e-4.
     """
@@ -87,8 +87,8 @@ class TRPProjection:
         layers: names or `re:` patterns of such layers; None: all.
 
     Raises:
-        ValueError: an energy outside (0, 1], no decomposition by SVD, a period that is no integer from 1 on, `layers`
-            is no list of names.
+        ValueError: an energy outside (0, 1], no decomposition by SVD, a period that is not an integer from 1 on,
+            `layers` is not a list of names.
 
     Source: Xu et al. 2018, "Trained rank pruning for efficient deep neural networks": e = 0.9, and m = 1 in their code.
 

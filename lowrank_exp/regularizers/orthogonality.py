@@ -28,7 +28,7 @@ class Orthogonality(Penalty):
         layers: names or `re:` patterns of layers in SVD form; None: all.
 
     Raises:
-        ValueError: `layers` is no list of names.
+        ValueError: `layers` is not a list of names.
 
     Source: Yang et al. 2020, "Learning low-rank deep neural networks via singular vector orthogonality regularization
     and singular value sparsification", equation for L_o; their weight is 1 on CIFAR-10, 2 on ImageNet.

@@ -39,8 +39,8 @@ class Regularizer:
         projection: what is done to the weights before a forward pass; None: nothing.
 
     Raises:
-        ValueError: a term that is no `Weighted` (or tuple of such), a weight that is negative or not finite, a schedule
-            that is no function.
+        ValueError: a term that is not a `Weighted` (or tuple of such), a weight that is negative or not finite, a
+            schedule that is not a function.
 
     >>> from lowrank_exp.regularizers import L1, ramp
     >>> Regularizer({"l1": Weighted(L1(), 0.3, ramp)}).weights(0.05)

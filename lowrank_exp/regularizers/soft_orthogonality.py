@@ -36,7 +36,7 @@ class SoftOrthogonality(Penalty):
         layers: names or `re:` patterns of convolutions and linear layers; None: all.
 
     Raises:
-        ValueError: another norm, or `layers` is no list of names.
+        ValueError: another norm, or `layers` is not a list of names.
 
     Source: Prakash, Storer, Florencio, Zhang 2019, "RePr: improved training of convolutional filters".
 

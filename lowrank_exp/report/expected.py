@@ -90,7 +90,7 @@ def unclear(rows: Sequence[Configuration], grid: Grid, conf: Path) -> list[str]:
 
 
 def same_row(name: object, other: object) -> bool:
-    """Whether two names of a row agree; folders (`table1/svd`) do not count, None and NaN are no name.
+    """Whether two names of a row agree; folders (`table1/svd`) do not count, None and NaN are not names.
 
     >>> same_row("table1/svd", "svd"), same_row(None, "svd")
     (True, False)

@@ -72,7 +72,7 @@ class SVDForm(nn.Module, ABC):
         self.bias = None if bias is None else nn.Parameter(torch.empty_like(bias), bias.requires_grad)
         self.route = "cost"
         self.train(layer.training)
-        # In tuples, so that they are no modules of the network: they hold settings, no numbers.
+        # In tuples, so that they are not modules of the network: they hold settings, not numbers.
         self._like = (_on_meta(layer),)
         self._factors = tuple(decomposition.skeleton(layer, R, device="meta"))
         self._cheaper: dict[tuple[int, ...], bool] = {}

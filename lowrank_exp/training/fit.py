@@ -59,7 +59,7 @@ def fit_(
         device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'; of several devices the first.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
-        progress: show a bar (a line per epoch where standard error is no terminal).
+        progress: show a bar (a line per epoch where standard error is not a terminal).
         label: what the bar calls it.
 
     Returns:

@@ -281,7 +281,9 @@ def test_a_tag_stands_for_its_file(monkeypatch, tmp_path):
     ):
         tiny(VIT | {"quick_gelu": True}, weights="laion2b_s34b_b79k")
     assert torch.equal(tiny(name="ViT-B-32-quickgelu", weights="openai").visual.proj, model.visual.proj)
-    with pytest.raises(FileNotFoundError, match=r"'openia' is no file .*, and no tag that open_clip has for RN50: it"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'openia' is not a file .*, nor a tag that open_clip has for RN50: it"
+    ):
         tiny(RESNET, "RN50", weights="openia")
 
 
@@ -321,7 +323,7 @@ def test_weights_that_do_not_fit(tmp_path):
 @cells(
     ("options", "message"),
     [
-        ({"name": "ViT-B-33"}, r"name='ViT-B-33' is no classification network of open_clip; near it: ViT-B-32"),
+        ({"name": "ViT-B-33"}, r"name='ViT-B-33' is not a classification network of open_clip; near it: ViT-B-32"),
         ({"name": "coca_ViT-B-32"}, r"also writes captions \(CoCa\)"),
         (
             {"arguments": VIT | {"depth": 3}},

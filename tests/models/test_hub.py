@@ -198,7 +198,7 @@ def test_weights_of_other_classes_are_refused_before_any_download(checkpoints):
 def test_a_name_that_is_no_weights_names_those_that_are(checkpoints):
     with torch.device("meta"):
         network = hub(name="resnet50", input_size=32)
-    with pytest.raises(FileNotFoundError, match=r"weights='IMAGENET' is no file \(.*\), nor published weights of t"):
+    with pytest.raises(FileNotFoundError, match=r"weights='IMAGENET' is not a file \(.*\), nor published weights of t"):
         load_weights_(network, "IMAGENET")
     with pytest.raises(FileNotFoundError, match=r"resnet50: it has IMAGENET1K_V1, IMAGENET1K_V2$"):
         load_weights_(network, "DEFAULT")
@@ -216,8 +216,8 @@ def test_weights_without_a_classifier_have_no_name_here():
     ("arguments", "message"),
     [
         ({"source": "keras"}, r"source='keras', but it must be one of torchvision, timm"),
-        ({"name": "resnet19"}, r"name='resnet19' is no classification network of torchvision; near it: resnet1"),
-        ({"name": "fasterrcnn_resnet50_fpn"}, r"is no classification network of torchvision"),
+        ({"name": "resnet19"}, r"name='resnet19' is not a classification network of torchvision; near it: resnet1"),
+        ({"name": "fasterrcnn_resnet50_fpn"}, r"is not a classification network of torchvision"),
         ({"in_channels": 1}, r"in_channels=1, but torchvision's networks take 3: set model\.in_channels=3"),
         ({"arguments": {"weights": "DEFAULT"}}, r"must not hold weights: set model\.weights instead"),
         ({"arguments": {"num_classes": 3}}, r"must not hold num_classes: set model\.num_classes instead"),
@@ -245,7 +245,7 @@ def test_refuses_what_gives_no_logits(arguments, message):
         hub(**arguments)
 
 
-# -- timm, which is no requirement: a stand-in -------------------------------------------------------------------------
+# -- timm, which is not a requirement: a stand-in ----------------------------------------------------------------------
 
 
 def test_without_timm(monkeypatch):
@@ -275,7 +275,7 @@ def test_with_timm(monkeypatch):
     with pytest.raises(ValueError, match=r"timm does not build tinynet with \{'colour': 1\}: unexpected colour"):
         hub("timm", "tinynet", {"colour": 1})
     with pytest.raises(
-        ValueError, match=r"name='hf-hub:a/tinynet' is no classification network of timm; near it: tiny"
+        ValueError, match=r"name='hf-hub:a/tinynet' is not a classification network of timm; near it: tiny"
     ):
         hub("timm", "hf-hub:a/tinynet")
     with pytest.raises(ValueError, match=r"must not hold pretrained: set model\.weights instead"):

@@ -99,7 +99,7 @@ def test_fewer_rows_than_dimensions():
 
 
 def test_regression_of_any_targets():
-    """The step of the nonlinear reconstruction: targets z that are no responses."""
+    """The step of the nonlinear reconstruction: targets z that are not responses."""
     y, z = responses(), images((2, 60, 6), seed=11)
     mean, hat_mean = z.mean(dim=1), y.mean(dim=1)
     centred, inputs = z - mean[:, None], y - hat_mean[:, None]

@@ -188,7 +188,7 @@ def test_each_factor_is_left_at_the_least_squares_solution_of_numpy():
 
 
 def test_chains_that_cannot_be_fitted_are_told():
-    assert chain_refusal(nn.Conv2d(1, 1, 1)) == "it leaves a single Conv2d, no chain of factors"
+    assert chain_refusal(nn.Conv2d(1, 1, 1)) == "it leaves a single Conv2d, not a chain of factors"
     assert "single layer with a weight" in chain_refusal(nn.Sequential(nn.Conv2d(1, 1, 1)))
     assert "has ReLU in it" in chain_refusal(nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
     assert chain_refusal(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))) is None

@@ -22,7 +22,7 @@ class Random(WeightCriterion):
         seed: 0 or more.
 
     Raises:
-        ValueError: the seed is no integer of 0 or more.
+        ValueError: the seed is not an integer of 0 or more.
     """
 
     seed: int = 0

@@ -60,7 +60,7 @@ class Orthogonality(WeightCriterion):
         fan_in_power: a; 0 is the paper's, 0.5 and 0.25 are remedies that others named.
 
     Raises:
-        ValueError: a is no number of 0 or more.
+        ValueError: a is not a number of 0 or more.
 
     Source: see `overlap`.
     """

@@ -38,7 +38,7 @@ class AGP(Schedule):
 
     Differs from the paper:
         1. Filters in the place of single weights.
-        2. The last time is at the end of the stretch also where it is no multiple of Delta_t.
+        2. The last time is at the end of the stretch also where it is not a multiple of Delta_t.
     """
 
     s_f: float = 0.3

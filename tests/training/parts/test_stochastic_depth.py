@@ -71,7 +71,7 @@ def assert_same_bits(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 class TimmBlock(nn.Module):
-    """The basic block of timm, which is no requirement: its parts and what it does with them."""
+    """The basic block of timm, which is not a requirement: its parts and what it does with them."""
 
     def __init__(self, channels: int, se: nn.Module | None = None, drop_path: nn.Module | None = None) -> None:
         super().__init__()
