@@ -6,8 +6,9 @@
 Both sides in one process, warm, medians of repeats, in turn; the whole call of `allocate` on our side. `--enc` is a
 folder with the files that ENC's authors measured of VGG-16 (`profiles_from_enc`). Peers: plain NumPy and SciPy
 transcriptions of the papers; the reference form of EVBMF, with its full SVD (one repeat: it takes minutes); for scores
-the bare loop of forward passes over networks that are factorized already, a floor. Errors: what the quality of the
-ranks lacks of the best of both sides, relatively; of scores the largest difference. EVBMF ranks must be equal.
+the bare loop of forward passes over networks that are factorized already, a floor; for the knapsack HiGHS too
+(`scipy.optimize.milp`), stopped after 20 seconds, one repeat. Errors: what the quality of the ranks lacks of the best
+of both sides, relatively; of scores the largest difference. EVBMF ranks must be equal.
 """
 
 import argparse
@@ -21,22 +22,28 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
-from scipy.optimize import minimize_scalar
+from scipy.optimize import Bounds, LinearConstraint, milp, minimize_scalar
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from lowrank_exp import allocate, factorize_, profile
-from lowrank_exp.models import cifar_resnet
-from lowrank_exp.rank import LayerProfile, evbmf_rank, network_quality, profiles_from_enc
+from lowrank_exp.models import cifar_resnet, vgg
+from lowrank_exp.rank import LayerProfile, Plan, evbmf_rank, network_quality, profiles_from_enc
+from lowrank_exp.rank.knapsack.multiple_choice import Solution
+from lowrank_exp.rank.policies import knapsack
 from lowrank_exp.training import NetworkScore
 
 ENC = Path(__file__).parents[1] / "tests" / "support" / "enc_vgg16"
 NOISE = 0.5  # norm of the noise beside that of the planted kernel
 IMAGES, BATCH, RANK_SETS = 1000, 250, 20
+HIGHS_SECONDS = 20.0  # after which it is stopped, proof or not
+DECOMPOSITIONS = {"spatial_svd": "spatial_svd", "joined": ["spatial_svd", "channel_svd", "tucker2"]}
 Profiles = Mapping[str, LayerProfile]
 
 
@@ -209,6 +216,57 @@ def knapsack_cases(folder: Path, repeats: int) -> Iterator[dict]:
         )
 
 
+def solve_by_highs(costs: list, values: list, limits: list[int], *, limit_seconds: float) -> Solution | None:
+    """As `solve`, by an integer programme with a variable for every option; stopped after `HIGHS_SECONDS`."""
+    sizes = [len(values_O) for values_O in values]
+    layer_N = np.repeat(np.arange(len(sizes)), sizes)
+    one_each = csr_array((np.ones(len(layer_N)), (layer_N, np.arange(len(layer_N)))))
+    programme = milp(
+        -np.concatenate(values),
+        constraints=[
+            LinearConstraint((np.concatenate(costs) / np.array(limits)).T, -np.inf, 1),
+            LinearConstraint(one_each, 1, 1),
+        ],
+        integrality=np.ones(len(layer_N)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0, "time_limit": HIGHS_SECONDS},
+    )
+    if programme.x is None:
+        return None
+    options = tuple(int(of_layer.argmax()) for of_layer in np.split(programme.x, np.cumsum(sizes)[:-1]))
+    value = math.fsum(of_layer[o] for of_layer, o in zip(values, options, strict=True))
+    return Solution(options, value, -programme.mip_dual_bound, programme.status == 0)
+
+
+def total_error(layers: Profiles, plan: Plan) -> float:
+    """The sum over layers of the relative squared error of the weight."""
+    total = 0.0
+    for name, planned in plan.layers.items():
+        for one in layers[name].alternatives:
+            if planned.rank is not None and (one.decomposition, one.options) == (
+                planned.decomposition,
+                planned.options,
+            ):
+                total += float(one.error[one.ranks.index(planned.rank)])
+    return total
+
+
+def highs_cases() -> Iterator[dict]:
+    """The same policy with HiGHS in the place of the exact knapsack, at one and two budgets; random weights."""
+    torch.manual_seed(0)
+    networks = {"resnet56": cifar_resnet(depth=56), "vgg16": vgg(depth=16)}
+    for (name, network), (by, decomposition) in itertools.product(networks.items(), DECOMPOSITIONS.items()):
+        layers = profile(network, torch.zeros(1, 3, 32, 32), decomposition)
+        for budget in ({"macs": 0.5}, {"macs": 0.25}, {"macs": 0.5, "weights": 0.5}):
+            seconds, plan = timed(functools.partial(allocate, layers, "knapsack", **budget))
+            with mock.patch.object(knapsack, "solve", solve_by_highs):
+                peer_seconds, peer_plan = timed(functools.partial(allocate, layers, "knapsack", **budget))
+            errors = lacking(-total_error(layers, plan), -total_error(layers, peer_plan))
+            bounds = " ".join(f"{what}={bound}" for what, bound in budget.items())
+            note = "the same plan" if plan.ranks == peer_plan.ranks else "another plan"
+            yield record(f"knapsack {name} {by} {bounds}", (seconds, peer_seconds), "HiGHS", errors, note)
+
+
 # EVBMF
 
 
@@ -319,7 +377,7 @@ def bare_accuracy(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> f
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the records to this file")
-    parser.add_argument("--only", nargs="+", default=["enc", "knapsack", "evbmf", "score"])
+    parser.add_argument("--only", nargs="+", default=["enc", "knapsack", "highs", "evbmf", "score"])
     parser.add_argument("--networks", nargs="+", default=["resnet18", "vgg16"], help="of EVBMF")
     parser.add_argument("--enc", type=Path, default=ENC, help="folder with the files of ENC's authors for VGG-16")
     parser.add_argument("--repeats", type=int, default=3)
@@ -330,6 +388,7 @@ if __name__ == "__main__":
     parts = {
         "enc": lambda: enc_cases(arguments.enc, arguments.repeats),
         "knapsack": lambda: knapsack_cases(arguments.enc, arguments.repeats),
+        "highs": highs_cases,
         "evbmf": lambda: evbmf_cases(tuple(arguments.networks), arguments.repeats),
         "score": lambda: score_cases(arguments.repeats),
     }

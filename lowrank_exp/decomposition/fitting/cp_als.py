@@ -114,7 +114,7 @@ def cp_als(
     batch, sizes = tensor.shape[:batch_axes], tensor.shape[batch_axes:]
     _check(sizes, rank, max_iterations, ridge, tolerance, max_seconds, target_error, restarts)
     tensor_BN = tensor.detach().reshape(-1, *sizes)
-    basis_BOP, core_BN = _compress(tensor_BN)
+    basis_BOP, core_BN = _compress(tensor_BN)  # sweeps cost in proportion to the first mode
     if isinstance(init, str):
         factors = _choose_best(core_BN, starts(core_BN, rank, init, seed), ridge)
     else:
@@ -123,6 +123,7 @@ def cp_als(
     for restart in range(restarts):
         further = start(core_BN, rank, "random" if restart else "hosvd", seed + restart)
         factors = [torch.cat(pair) for pair in zip(factors, further, strict=True)]
+    # Restarts are further tensors of the batch, so that all descend in the same matrix products.
     core_BN = core_BN.repeat(1 + restarts, *[1] * len(sizes))
     factors, error_B, iterations, reason = _descend(
         core_BN, factors, ridge, acceleration, tolerance, max_iterations, max_seconds, target_error, 1 + restarts
@@ -207,12 +208,14 @@ def _descend(
         swept, kept_B = sweep(tensor_BOP, guess, least_squares(ridge_B))
         error_B = ((squared_norm_B - kept_B).clamp(min=0) / scale_B).sqrt()
         better_B = error_B <= best_B
+        # Two quiet sweeps in a row end a fit: one may come from a step that was too short.
         quiet_B = torch.where((best_B - error_B).abs() <= tolerance * error_B, quiet_B + 1, 0)
         best_B = torch.minimum(best_B, error_B)
         if iteration == 1:
             damping_B = (error_B**2).clamp(max=_DAMPING)
         guess = extrapolation.beyond(swept, better_B)
         if tensor_BOP.dtype == torch.float32 and bool((best_B < _ENOUGH_FOR_FLOAT32).any()):
+            # Errors in float32 carry its rounding: none of them may stand against one in float64.
             tensor_BOP, best_B = tensor_BOP.double(), torch.full_like(best_B, math.inf)
             guess, extrapolation.best = [g.double() for g in guess], [f.double() for f in extrapolation.best]
         reached_B = best_B.unflatten(0, (fits, -1)).amin(0)

@@ -63,6 +63,7 @@ def norm_constrained(
         swept, now_kept_B = sweep(tensor_BOP, guess, solve)
         swept, sweeps = balanced(swept), sweeps + 1
         sensitivity_B = sensitivity(swept)
+        # An extrapolated sweep may break the bound or raise the sensitivity: then it is not taken.
         better_B = (sensitivity_B <= least_B) & (now_kept_B >= kept_B - 1e-9 * bound_B)
         lowered_B = torch.where(better_B, 1 - sensitivity_B / least_B.clamp(min=1e-300), 0.0)
         quiet = quiet + 1 if bool((lowered_B <= tolerance).all()) else 0
@@ -86,6 +87,7 @@ def _weights(factors: list[Tensor], mode: int) -> Tensor:
 def _least_norm(gram_BRR: Tensor, mttkrp_BRn: Tensor, weights_BR: Tensor, kept_B: Tensor) -> Tensor:
     """The factor of least weighted norm that keeps at least `kept_B` of the squared norm of the tensor."""
     scale_BR1 = weights_BR.clamp(min=1e-300).rsqrt()[..., None]
+    # In these eigenvectors the normal equations are diagonal at every mu: one decomposition serves the whole search.
     values_BR, vectors_BRR = torch.linalg.eigh(scale_BR1 * gram_BRR * scale_BR1.mT)
     values_BR = values_BR.clamp(min=1e-14 * values_BR[:, -1:])
     turned_BRn = vectors_BRR.mT @ (scale_BR1 * mttkrp_BRn)

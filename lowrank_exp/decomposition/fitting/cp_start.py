@@ -52,7 +52,7 @@ def slices(tensor_BN: Tensor, rank: int, generator: torch.Generator | None = Non
     K = math.prod(further)
     slices_BKOI = tensor_BN.reshape(-1, O, I, K).permute(0, 3, 1, 2)
     terms = min(O, I)
-    if 2 * rank < terms:
+    if 2 * rank < terms:  # a sketch of the few that are wanted takes less time than all
         U, S, Vh = _sketch(slices_BKOI, rank, generator)
         terms = rank
     else:
@@ -104,6 +104,7 @@ def pencil(tensor_BN: Tensor, rank: int) -> list[Tensor]:
     small_BRIK = (U_BRO @ tensor_BOIK.flatten(2)).unflatten(2, (I, -1))
     S1, S2 = torch.einsum("bpik,bqi,bzk->zbpq", small_BRIK, V_BRI, W_B2K)
     values, vectors = torch.linalg.eig(S2 @ torch.linalg.pinv(S1))
+    # Noise makes pairs of eigenvalues complex; both parts of their vectors span what the pair stands for.
     inner_BRR = torch.where(values.imag[:, None] >= 0, vectors.real, vectors.imag)
     image = torch.linalg.pinv(inner_BRR) @ small_BRIK.flatten(2)
     factors = [inner_BRR.mT @ U_BRO]

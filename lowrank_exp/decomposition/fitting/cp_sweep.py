@@ -20,6 +20,8 @@ def sweep(tensor_BOP: Tensor, factors: list[Tensor], solve: Solve) -> tuple[list
     B, R, _ = factors[0].shape
     grams = [f @ f.mT for f in factors]
     swept = list(factors)
+    # The product with the whole tensor is the dear one: it is made once for all modes but the first, and each mode that
+    # is solved is contracted away before the next. The first factor comes last, from the tensor itself.
     image = factors[0] @ tensor_BOP  # (B, R, P), its modes contracted one after the other
     for mode in range(1, len(factors)):
         image = image.reshape(B * R, factors[mode].shape[2], -1)
@@ -44,10 +46,11 @@ def least_squares(ridge_B: Tensor) -> Solve:
         one_RR = torch.eye(gram_BRR.shape[1], dtype=torch.float64, device=gram_BRR.device)
         share_B = ridge_B
         lower, failed_B = torch.linalg.cholesky_ex(gram_BRR + (share_B * mean_B)[:, None, None] * one_RR)
-        while failed_B.any():
+        while failed_B.any():  # components that are nearly parallel; a larger ridge holds them apart
             share_B = 100 * share_B.clamp(min=1e-12)
             lower, failed_B = torch.linalg.cholesky_ex(gram_BRR + (share_B * mean_B)[:, None, None] * one_RR)
         solved = torch.cholesky_solve(mttkrp_BRn.double(), lower).to(mttkrp_BRn.dtype)
+        # The first factor alone carries the norms: no component grows in one factor and shrinks in another.
         return unit(solved) if mode else solved
 
     return solve

@@ -66,9 +66,11 @@ def hooi(
     if iterations == 0:
         return hosvd(kernel_GOIK, rank)
     R, Q = rank
+    # Squares of weights may leave the range of float32; those of numbers up to 1 do not.
     scale = kernel_GOIK.abs().amax().clamp_min(torch.finfo(kernel_GOIK.dtype).tiny)
     G, O, I, K = kernel_GOIK.shape
     W_GOKI = (kernel_GOIK / scale).transpose(2, 3).contiguous()
+    # Both modes take turns as the last one of a matrix product: a copy in each order saves a transposition per sweep.
     W_GIKO = W_GOKI.permute(0, 3, 2, 1).contiguous()
     total = W_GOKI.square().sum(dtype=torch.float64).item()
     rounding = 2 * torch.finfo(W_GOKI.dtype).eps * total
@@ -80,6 +82,7 @@ def hooi(
         before = kept
         A_GON = (W_GOKI.flatten(1, 2) @ V_GIR).reshape(G, O, K * R)
         U_GOQ, M_GOO, kept = _step(A_GON, M_GOO, Q, kept)
+        # What is lost is a difference of two sums: of a kernel nearly of low rank float32 leaves no digit of it.
         if W_GOKI.dtype == torch.float32 and total - kept <= FLOAT32_SHARE * total:
             exact = hooi(kernel_GOIK.double(), rank, iterations, tolerance, V_GIR)
             return Tucker2Factors(*(factor.float() for factor in exact))
@@ -166,6 +169,8 @@ def _step(A_GNM: Tensor, last_GNN: Tensor | None, R: int, kept: float) -> tuple[
     """Columns that keep at least `kept`, the Gram matrix of A, and the squared norm that they keep."""
     M_GNN = gram(A_GNM)
     if last_GNN is not None:
+        # Extrapolated: where sweeps creep, the Gram matrix goes on in the same direction. It is taken only if it keeps
+        # no less, so the error never rises.
         U_GNR = dominant(M_GNN + MOMENTUM * (M_GNN - last_GNN), R)
         if (more := _kept(M_GNN, U_GNR)) >= kept:
             return U_GNR, M_GNN, more

@@ -63,7 +63,7 @@ def join(left: RankSets, right: RankSets) -> RankSets:
 
 def best_of_each(sets: RankSets, key_N: np.ndarray, metric: str, dense: int) -> RankSets:
     """Of the rank sets with equal key the one that scores highest, the first at ties; in order of the keys."""
-    order_N = np.lexsort((-sets.score(metric, dense), key_N))
+    order_N = np.lexsort((-sets.score(metric, dense), key_N))  # stable: at ties the first stays
     key_N = key_N[order_N]
     return sets.at(order_N[np.append(True, key_N[1:] != key_N[:-1])])
 
@@ -72,6 +72,7 @@ def thin_out(sets: RankSets, most: int, metric: str, dense: int) -> RankSets:
     """At most so many rank sets: the best in each of as many equal ranges of cost."""
     if len(sets) <= most:
         return sets
+    # By ranges of cost and not by score alone: whatever the other half costs, there must be one here to go with it.
     above_N = sets.costs[:, 0] - sets.costs[:, 0].min()
     return best_of_each(sets, (above_N / (above_N.max() + 1) * most).astype(np.int64), metric, dense)
 
@@ -84,6 +85,8 @@ def find_near(
     The parts are joined to two halves. For every rank set of the left one, those of the right one are looked up whose
     cost brings the sum between low and high. Where a half, or what is found, would be too large, halves are thinned.
     """
+    # Meeting in the middle: two halves of S rank sets each stand for S squared whole ones. Sorting one half finds those
+    # near the budget without listing the others.
     left, right = _join_to_halves(begin, parts, metric, dense)
     while (places := _find_pairs_between(left, right, low_B, high_B)) is None:
         if len(left) > len(right):
@@ -100,6 +103,7 @@ def find_near(
 def _join_to_halves(begin: RankSets, parts: Sequence[RankSets], metric: str, dense: int) -> list[RankSets]:
     """The parts joined to two halves, cut where the larger one has fewest rank sets."""
     sizes = [math.log(len(part)) for part in parts]
+    # In logarithms: the product of so many sizes would overflow.
     cut = min(range(len(parts) + 1), key=lambda at: max(sum(sizes[:at]), sum(sizes[at:])))
     halves = []
     for sets, others in ((begin, parts[:cut]), (no_layers(np.zeros_like(begin.costs[0])), parts[cut:])):
@@ -120,7 +124,7 @@ def _find_pairs_between(
         cost_N = right.costs[order_N, bound]
         begin_N = np.searchsorted(cost_N, low_B[bound] - left.costs[:, bound], side="right")
         count_N = np.maximum(np.searchsorted(cost_N, high_B[bound] - left.costs[:, bound]) - begin_N, 0)
-        if count_N.sum() > PAIRS:
+        if count_N.sum() > PAIRS:  # told before any of them is listed
             return None
         i = np.repeat(np.arange(len(left)), count_N)
         j = order_N[np.arange(len(i)) + np.repeat(begin_N - np.cumsum(count_N) + count_N, count_N)]

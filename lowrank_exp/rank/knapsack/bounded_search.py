@@ -33,13 +33,19 @@ def search(layers: Sequence[LayerOptions], C_B: np.ndarray, until: float) -> Fou
     lambda_B = find_prices(layers, C_B)
     if lambda_B is None:
         return NOTHING
+    # A budget without a price does not bind the relaxed problem, and often not the best choice. With fewer budgets far
+    # more partial choices compare, so that comes first; leaving a budget out only lowers losses, so the bound holds.
     if (priced := lambda_B > 0).any() and not priced.all():
         choice, loss, bound = search([layer.under(priced) for layer in layers], C_B[priced], until)
         if choice is None or (_cost(layers, choice) <= C_B).all():
             return choice, loss, bound
+    # A first choice, cheaply: whatever cannot beat it is forgotten in all that follows.
     most = max(WIDTHS[0], ROWS // sum(map(len, layers)))
     best, loss, bound = _search_in_passes(layers, C_B, lambda_B, min(WIDTHS[1], most), math.inf, until)
+    # What is between the choice and the bound comes mostly from bumps in the losses, which hulls cut through: on either
+    # side of a bump bounds are higher.
     left = [] if bound >= loss else divide(layers, C_B, lambda_B, loss, bound)
+    # Narrow passes over all parts come before a wide one over any: a better choice rules out parts for less.
     for width in WIDTHS:
         waiting, left = left, []
         for part_bound, part in waiting:
@@ -53,6 +59,7 @@ def search(layers: Sequence[LayerOptions], C_B: np.ndarray, until: float) -> Fou
                 best, loss = choice, reached
             if missed < loss:
                 left.append((max(part_bound, missed), part))
+    # Nothing is below the lowest bound of the parts that are left; none left: the choice is the best.
     return best, loss, max(bound, min([loss, *(part_bound for part_bound, _ in left)]))
 
 
@@ -75,19 +82,22 @@ def _search_in_passes(
     relaxed = sum(float(layer.priced(lambda_B).min()) for layer in layers) - float(lambda_B @ C_B)
     best, loss, bound = None, known, relaxed - slack
     for few, kept in ((True, WIDTHS[0]), (False, width)):
+        # An option that lacks more than the known choice leaves, even if all other layers had their best, is in no
+        # better choice. With a known loss near the bound few options remain: that makes exact searches short.
         layers = [layer.at(layer.lacks(lambda_B) + relaxed <= loss + slack) for layer in layers]
         if not all(map(len, layers)):
             return best, loss if best else math.inf, loss
         tried = [_keep_nearest(layer, lambda_B, C_B) for layer in layers] if few else layers
+        # Time counts only with a choice at hand: some plan must come out.
         passed = _join_layers(tried, C_B, lambda_B, kept, loss, slack, until if loss < math.inf else math.inf)
         if passed is None:
             break
         choice, reached, dropped = passed
         if choice is not None and reached <= loss:
             best, loss = choice, reached
-        if sum(map(len, tried)) == sum(map(len, layers)):
+        if sum(map(len, tried)) == sum(map(len, layers)):  # over fewer options a pass proves nothing
             bound = max(bound, dropped)
-        if bound + 2 * slack >= loss:
+        if bound + 2 * slack >= loss:  # no further apart than rounding
             bound = loss
             break
     return best, loss if best else math.inf, min(loss, bound)
@@ -129,8 +139,10 @@ def _join_layers(
             kept = np.flatnonzero((bound_N <= known + slack) & np.isfinite(bound_N))
             joined.append((c_NB[kept], loss_N[kept], bound_N[kept], kept + start * len(layer)))
         c_SB, loss_S, bound_S, origin_S = (np.concatenate(of_all) for of_all in zip(*joined, strict=True))
+        # What completes a partial choice completes every other one of the same layers: of those, the beaten can go.
         kept = find_undominated(c_SB, loss_S)
         if len(kept) > width:
+            # The lowest bound of what is dropped tells afterwards whether a better choice may have been among it.
             cut = float(np.partition(bound_S[kept], width)[width])
             kept, dropped = kept[_keep_best(bound_S[kept], cut, slack, width)], min(dropped, cut - slack)
         if not len(kept):
@@ -138,7 +150,7 @@ def _join_layers(
         c_SB, loss_S = c_SB[kept], loss_S[kept]
         trail.append(np.divmod(origin_S[kept], len(layer)))
 
-    state = int(np.lexsort((*c_SB.T[::-1], loss_S))[0])
+    state = int(np.lexsort((*c_SB.T[::-1], loss_S))[0])  # the least loss, of equal ones the least cost
     loss, choice = int(loss_S[state]), []
     for layer, (parent_S, option_S) in zip(reversed(layers), reversed(trail), strict=True):
         choice.append(int(layer.places[option_S[state]]))

@@ -75,6 +75,7 @@ def solve(
     losses = _ExactLosses.of(values_L)
     kept, limit_B = _tighten(costs_L, limit_B)
     layers = [LayerOptions.of(c_OB[:, kept], loss_O) for c_OB, loss_O in zip(costs_L, losses.integers, strict=True)]
+    # By the size of their steps, so that the order in which layers come decides nothing; any other takes about as long.
     order = sorted(range(len(layers)), key=lambda l: layers[l].step(limit_B), reverse=True)
     rows, loss, bound = search([layers[l] for l in order], limit_B, time.monotonic() + limit_seconds)
     if rows is None:
@@ -111,8 +112,9 @@ class _ExactLosses:
         highest = [float(v.max()) for v in finite]
         lowest = min(highest)
         spread = math.fsum(high - min(float(v.min()), lowest) for high, v in zip(highest, finite, strict=True))
-        forbidden = 1.5 * spread or 1.0
+        forbidden = 1.5 * spread or 1.0  # more than all other layers together can make up for
         any_forbidden = any(np.isinf(v).any() for v in values)
+        # The highest at which the sum of any choice stays within int64.
         exponent = 61 - math.frexp(len(values) * (forbidden + spread) if any_forbidden else forbidden)[1]
         integers = [
             np.rint(np.ldexp(high - np.where(np.isinf(v), lowest - forbidden, v), exponent)).astype(np.int64)
@@ -127,6 +129,8 @@ class _ExactLosses:
 
 def _tighten(costs: Sequence[np.ndarray], limit_B: np.ndarray) -> tuple[list[int], np.ndarray]:
     """The budgets that no other one of proportional costs implies, and their limits rounded down to sums of costs."""
+    # Weights and bytes of one type are proportional: the tighter of both bounds is enough, and one budget is solved far
+    # faster than two. Between two sums of costs a limit is as good as the lower one.
     more_SB = np.concatenate([c_OB - c_OB.min(0) for c_OB in costs])
     least_B = sum(c_OB.min(0) for c_OB in costs)
     unit_B = np.maximum(np.gcd.reduce(more_SB, axis=0), 1)

@@ -61,6 +61,8 @@ def find_undominated(c_SB: np.ndarray, loss_S: np.ndarray) -> np.ndarray:
     order = np.lexsort((loss_S, *c_SB.T[::-1]))
     c_SB, loss_S = c_SB[order], loss_S[order]
     several = c_SB.shape[1] > 1
+    # One budget: sorted by cost, what does not lower the loss is beaten. Several: no order sorts them all, and to
+    # compare all pairs would take the square of the time.
     kept_S = (c_SB[1:] != c_SB[:-1]).any(1) if several else loss_S[1:] < np.minimum.accumulate(loss_S)[:-1]
     return order[np.append(True, kept_S)[: len(order)]]
 
@@ -70,6 +72,8 @@ def find_prices(layers: Sequence[LayerOptions], C_B: np.ndarray) -> np.ndarray |
 
     Bounds hold at any prices that are not negative; these make them the highest.
     """
+    # One budget: the relaxed problem goes down the edges of the hulls, steepest first, until the budget is spent; the
+    # price is the slope of the edge on which that happens.
     if len(C_B) == 1:
         x_N, y_N = _relax_from_each(layers, 0, np.zeros(1))[0]
         if x_N[0] > C_B[0]:
@@ -82,11 +86,13 @@ def find_prices(layers: Sequence[LayerOptions], C_B: np.ndarray) -> np.ndarray |
     c_NB, loss_N = (np.concatenate(of_all) for of_all in zip(*((l.costs, l.losses) for l in layers), strict=True))
     layer_N = np.repeat(np.arange(len(layers)), [len(layer) for layer in layers])
     one_each = csr_array((np.ones(len(loss_N)), (layer_N, np.arange(len(loss_N)))))
+    # In units near 1, as the tolerances of the linear programme are absolute.
     unit_B, unit = np.maximum(C_B, 1), max(float(loss_N.max()), 1.0)
     relaxed = linprog(loss_N / unit, (c_NB / unit_B).T, C_B / unit_B, one_each, np.ones(len(layers)))
     if relaxed.status == 2:
         return None
     lambda_B = np.maximum(-relaxed.ineqlin.marginals, 0.0) if relaxed.status == 0 else np.zeros(len(C_B))
+    # A price that is only rounding would make its budget count as one that binds.
     return np.where(lambda_B > 1e-9 * lambda_B.max(), lambda_B, 0.0) * unit / unit_B
 
 
@@ -110,6 +116,7 @@ class Completion:
 
     def bound(self, stage: int, c_SB: np.ndarray, loss_S: np.ndarray) -> np.ndarray:
         """The highest of the bounds, `(S,)`, for choices of the first `stage` layers; inf where nothing fits."""
+        # Every b gives a bound; which is the highest differs from one partial choice to the next.
         left_SB = self.C_B - c_SB
         bound_S = np.full(len(loss_S), -np.inf)
         for b, (others_B, E) in enumerate(zip(self._others, self._E, strict=True)):
@@ -126,6 +133,8 @@ def _relax_from_each(
     first_L2 = np.array([[x_N[0], y_N[0]] for x_N, y_N in hulls])
     layer_N = np.repeat(np.arange(len(hulls)), [len(x_N) - 1 for x_N, _ in hulls])
     edge_N2 = np.concatenate([np.diff(hull, axis=1).T for hull in hulls])
+    # The relaxed loss of several layers is the sum of their hulls: all edges, joined by rising slope. Sorted once, they
+    # serve every stage, each without the edges of the layers before it.
     steepest = np.argsort(edge_N2[:, 1] / edge_N2[:, 0], kind="stable")
     layer_N, edge_N2 = layer_N[steepest], edge_N2[steepest]
     corners = []
@@ -142,6 +151,7 @@ def _lower_hull(x_O: np.ndarray, y_O: np.ndarray) -> np.ndarray:
     falling = np.append(True, y_O[1:] < np.minimum.accumulate(y_O)[:-1])
     xs, ys = [], []
     for x, y in zip(x_O[falling].tolist(), y_O[falling].tolist(), strict=True):
+        # A corner above the line from the one before it to the new one is not on the hull.
         while len(xs) > 1 and (ys[-1] - ys[-2]) * (x - xs[-1]) >= (y - ys[-1]) * (xs[-1] - xs[-2]):
             xs.pop()
             ys.pop()

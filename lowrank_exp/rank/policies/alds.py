@@ -73,6 +73,7 @@ def alds(
     _check(problem, bound, restarts, iterations, seed, solver)
     problem = replace(problem, candidates=tuple(sorted(problem.candidates, key=lambda c: c.profile.name)))
     layers = [_list_splits(candidate, problem, bound) for candidate in problem.candidates]
+    # What all layers that may be decomposed can spend, as integers: sums of costs are compared exactly.
     limit_W = np.array(
         [
             math.floor(share * problem.dense[what] * (1 + ROUNDING)) - problem.alone[what]
@@ -90,6 +91,7 @@ def alds(
     steps.sort(key=lambda step: step[:2])
     tried = {tuple(split.k for split in splits): splits for *_, splits in steps}
     unmet = None
+    # The smallest eps may be out of reach of the budget's 1 %, as steps from rank to rank are coarse: then the next.
     for splits in tried.values():
         try:
             return _meet_budget(problem, splits)
@@ -153,6 +155,7 @@ def _list_splits(candidate: Candidate, problem: Problem, bound: str) -> list[Spl
 def _make_split(candidate: Candidate, k: int, scale: float, problem: Problem) -> Split:
     layer, rungs = candidate.profile, [rung for rung in candidate.rungs if rung is not None]
     bounds, dense_too = problem.budget.bounds, candidate.rungs[-1] is None
+    # Where dense is allowed, rungs dearer than dense may be wished too: the layer then is dense, at the cost of dense.
     wished = slice(rungs[0] - 1, layer.rungs if dense_too else rungs[-1])
     below = np.append(_alpha(layer), 0.0)  # alpha_{j+1} at place j
     error_J = scale * below[np.asarray(layer.ranks)[wished]]
@@ -199,10 +202,11 @@ def _alternate(
 
 def _global_step(splits: Sequence[Split], limit_W: np.ndarray) -> tuple[float, float]:
     """The smallest eps at which the budget holds, and how much of it that takes; inf where it does not hold at any."""
+    # As eps falls, a layer leaves a rung for the next one as soon as eps is below the rung's error. So the budget is
+    # spent step by step in the order of these errors, and the first step that exceeds it tells where eps must stop.
     spent_W = sum((split.costs[0] for split in splits), start=np.zeros(len(limit_W), dtype=np.int64))
     if (spent_W > limit_W).any():
         return math.inf, math.inf
-    # Below its error, a rung is left for the next one.
     error = np.concatenate([np.zeros(0), *(split.errors[:-1] for split in splits)])
     dearer = np.concatenate([np.zeros((0, len(limit_W)), np.int64), *(np.diff(s.costs, axis=0) for s in splits)])
     order = np.argsort(-error, kind="stable")

@@ -141,6 +141,7 @@ def enc_candidates(
 
     high_L, low_L, free_L = _bounds(problem, curve, first, space)
     delta_B = sum((layer.costs[R] for layer, R in zip(layers, high_L, strict=True)), alone_B) - budget_B
+    # Of several bounds the one that R_max exceeds most says how far down the lattice must reach.
     delta = np.max(delta_B / dense_B)
     if delta > 0 and any(free_L):
         x_max_L = [_largest_offset(*of, delta_B) for of in zip(layers, high_L, low_L, strict=True)]
@@ -149,6 +150,7 @@ def enc_candidates(
         sets = [_sets_of(*of) for of in zip(layers, high_L, x_max_L, t_L, strict=True)]
         best = functools.partial(_fold_group, sub_groups=sub_groups, metric=metric, dense=dense)
         parts = [best([sets[l] for l in group], min(t_L[l] for l in group)) for group in groups]
+        # The paper's margin first; where the lattice is too coarse for it, what counts as meeting a budget here.
         for width_B in (np.minimum(margin * delta * dense_B, TOLERANCE * budget_B), TOLERANCE * budget_B):
             sets_near, scores = find_near(
                 no_layers(alone_B), parts, budget_B - width_B, budget_B + width_B, metric, dense
@@ -216,6 +218,8 @@ def _choose_steps(
     density: float | None,
 ) -> list[int]:
     """t of every layer."""
+    # A step is in proportion to r_max, so that all layers have about as many; the density scales them together. If the
+    # lattice is so fine that its rank sets cannot be listed, the next lower density is tried.
     t0_density = np.mean([1 / layer.t0 for layer in layers])
     for tried in DENSITIES if density is None else (density,):
         alpha = t0_density / tried
@@ -232,6 +236,7 @@ def _choose_steps(
 def _sets_of(layer: _Layer, high: int, x_max: int, t: int) -> RankSets:
     """The offsets of one layer; of those with the same option the smallest."""
     x_N = np.arange(0, x_max + 1, t)
+    # Ranks above the cheaper ones all leave the layer dense: one option, which counts once.
     x_N = x_N[np.sort(np.unique(layer.options[high - x_N], return_index=True)[1])]
     R_N = high - x_N
     return RankSets(R_N[:, None].astype(np.int32), x_N, layer.costs[R_N], layer.y_p[R_N], layer.y_m[R_N])
@@ -239,6 +244,8 @@ def _sets_of(layer: _Layer, high: int, x_max: int, t: int) -> RankSets:
 
 def _fold_group(sets: Sequence[RankSets], step: int, sub_groups: int | None, metric: str, dense: int) -> RankSets:
     """The best rank set of a group of layers for every sum of offsets that is a multiple of `step`."""
+    # Equal sums of offsets cost the same, so of these only the highest metric is kept. A chunk is listed whole before
+    # any of it is left out, as in the authors' code; so chunks are as large as memory allows.
     size = len(sets) if sub_groups is None else max(1, len(sets) // sub_groups)
     while sub_groups is None and size > 1 and max(_count_members(sets, size)) > MEMBERS:
         size -= 1
