@@ -93,7 +93,7 @@ def _bias(parts: list[nn.Module]) -> Tensor | None:
     bias_C = None
     for part in parts:
         if bias_C is not None:
-            bias_C = _behind(part, bias_C)
+            bias_C = _bias_behind(part, bias_C)
         if not isinstance(part, Reorder) and part.bias is not None:
             own_C = part.bias.detach()
             own_C = own_C if own_C.dtype == torch.float64 else own_C.float()
@@ -101,7 +101,7 @@ def _bias(parts: list[nn.Module]) -> Tensor | None:
     return bias_C
 
 
-def _behind(part: nn.Module, map_C: Tensor) -> Tensor:
+def _bias_behind(part: nn.Module, map_C: Tensor) -> Tensor:
     """What `part`, its own bias left out, makes of maps that have one number everywhere: such maps again.
 
     Raises:

@@ -171,6 +171,13 @@ def test_profile_is_that_of_the_dense_network(by):
     assert plans[0].ranks == plans[1].ranks
 
 
+@pytest.mark.parametrize("policy", ["evbmf", "stable_rank"])
+def test_policies_of_spectra_plan_a_form_without_numbers(policy):
+    net = meta_copy(to_svd_(network()))
+    layers = profile_svd(net, torch.empty_like(images(), device="meta"))
+    assert allocate(layers, policy).ranks == {"0": 4, "3": 3, "5": 3}  # the middle of those that are cheaper than dense
+
+
 def test_profile_ends_at_the_rank_of_the_form():
     x = images()
     net = to_svd_(network(), rank={"0": 3}, layers=["0", "5"])

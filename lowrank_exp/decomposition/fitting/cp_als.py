@@ -16,8 +16,8 @@ from torch import Tensor
 from lowrank_exp.decomposition.fitting.cp_start import STARTS, slices, start, starts
 from lowrank_exp.decomposition.fitting.cp_sweep import (
     Extrapolation,
-    balanced,
-    chosen,
+    balance,
+    choose,
     least_squares,
     norm_squared,
     outer,
@@ -132,7 +132,7 @@ def cp_als(
     factors = [f.unflatten(0, (1 + restarts, -1))[best_B, torch.arange(len(best_B), device=f.device)] for f in factors]
     if basis_BOP is not None:
         factors = [factors[0] @ basis_BOP.mT.to(factors[0].dtype), *factors[1:]]
-    fit = fitted(tensor_BN, factors, batch, iterations, reason)
+    fit = measure_fit(tensor_BN, factors, batch, iterations, reason)
     if reason == "time":
         warnings.warn(
             f"CP of a tensor {tuple(sizes)} at rank {rank} was stopped after {max_seconds:g} s and {iterations} sweeps "
@@ -156,12 +156,12 @@ def cp_exact(tensor: Tensor, *, batch_axes: int = 0) -> CPFit:
     """The CP of `n_3 ... n_N min(n_1, n_2)` components that equals `tensor`: the SVDs of all `tensor[:, :, k]`."""
     batch, sizes = tensor.shape[:batch_axes], tensor.shape[batch_axes:]
     tensor_BN = tensor.detach().reshape(-1, *sizes)
-    return fitted(tensor_BN, slices(tensor_BN, min(sizes[:2]) * math.prod(sizes[2:])), batch, 0, "exact")
+    return measure_fit(tensor_BN, slices(tensor_BN, min(sizes[:2]) * math.prod(sizes[2:])), batch, 0, "exact")
 
 
-def fitted(tensor_BN: Tensor, factors: list[Tensor], batch: Sequence[int], iterations: int, reason: str) -> CPFit:
+def measure_fit(tensor_BN: Tensor, factors: list[Tensor], batch: Sequence[int], iterations: int, reason: str) -> CPFit:
     """The fit with factors `(B, R, n)`, its errors measured."""
-    factors = balanced(factors)
+    factors = balance(factors)
     error, error_B = relative_errors(tensor_BN, factors)
     shaped = tuple(f.mT.to(tensor_BN.dtype).reshape(*batch, *f.mT.shape[1:]) for f in factors)
     return CPFit(shaped, error, error_B.reshape(batch), iterations, reason)
@@ -175,7 +175,7 @@ def _choose_best(tensor_BN: Tensor, candidates: list[list[Tensor]], ridge: float
     tried = [sweep(tensor_BN.flatten(2), factors, solve) for factors in candidates]
     factors, kept_B = tried[0]
     for swept, kept in tried[1:]:
-        factors = [chosen(kept > kept_B, s, f) for s, f in zip(swept, factors, strict=True)]
+        factors = [choose(kept > kept_B, s, f) for s, f in zip(swept, factors, strict=True)]
         kept_B = torch.maximum(kept_B, kept)
     return factors
 

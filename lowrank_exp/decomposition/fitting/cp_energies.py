@@ -42,7 +42,7 @@ def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, als
         kept = energy_of(torch.linalg.svdvals(matrices).cpu().numpy())[:full_rank]
         curve[: len(kept)] = kept
         return curve[np.asarray(ranks) - 1]
-    last = min(full_rank, _counted(long))
+    last = min(full_rank, _rank_of_full_size(long))
     measured = np.unique(np.geomspace(1, last, _MEASURED + 1).round().astype(int))
     short = asdict(replace(als, init="slices", max_iterations=_SWEEPS, restarts=0))
     kept = [1 - cp_als(tensor, int(rank), batch_axes=1, **short).relative_error ** 2 for rank in measured[:-1]]
@@ -53,6 +53,6 @@ def estimated_energies(tensor: Tensor, ranks: Sequence[int], full_rank: int, als
     return np.maximum.accumulate(curve)[np.asarray(ranks) - 1]
 
 
-def _counted(sizes: Sequence[int]) -> int:
+def _rank_of_full_size(sizes: Sequence[int]) -> int:
     """The rank at which components have as many numbers as the tensor."""
     return max(2, math.ceil(math.prod(sizes) / (sum(sizes) - len(sizes) + 1)))

@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from lowrank_exp.decomposition.fitting.cp_als import CPFit, fitted, relative_errors
-from lowrank_exp.decomposition.fitting.cp_sweep import Extrapolation, balanced, norm_squared, sweep
+from lowrank_exp.decomposition.fitting.cp_als import CPFit, measure_fit, relative_errors
+from lowrank_exp.decomposition.fitting.cp_sweep import Extrapolation, balance, norm_squared, sweep
 
 
 def norm_constrained(
@@ -57,11 +57,11 @@ def norm_constrained(
     def solve(gram_BRR: Tensor, mttkrp_BRn: Tensor, factors: list[Tensor], mode: int) -> Tensor:
         return _least_norm(gram_BRR, mttkrp_BRn, _weights(factors, mode), kept_B)
 
-    guess = balanced(factors)
+    guess = balance(factors)
     extrapolation, least_B, sweeps, quiet = Extrapolation(guess), sensitivity(guess), 0, 0
     while sweeps < max_iterations and quiet < 2:
         swept, now_kept_B = sweep(tensor_BOP, guess, solve)
-        swept, sweeps = balanced(swept), sweeps + 1
+        swept, sweeps = balance(swept), sweeps + 1
         sensitivity_B = sensitivity(swept)
         # An extrapolated sweep may break the bound or raise the sensitivity: then it is not taken.
         better_B = (sensitivity_B <= least_B) & (now_kept_B >= kept_B - 1e-9 * bound_B)
@@ -69,7 +69,7 @@ def norm_constrained(
         quiet = quiet + 1 if bool((lowered_B <= tolerance).all()) else 0
         least_B = torch.where(better_B, sensitivity_B, least_B)
         guess = extrapolation.beyond(swept, better_B)
-    return fitted(tensor_BN, extrapolation.best, batch, fit.iterations + sweeps, fit.stopped_because)
+    return measure_fit(tensor_BN, extrapolation.best, batch, fit.iterations + sweeps, fit.stopped_because)
 
 
 def sensitivity(factors: list[Tensor]) -> Tensor:

@@ -80,7 +80,7 @@ class Extrapolation:
         self._ceiling_B = torch.where(better_B, (1.01 * self._ceiling_B).clamp(max=1.0), self._share_B)
         grown_B = torch.minimum(1.05 * self._share_B, self._ceiling_B)
         self._share_B = torch.where(better_B, grown_B, self._share_B / 1.5)
-        before, self.best = self.best, [chosen(better_B, s, f) for s, f in zip(swept, self.best, strict=True)]
+        before, self.best = self.best, [choose(better_B, s, f) for s, f in zip(swept, self.best, strict=True)]
         if self._first:  # a start is too far from the first sweep to go on in that direction
             self._first = False
             return self.best
@@ -88,7 +88,7 @@ class Extrapolation:
         return [now + share_B11 * (now - then) for now, then in zip(self.best, before, strict=True)]
 
 
-def chosen(this_B: Tensor, one_BRn: Tensor, other_BRn: Tensor) -> Tensor:
+def choose(this_B: Tensor, one_BRn: Tensor, other_BRn: Tensor) -> Tensor:
     """`one` for the tensors where `this` holds, `other` for the rest."""
     return torch.where(this_B[:, None, None], one_BRn, other_BRn)
 
@@ -107,7 +107,7 @@ def unit(factor_BRn: Tensor) -> Tensor:
     return factor_BRn / norm.where(norm > 0, 1.0)
 
 
-def balanced(factors: list[Tensor]) -> list[Tensor]:
+def balance(factors: list[Tensor]) -> list[Tensor]:
     """The same components, their norms spread equally over the factors."""
     norms = [torch.linalg.vector_norm(f, dim=2, keepdim=True) for f in factors]
     share = math.prod(norm ** (1 / len(factors)) for norm in norms)

@@ -47,7 +47,7 @@ def equal_clusters(points_ND: np.ndarray, clusters: int, *, seed: int = 0, resta
     if clusters in (1, N):
         return np.arange(N) * clusters // N
     points_ND = points_ND - points_ND.mean(axis=0)  # distances are then free of cancellation
-    clusterings = [_settled(points_ND, centres_KD) for centres_KD in _starts(points_ND, clusters, seed, restarts)]
+    clusterings = [_settle(points_ND, centres_KD) for centres_KD in _starts(points_ND, clusters, seed, restarts)]
     best_N = min(clusterings, key=lambda labels_N: scatter(points_ND, labels_N))
     _, first_K, labels_N = np.unique(best_N, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first_K))[labels_N]
@@ -112,7 +112,7 @@ def _starts(points_ND: np.ndarray, clusters: int, seed: int, restarts: int) -> l
     return [run.cluster_centers_ for run in runs]
 
 
-def _settled(points_ND: np.ndarray, centres_KD: np.ndarray) -> np.ndarray:
+def _settle(points_ND: np.ndarray, centres_KD: np.ndarray) -> np.ndarray:
     """Assignment and means in turn from `centres_KD`, until the sum of squares no longer falls."""
     labels_N = balanced_assignment(_squared_distances(points_ND, centres_KD))
     lowest = scatter(points_ND, labels_N)

@@ -44,9 +44,9 @@ def gram_svd(W_GMN: Tensor, rank: int | None = None) -> tuple[Tensor, Tensor, Te
         return V_GRM.mT, S_GR, U_GNR.mT
     gram_GMM, exponent_G = _gram(W_GMN), None
     if not _in_range(gram_GMM):
-        W_GMN, exponent_G = _scaled(W_GMN)
+        W_GMN, exponent_G = _scale(W_GMN)
         gram_GMM = _gram(W_GMN)
-    U_GMM, L_GMN, S_GM = _rotated(W_GMN, gram_GMM, rank)
+    U_GMM, L_GMN, S_GM = _rotate(W_GMN, gram_GMM, rank)
     if (S_GM.diff(dim=1) > 0).any():
         S_GM, order_GM = S_GM.sort(dim=1, descending=True, stable=True)
         U_GMM = U_GMM.gather(2, order_GM[:, None, :].expand_as(U_GMM))
@@ -76,13 +76,13 @@ def _in_range(gram_GMM: Tensor) -> bool:
     return bool(((squares_G > 1e-12) & (squares_G < 1e12)).all())
 
 
-def _scaled(W_GMN: Tensor) -> tuple[Tensor, Tensor]:
+def _scale(W_GMN: Tensor) -> tuple[Tensor, Tensor]:
     """The matrices, divided by a power of two each that brings the largest entry near one, and its exponents `(G,)`."""
     exponent_G = W_GMN.abs().amax(dim=(1, 2)).frexp().exponent.clamp(-126, 126)
     return torch.ldexp(W_GMN, -exponent_G[:, None, None]), exponent_G
 
 
-def _rotated(W_GMN: Tensor, gram_GMM: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
+def _rotate(W_GMN: Tensor, gram_GMM: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
     """From W and `W W^T`: orthonormal `U_GMM`, `L_GMN = U^T W` of orthogonal rows nearly in falling order, their norms.
 
     The first `rank` rows alone, where the Gram matrix of all is sharp for them.
@@ -96,7 +96,7 @@ def _rotated(W_GMN: Tensor, gram_GMM: Tensor, rank: int | None) -> tuple[Tensor,
         S_GR = _norms(L_GRN)
         if (sharp * S_GR[:, :1] <= S_GR).all():
             return U_GMR, L_GRN, S_GR
-        U_GMM, L_GMN, S_GM = _rotated(W_GMN, gram_GMM, None)
+        U_GMM, L_GMN, S_GM = _rotate(W_GMN, gram_GMM, None)
         return U_GMM[:, :, :rank], L_GMN[:, :rank], S_GM[:, :rank]
     L_GMN = U_GMM.mT @ W_GMN
     start = 0

@@ -28,7 +28,7 @@ def kmeans(vectors_ND: Tensor, k: int, *, iterations: int = 100, seed: int = 0) 
     [[0.5], [10.0]]
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn_ND = _drawn(vectors_ND, max(2**18, 64 * k), generator)
+    drawn_ND = _draw(vectors_ND, max(2**18, 64 * k), generator)
     centroids_KD = lloyd(drawn_ND, _start(drawn_ND, k, generator), iterations, seed=seed)
     return lloyd(vectors_ND, centroids_KD, 1, seed=seed) if len(drawn_ND) < len(vectors_ND) else centroids_KD
 
@@ -69,7 +69,7 @@ def nearest(vectors_ND: Tensor, centroids_KD: Tensor) -> Tensor:
 def means(vectors_ND: Tensor, assigned_N: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Mean `(k, D)` and number `(k,)` of the vectors of every cluster; the mean of none is 0. Summed in float64."""
     counts_K = torch.bincount(assigned_N, minlength=k)
-    sums_KD = _summed(vectors_ND.double(), assigned_N, counts_K)
+    sums_KD = _sum_by_cluster(vectors_ND.double(), assigned_N, counts_K)
     return (sums_KD / counts_K.clamp(min=1)[:, None]).to(vectors_ND.dtype), counts_K
 
 
@@ -83,13 +83,13 @@ def distinct(vectors_ND: Tensor, most: int) -> tuple[Tensor, Tensor] | None:
 
 def _start(vectors_ND: Tensor, k: int, generator: torch.Generator) -> Tensor:
     """k distinct vectors, or all."""
-    choice_ND = _drawn(vectors_ND, 4 * k, generator).unique(dim=0)
+    choice_ND = _draw(vectors_ND, 4 * k, generator).unique(dim=0)
     if len(choice_ND) < k:
         choice_ND = vectors_ND.unique(dim=0)
-    return _drawn(choice_ND, k, generator)
+    return _draw(choice_ND, k, generator)
 
 
-def _drawn(vectors_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _draw(vectors_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
     if count >= len(vectors_ND):
         return vectors_ND
     return vectors_ND[torch.randperm(len(vectors_ND), generator=generator)[:count].to(vectors_ND.device)]
@@ -100,7 +100,7 @@ def _split_(
 ) -> None:
     """Give every empty cluster one half of a bad one, in place."""
     squared_N1 = (vectors_ND - centroids_KD[assigned_N]).double().square().sum(dim=1, keepdim=True)
-    errors_K = _summed(squared_N1, assigned_N, counts_K)[:, 0]
+    errors_K = _sum_by_cluster(squared_N1, assigned_N, counts_K)[:, 0]
     empty_E = (counts_K == 0).nonzero()[:, 0][: int((errors_K > 0).sum())]
     worst_E = errors_K.topk(len(empty_E)).indices
     radius_E = (errors_K[worst_E] / counts_K[worst_E]).sqrt().to(vectors_ND.dtype)
@@ -118,6 +118,6 @@ def _argmax(scores_NK: Tensor) -> Tensor:
     return scores_NK.argmax(dim=1)
 
 
-def _summed(values_ND: Tensor, assigned_N: Tensor, counts_K: Tensor) -> Tensor:
+def _sum_by_cluster(values_ND: Tensor, assigned_N: Tensor, counts_K: Tensor) -> Tensor:
     """Sum of the values of every cluster, `(K, D)`, in the same order at every call (as adding by index is not)."""
     return torch.segment_reduce(values_ND[assigned_N.argsort(stable=True)], "sum", lengths=counts_K)
