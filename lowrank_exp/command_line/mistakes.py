@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.keys.renamed import renamed
 from lowrank_exp.command_line.keys.training import TRAIN
 
 WORD = 300  # letters of a word that is shown
@@ -111,6 +112,8 @@ def allowed_keys(error: OmegaConfBaseException) -> str:
     if not isinstance(parent, DictConfig) or not isinstance(error, ConfigAttributeError | ConfigKeyError):
         return str(error).partition("\n")[0]
     where = error.full_key.rpartition(".")[0] if error.full_key else ""
+    if new := renamed(where, key):
+        return new
     keys = [str(k) for k in parent if k != "hydra"]
     if "recipe" in keys:  # whatever it holds can be set beside it
         keys += [name for name in TRAIN if name not in keys]

@@ -22,6 +22,14 @@ FORMER_HOMES = {
     "lowrank_exp.pruning.schedules.Iterative": "lowrank_exp.pruning.schedules.Molchanov",
 }
 
+# Options that have another name since: by class, their names in the keys.
+FORMER_OPTIONS = {
+    "lowrank_exp.pruning.schedules.AGP": {"share": "s_f", "share_at_first": "s_i"},
+    "lowrank_exp.pruning.schedules.OneShot": {"share": "rate"},
+    "lowrank_exp.pruning.schedules.RePr": {"share": "p"},
+    "lowrank_exp.pruning.schedules.SFP": {"share": "P"},
+}
+
 # Parts of a training, whose `_target_` may be left out.
 PARTS = {f"lowrank_exp.training.{name}" for name in ("Distillation", "QuantNoise", "StochasticDepth")}
 
@@ -51,7 +59,9 @@ def by_content(phase: Mapping[str, Any]) -> dict[str, Any]:
 
 def _by_content(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
-        return {name: _by_content(item, str(name)) for name, item in value.items() if not _may_be_left_out(name, item)}
+        former = FORMER_OPTIONS.get(str(value.get("_target_")), {})
+        kept = {name: item for name, item in value.items() if not _may_be_left_out(name, item)}
+        return {former.get(name, name): _by_content(item, str(name)) for name, item in kept.items()}
     if key == "_target_":
         return FORMER_HOMES.get(value, value)
     if isinstance(value, list | tuple):

@@ -157,6 +157,7 @@ REFUSED = {
     "+training.epoch=3": "training.epoch is read by nobody. Did you mean training.epochs?",
     "+trainng.epochs=3": "trainng is read by nobody. Did you mean training",
     "+store.exactly=true": "store.exactly is read by nobody. Did you mean store.exact?",
+    "+pruning.P=0.3": "pruning.P is called pruning.share now: type that",
     "+paths.outputss=x": "paths.outputss is read by nobody. Did you mean paths.outputs?",
     "+reconstruct.fitt=null": "reconstruct.fitt is read by nobody. Did you mean reconstruct.fit?",
     "++seeed=3": "seeed is read by nobody. Did you mean seed",
@@ -210,7 +211,7 @@ def test_override_is_refused(override):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["pruning=sfp", "pruning.P=0"], "pruning.P=0 is refused: allowed is a number in (0, 1)"),
+        (["pruning=sfp", "pruning.share=0"], "pruning.share=0 is refused: allowed is a number in (0, 1)"),
         (["decomposition=biclustering", "decomposition.conv.restarts=0"], "decomposition.conv.restarts=0"),
         (["decomposition=cp", "decomposition.conv.max_seconds=nan"], "decomposition.conv.max_seconds=nan"),
         (["regularizer=svd_l1", "regularizer.terms.l1.weight=-1"], "regularizer.terms.l1.weight=-1"),

@@ -15,3 +15,25 @@ def test_classes_that_moved_have_their_former_homes_at_any_depth():
             "train": [{"_target_": "lowrank_exp.phases.Train"}],
         },
     }
+
+
+def test_options_that_have_another_name_now_keep_the_former_one():
+    for name, options, former in (
+        ("SFP", {"share": 0.3, "every": 1}, {"P": 0.3, "every": 1}),
+        ("RePr", {"share": 0.3, "N": 3}, {"p": 0.3, "N": 3}),
+        ("OneShot", {"share": 0.3}, {"rate": 0.3}),
+        ("AGP", {"share": 0.5, "share_at_first": 0.1}, {"s_f": 0.5, "s_i": 0.1}),
+    ):
+        target = f"lowrank_exp.pruning.schedules.{name}"
+        phase = {"_target_": "lowrank_exp.phases.Prune", "schedule": {"_target_": target, **options}}
+        assert by_content(phase)["schedule"] == {"_target_": target, **former}
+    own = {"schedule": {"_target_": "mine.SFP", "share": 0.3}}
+    assert by_content(own) == own
+
+
+def test_the_iterative_schedule_keeps_its_former_name():
+    schedule = {"_target_": "lowrank_exp.pruning.schedules.Iterative", "macs": 0.5}
+    assert by_content({"schedule": schedule})["schedule"] == {
+        "_target_": "lowrank_exp.pruning.schedules.Molchanov",
+        "macs": 0.5,
+    }

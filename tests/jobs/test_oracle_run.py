@@ -73,11 +73,11 @@ def test_killed_in_the_middle_of_a_ranking_it_goes_on(tmp_path, monkeypatch):
 
 CRITERION = Oracle(absolute=False)
 SCHEDULES = {
-    "agp": (AGP(s_f=0.5, every=1, criterion=CRITERION), Moment(1, 2, 2)),
+    "agp": (AGP(share=0.5, every=1, criterion=CRITERION), Moment(1, 2, 2)),
     "iterative": (Iterative(macs=0.5, filters=3, form="none", criterion=CRITERION), Moment(0, 2, 2, True)),
-    "one_shot": (OneShot(rate=0.2, criterion=CRITERION), Moment(0, 2, 2, True)),
+    "one_shot": (OneShot(share=0.2, criterion=CRITERION), Moment(0, 2, 2, True)),
     "repr": (RePr(S1=1, S2=1, N=1, criterion=CRITERION), Moment(2, 2, 4, True)),
-    "sfp": (SFP(P=0.2, criterion=CRITERION), Moment(2, 2, 2)),
+    "sfp": (SFP(share=0.2, criterion=CRITERION), Moment(2, 2, 2)),
 }
 
 

@@ -61,7 +61,7 @@ def test_repr_ends_whole_or_small(command, tmp_path):
     assert [(phase.name, phase.macs) for phase in result.phases] == [("prune", DENSE)]
     assert "gradient_revived" in histories["prune"][-1]
     outputs = tmp_path / "masked"
-    options = ("training.epochs=4", "pruning.S1=2", "pruning.S2=1", "pruning.N=1", "pruning.p=0.4")
+    options = ("training.epochs=4", "pruning.S1=2", "pruning.S2=1", "pruning.N=1", "pruning.share=0.4")
     ends = ("pruning.last=masked", "method.order=[prune,remove]")
     assert command(*JOB, "method=repr", *options, *ends, outputs=outputs) == 0
     result, histories, _ = job(outputs)
@@ -107,7 +107,7 @@ def test_prune_then_decompose(command, tmp_path):
 
 
 def test_decompose_then_prune_the_ranks(command, tmp_path):
-    assert command(*JOB, "method=decompose_prune", "rank=uniform", "pruning.rate=0.5") == 0
+    assert command(*JOB, "method=decompose_prune", "rank=uniform", "pruning.share=0.5") == 0
     result, _, folder = job(tmp_path / "outputs")
     assert [phase.name for phase in result.phases] == ["train", "factorize", "prune", "remove", "finetune"]
     ranks = {layer.name: layer.rank for layer in result.layers if layer.rank is not None}

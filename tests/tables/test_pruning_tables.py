@@ -70,7 +70,7 @@ def test_flops_of_soft_filter_pruning(row):
     remove = made(cfg, "remove")
     said = remove.prune.schedule.published_costs(network, image)
     depth, percent = (int(number) for number in row.partition("/resnet")[2].split("_")[:2])
-    assert percent / 100 == cfg.pruning.P
+    assert percent / 100 == cfg.pruning.share
     assert said["sfp_published_macs"] / 1e6 == pytest.approx(FLOPS[depth][percent / 100], rel=2e-5)
     columns, printed = paper(SFP).columns, of_paper(row)
     for name, figure in (("FLOPs", "sfp_published_macs"), ("pruned", "sfp_published_reduction")):

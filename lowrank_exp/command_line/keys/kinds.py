@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lowrank_exp.checks import is_number, is_whole
+from lowrank_exp.command_line.keys.renamed import renamed
 
 MILLION = 10**6
 SHOWN = 200  # letters of a value that a message shows
@@ -302,6 +303,8 @@ def unknown(where: str, name: str, known: Iterable[str]) -> str:
     >>> unknown("training", "epoch", ["epochs", "optimizer"])
     'training.epoch is read by nobody. Did you mean training.epochs? The keys of training are: epochs, optimizer'
     """
+    if new := renamed(where, name):
+        return new
     names = [str(one) for one in known if one == "_target_" or not str(one).startswith("_")]
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(inside(where, one) for one in close)}?" if close else " Leave it out."

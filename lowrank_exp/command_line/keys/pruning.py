@@ -13,15 +13,15 @@ _PART_OF_TRAINING = either(whole(1), OPEN)
 SCHEDULES: dict[str, dict[str, Kind]] = {
     "lowrank_exp.pruning.schedules.OneShot": {
         "criterion": Part(),
-        "rate": OPEN,
+        "share": OPEN,
         "scope": _SCOPE,
         "how": _HOW,
         "epoch": whole(0),
     },
     "lowrank_exp.pruning.schedules.AGP": {
         "criterion": Part(),
-        "s_f": OPEN,
-        "s_i": number(0, 1, below=True),
+        "share": OPEN,
+        "share_at_first": number(0, 1, below=True),
         "begin": whole(0),
         "end": or_null(whole(1)),
         "every": whole(1),
@@ -29,7 +29,7 @@ SCHEDULES: dict[str, dict[str, Kind]] = {
     },
     "lowrank_exp.pruning.schedules.SFP": {
         "criterion": Part(),
-        "P": OPEN,
+        "share": OPEN,
         "every": whole(1),
         "start": boolean,
         "coupled": boolean,
@@ -49,7 +49,7 @@ SCHEDULES: dict[str, dict[str, Kind]] = {
         "S1": _PART_OF_TRAINING,
         "S2": _PART_OF_TRAINING,
         "N": whole(1, 10_000),
-        "p": OPEN,
+        "share": OPEN,
         "scope": _SCOPE,
         "first": boolean,
         "null_space": Part(),

@@ -23,8 +23,8 @@ class AGP(Schedule):
     A channel that is silent stays so. The score of a channel that several layers share is the mean of its filters'.
 
     Args:
-        s_f: in the end, from 0 to below 1.
-        s_i: at first, from 0 to s_f.
+        share: s_f, of the channels that are silent in the end, from 0 to below 1.
+        share_at_first: s_i, from 0 to `share`.
         criterion: ranks filters, at every time anew.
         begin, end: epochs between which the share grows; `end` None: three quarters of the training, rounded down.
         every: Delta_t, steps, at least 1.
@@ -41,8 +41,8 @@ class AGP(Schedule):
         2. The last time is at the end of the stretch also where it is not a multiple of Delta_t.
     """
 
-    s_f: float = 0.3
-    s_i: float = 0.0
+    share: float = 0.3
+    share_at_first: float = 0.0
     criterion: Criterion = field(default_factory=L2)
     begin: int = 0
     end: int | None = None
@@ -50,10 +50,13 @@ class AGP(Schedule):
     scope: str = "layer"
 
     def __post_init__(self) -> None:
-        for option in ("s_f", "s_i"):
-            fraction_of_filters(f"AGP: {option}", getattr(self, option))
-        if self.s_i > self.s_f:
-            raise ValueError(f"AGP: s_i={self.s_i} is above s_f={self.s_f}: the share of silent filters only grows")
+        fraction_of_filters("AGP: share", self.share)
+        fraction_of_filters("AGP: share_at_first", self.share_at_first)
+        if self.share_at_first > self.share:
+            raise ValueError(
+                f"AGP: share_at_first={self.share_at_first} is above share={self.share}: the share of silent filters "
+                "only grows"
+            )
         whole("AGP: begin", self.begin, 0)
         whole("AGP: every", self.every)
         if self.end is not None:
@@ -61,7 +64,7 @@ class AGP(Schedule):
         one_of("AGP: scope", self.scope, ("layer", "global"))
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
-        some_go(self, "s_f", [group.channels for group in view.groups], together=self.scope == "global")
+        some_go(self, [group.channels for group in view.groups], together=self.scope == "global")
         if self._end(epochs) <= self.begin or self._end(epochs) > epochs:
             raise ValueError(
                 f"AGP: the share grows from epoch {self.begin} to {self._end(epochs)}, the training has {epochs} "
@@ -74,7 +77,8 @@ class AGP(Schedule):
         starts = moment.begins and t == t_0
         if not starts and (moment.begins or not t_0 < t <= t_n or ((t - t_0) % self.every and t != t_n)):
             return None
-        s_t = self.s_f if t == t_n else self.s_f + (self.s_i - self.s_f) * (1 - (t - t_0) / (t_n - t_0)) ** 3
+        s_i, s_f = self.share_at_first, self.share
+        s_t = s_f if t == t_n else s_f + (s_i - s_f) * (1 - (t - t_0) / (t_n - t_0)) ** 3
         choose = pick_lowest_of_each if self.scope == "layer" else pick_lowest_share
         off = {
             group.name: tuple(c for c in range(group.channels) if self._silent(group, c, view)) for group in view.groups
@@ -89,7 +93,7 @@ class AGP(Schedule):
         return 1 + -(-(self._end(epochs) - self.begin) * steps_per_epoch // self.every)
 
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
-        return view.shares(self.s_f)
+        return view.shares(self.share)
 
     def _end(self, epochs: int) -> int:
         return max(1, epochs * 3 // 4) if self.end is None else self.end

@@ -14,7 +14,7 @@ class OneShot(Schedule):
     """At the beginning of one epoch the coupled channels of the lowest scores are silenced, for good.
 
     Args:
-        rate: share of the channels, from 0 to below 1.
+        share: of the channels, from 0 to below 1.
         criterion: ranks filters.
         scope: `layer`: each group of coupled channels loses that share; `global`: all are ranked together.
         how: how the scores of the filters of one channel are put together, see `group_scores`.
@@ -27,19 +27,19 @@ class OneShot(Schedule):
     retrained.
     """
 
-    rate: float = 0.3
+    share: float = 0.3
     criterion: Criterion = field(default_factory=L1)
     scope: str = "layer"
     how: str = "mean"
     epoch: int = 0
 
     def __post_init__(self) -> None:
-        fraction_of_filters("OneShot: rate", self.rate)
+        fraction_of_filters("OneShot: share", self.share)
         one_of("OneShot: scope", self.scope, ("layer", "global"))
         whole("OneShot: epoch", self.epoch, 0)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
-        some_go(self, "rate", [group.channels for group in view.groups], together=self.scope == "global")
+        some_go(self, [group.channels for group in view.groups], together=self.scope == "global")
         if self.epoch and self.epoch >= epochs:
             raise ValueError(f"OneShot: epoch={self.epoch} does not come in a training of {epochs}")
 
@@ -48,10 +48,10 @@ class OneShot(Schedule):
             return None
         choose = pick_lowest_of_each if self.scope == "layer" else pick_lowest_share
         scores = view.of_groups(view.scores(self.criterion), self.how)
-        return Mask(view.filters_of(choose(scores, self.rate, groups=view.groups)))
+        return Mask(view.filters_of(choose(scores, self.share, groups=view.groups)))
 
     def rankings(self, view: View, steps_per_epoch: int, epochs: int) -> int:
         return 1
 
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
-        return view.shares(self.rate)
+        return view.shares(self.share)

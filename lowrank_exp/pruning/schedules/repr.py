@@ -27,7 +27,7 @@ class RePr(Schedule):
         criterion: ranks filters; the paper's is `Orthogonality`.
         S1, S2: epochs, at least 1, of which 20 and 10 are the paper's; or both as fractions of the training.
         N: cycles, at least 1; 3 is the paper's.
-        p: share of the filters, from 0 to below 1; 0.3 is the paper's.
+        share: p, of the filters that is dropped, from 0 to below 1; 0.3 is the paper's.
         scope: `global`, the filters of all layers are ranked together, as in the paper; `layer`, each layer loses
             floor(p O) of its O filters.
         first: whether the first layer is ranked too. Its filters are short, and overlap more than others.
@@ -54,7 +54,7 @@ class RePr(Schedule):
     S1: int | float = 20
     S2: int | float = 10
     N: int = 3
-    p: float = 0.3
+    share: float = 0.3
     scope: str = "global"
     first: bool = True
     null_space: NullSpace = field(default_factory=NullSpace)
@@ -74,7 +74,7 @@ class RePr(Schedule):
             whole("RePr: S1", self.S1)
             whole("RePr: S2", self.S2)
         whole("RePr: N", self.N)
-        fraction_of_filters("RePr: p", self.p)
+        fraction_of_filters("RePr: share", self.share)
         one_of("RePr: scope", self.scope, ("global", "layer"))
         one_of("RePr: next_inputs", self.next_inputs, ("kept", "zeroed", "redrawn"))
         one_of("RePr: last", self.last, ("revived", "masked"))
@@ -92,7 +92,7 @@ class RePr(Schedule):
             )
         if not self._ranked(view):
             raise ValueError("RePr: the first layer is the only one with filters that can be dropped: set first=true")
-        some_go(self, "p", view.sizes(self._ranked(view)).values(), together=self.scope == "global")
+        some_go(self, view.sizes(self._ranked(view)).values(), together=self.scope == "global")
 
     def due(self, moment: Moment, view: View) -> Action | None:
         places = self._places(moment.steps_per_epoch, moment.epochs)
@@ -117,7 +117,7 @@ class RePr(Schedule):
             return {}
         ranked = set(self._ranked(view))
         single = {group.name for group in view.groups if len(group.producers) == 1 and ranked & set(group.producers)}
-        return {name: kept for name, kept in view.shares(self.p).items() if name in single}
+        return {name: kept for name, kept in view.shares(self.share).items() if name in single}
 
     def _places(self, steps_per_epoch: int, epochs: int) -> list[int]:
         """Steps at which filters go, and come back, in turn."""
@@ -132,4 +132,4 @@ class RePr(Schedule):
         if self.same and view.first is not None:
             return dict(view.first)
         choose = pick_lowest_share if self.scope == "global" else pick_lowest_of_each
-        return choose(view.scores(self.criterion, self._ranked(view)), self.p)
+        return choose(view.scores(self.criterion, self._ranked(view)), self.share)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -162,24 +162,24 @@ def fraction_of_filters(name: str, p: object) -> None:
     fraction(name, p, f"{name}={p!r} is not a fraction of filters: from 0 to below 1", zero=True, one=False)
 
 
-def some_go(schedule: object, option: str, sizes: Collection[int], together: bool) -> None:
-    """Nothing, if a share of filters is one filter at least, and leaves every layer one.
+def some_go(schedule: Any, sizes: Collection[int], together: bool) -> None:
+    """Nothing, if a schedule's share of filters is one filter at least, and leaves every layer one.
 
     Args:
-        schedule: has the share, a fraction, as its `option`.
+        schedule: has a `share`, a fraction.
         sizes: of the layers, or groups of coupled channels.
         together: whether all are ranked together; else each loses that share.
 
     Raises:
         ValueError: not a single filter would go, or more than can.
     """
-    p = getattr(schedule, option)
+    p = schedule.share
     goes = count_share(p, sum(sizes)) if together else max(count_share(p, size) for size in sizes)
     if p and not goes:
         of_what = f"all layers together have {sum(sizes)}" if together else f"the widest has {max(sizes)}"
-        raise ValueError(f"{type(schedule).__name__}: {option}={p} is not a whole filter of any layer: {of_what}")
+        raise ValueError(f"{type(schedule).__name__}: share={p} is not a whole filter of any layer: {of_what}")
     if together and goes > sum(sizes) - len(sizes):
         raise ValueError(
-            f"{type(schedule).__name__}: {option}={p} are {goes} filters of {sum(sizes)}, of which "
-            f"{sum(sizes) - len(sizes)} can go: each of {len(sizes)} layers keeps one. Lower {option}"
+            f"{type(schedule).__name__}: share={p} are {goes} filters of {sum(sizes)}, of which "
+            f"{sum(sizes) - len(sizes)} can go: each of {len(sizes)} layers keeps one. Lower share"
         )

@@ -25,7 +25,7 @@ class SFP(Schedule):
     nothing.
 
     Args:
-        P: share of each layer's filters, from 0 to below 1; 0.3 in most of the paper's tables.
+        share: P, of each layer's filters, from 0 to below 1; 0.3 in most of the paper's tables.
         criterion: which filters; the paper's is `L2`, the norm.
         every: epochs from one time to the next, at least 1.
         start: whether filters are also set to 0 before the first epoch, as the authors' code does. Behind them a new
@@ -47,18 +47,18 @@ class SFP(Schedule):
         3. Batch norms are silenced in the end: the paper leaves their shifts, which the small network cannot have.
     """
 
-    P: float = 0.3
+    share: float = 0.3
     criterion: Criterion = field(default_factory=L2)
     every: int = 1
     start: bool = False
     coupled: bool = False
 
     def __post_init__(self) -> None:
-        fraction_of_filters("SFP: P", self.P)
+        fraction_of_filters("SFP: share", self.share)
         whole("SFP: every", self.every)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
-        some_go(self, "P", view.sizes().values(), together=False)
+        some_go(self, view.sizes().values(), together=False)
         if not epochs:
             raise ValueError(
                 "SFP: filters become 0 at the end of epochs, and the training has none: give it some, or take one-shot "
@@ -78,10 +78,10 @@ class SFP(Schedule):
 
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         single = {group.name for group in view.groups if self.coupled or len(group.producers) == 1}
-        return {name: kept for name, kept in view.shares(self.P).items() if name in single}
+        return {name: kept for name, kept in view.shares(self.share).items() if name in single}
 
     def published_costs(self, network: nn.Module, example: Tensor) -> dict[str, float]:
-        """`sfp_published_macs` at 1 - P, and the fraction that this is below the same count of the whole network.
+        """`sfp_published_macs` at 1 - share, and the fraction that this is below the same count of the whole network.
 
         Of ResNets with basic blocks and no convolutions in shortcuts, as they were built; of others there is no such
         count.
@@ -89,11 +89,11 @@ class SFP(Schedule):
         if edits_of(network) or not basic_blocks(network):
             return {}
         network, example = meta_copy(network), example.to("meta")
-        dense, macs = (sfp_published_macs(network, example, keep) for keep in (1, 1 - self.P))
+        dense, macs = (sfp_published_macs(network, example, keep) for keep in (1, 1 - self.share))
         return {"sfp_published_macs": macs, "sfp_published_reduction": 1 - macs / dense}
 
     def _smallest(self, view: View) -> dict[str, tuple[int, ...]]:
         scores = view.scores(self.criterion)
         if not self.coupled:
-            return pick_lowest_of_each(scores, self.P)
-        return view.filters_of(pick_lowest_of_each(view.of_groups(scores, "mean"), self.P, groups=view.groups))
+            return pick_lowest_of_each(scores, self.share)
+        return view.filters_of(pick_lowest_of_each(view.of_groups(scores, "mean"), self.share, groups=view.groups))

@@ -77,7 +77,7 @@ def test_ranks_are_the_channels_between_factors():
 
 
 def test_repr_goes_off_and_on_in_cycles_of_epochs():
-    schedule = RePr(S1=2, S2=1, N=2, p=0.3, criterion=L2())
+    schedule = RePr(S1=2, S2=1, N=2, share=0.3, criterion=L2())
     seen = view()
     schedule.check(seen, 5, 7)
     done = asked(schedule, seen, 5, 7)
@@ -123,19 +123,19 @@ def test_repr_strengthens_gradients_for_as_long_as_s1_after_a_revival():
 
 
 def test_sfp_takes_floor_of_every_layer_after_every_epoch_and_masks_in_the_end():
-    done = asked(SFP(P=0.3, every=2, start=True), view(), 4, 5)
+    done = asked(SFP(share=0.3, every=2, start=True), view(), 4, 5)
     assert {at: type(action) for at, action in done.items()} == {"b0": Zero, 8: Zero, 16: Zero, 20: Mask}
     assert done[20].filters == {"0": (0, 1, 2), "2": (0,), "4": (0,)}
     assert list(asked(SFP(), view(), 4, 2)) == [4, 8]
-    with pytest.raises(ValueError, match=r"SFP: P=0.05 is not a whole filter of any layer: the widest has 10"):
-        SFP(P=0.05).check(view(), 1, 1)
+    with pytest.raises(ValueError, match=r"SFP: share=0.05 is not a whole filter of any layer: the widest has 10"):
+        SFP(share=0.05).check(view(), 1, 1)
 
 
 def test_sfp_coupled_takes_the_same_channels_of_a_residual_stream():
     net = models.cifar_resnet(depth=20, num_classes=4)
     for coupled in (False, True):
         seen = View.of(net, (3, 16, 16))
-        filters = SFP(P=0.3, coupled=coupled).due(Moment(1, 1, 1), seen).filters
+        filters = SFP(share=0.3, coupled=coupled).due(Moment(1, 1, 1), seen).filters
         masks = Masks(net, seen.groups, filters)
         shares = {group.name: math.floor(0.3 * group.channels) for group in seen.groups}
         silent = {group.name: len(masks.silent(group)) for group in seen.groups}
@@ -148,10 +148,10 @@ def test_sfp_coupled_takes_the_same_channels_of_a_residual_stream():
 
 
 def test_one_shot_acts_once():
-    done = asked(OneShot(rate=0.5, criterion=L1(), epoch=1), view(), 3, 3)
+    done = asked(OneShot(share=0.5, criterion=L1(), epoch=1), view(), 3, 3)
     assert list(done) == ["b1"]
     assert done["b1"].filters == {"0": (0, 1, 2, 3, 4), "2": (0, 1, 2), "4": (0, 1)}
-    everywhere = OneShot(rate=0.5, scope="global").due(Moment(0, 3, 3, True), view()).filters
+    everywhere = OneShot(share=0.5, scope="global").due(Moment(0, 3, 3, True), view()).filters
     assert sum(map(len, everywhere.values())) == 10
     with pytest.raises(ValueError, match="OneShot: epoch=3 does not come in a training of 3"):
         OneShot(epoch=3).check(view(), 1, 3)
@@ -159,7 +159,7 @@ def test_one_shot_acts_once():
 
 def test_agp_follows_the_cubic_of_zhu_and_gupta():
     seen = view(layers=["0"])
-    done = asked(AGP(s_f=0.8, s_i=0.2, begin=1, end=3, every=5), seen, 10, 4)
+    done = asked(AGP(share=0.8, share_at_first=0.2, begin=1, end=3, every=5), seen, 10, 4)
     expected = {10 + t: 0.8 - 0.6 * (1 - t / 20) ** 3 for t in range(0, 21, 5)}
     counts = {(10 if at == "b1" else at): len(action.filters["0"]) for at, action in done.items()}
     # At step 25 the share, 0.79, is not a whole filter more than at step 20.
@@ -269,14 +269,14 @@ def test_what_is_left_of_a_target_is_told_at_the_end():
         (Iterative(filters=None, updates=11), 1, "updates=11 is more than the 10 steps"),
         (SFP(), 0, "SFP: filters become 0 at the end of epochs, and the training has none"),
         (AGP(), 0, "AGP: the share grows from epoch 0 to 1, the training has 0 epochs"),
-        (OneShot(rate=0.09), 1, "OneShot: rate=0.09 is not a whole filter of any layer: the widest has 10"),
-        (OneShot(rate=0.04, scope="global"), 1, "all layers together have 20"),
-        (OneShot(rate=0.9, scope="global"), 1, "rate=0.9 are 18 filters of 20, of which 17 can go"),
-        (AGP(s_f=0.09), 4, "AGP: s_f=0.09 is not a whole filter"),
+        (OneShot(share=0.09), 1, "OneShot: share=0.09 is not a whole filter of any layer: the widest has 10"),
+        (OneShot(share=0.04, scope="global"), 1, "all layers together have 20"),
+        (OneShot(share=0.9, scope="global"), 1, "share=0.9 are 18 filters of 20, of which 17 can go"),
+        (AGP(share=0.09), 4, "AGP: share=0.09 is not a whole filter"),
         (
-            RePr(S1=1, S2=1, N=1, p=0.04),
+            RePr(S1=1, S2=1, N=1, share=0.04),
             4,
-            "RePr: p=0.04 is not a whole filter of any layer: all layers together have 20",
+            "RePr: share=0.04 is not a whole filter of any layer: all layers together have 20",
         ),
     ],
 )
@@ -309,13 +309,13 @@ def test_iterative_with_a_cost_prefers_filters_that_cost_more():
     [
         (lambda: RePr(S1=0), "RePr: S1=0 must be an integer of at least 1"),
         (lambda: RePr(S1=0.3, S2=0.2, N=3), "RePr: N=3 times S1=0.3 and S2=0.2 must be fractions of a training"),
-        (lambda: RePr(p=1.0), "RePr: p=1.0 is not a fraction of filters: from 0 to below 1"),
+        (lambda: RePr(share=1.0), "RePr: share=1.0 is not a fraction of filters: from 0 to below 1"),
         (lambda: RePr(next_inputs="old"), "RePr: next_inputs='old' is not known: kept or zeroed or redrawn"),
         (lambda: RePr(revived_gradient=0), "RePr: revived_gradient=0 is not a number above 0"),
-        (lambda: SFP(P=-0.1), "SFP: P=-0.1 is not a fraction"),
+        (lambda: SFP(share=-0.1), "SFP: share=-0.1 is not a fraction"),
         (lambda: SFP(every=0), "SFP: every=0 must be an integer of at least 1"),
         (lambda: OneShot(scope="net"), "OneShot: scope='net' is not known: layer or global"),
-        (lambda: AGP(s_i=0.5), r"AGP: s_i=0.5 is above s_f=0.3"),
+        (lambda: AGP(share_at_first=0.5), r"AGP: share_at_first=0.5 is above share=0.3"),
         (lambda: AGP(begin=3, end=3), "AGP: end=3 must be an integer of at least 4"),
         (lambda: Iterative(macs=None), "Iterative: there is no target: set macs or accuracy"),
         (lambda: Iterative(macs=1.5), "Iterative: macs=1.5 is not a fraction between 0 and 1"),
@@ -330,7 +330,7 @@ def test_options_out_of_range(make, message):
 
 def test_stand_ins_have_the_shares():
     seen = view()
-    assert {name: len(kept) for name, kept in SFP(P=0.3).stand_in(seen).items()} == {"0": 7, "2": 5, "4": 3}
+    assert {name: len(kept) for name, kept in SFP(share=0.3).stand_in(seen).items()} == {"0": 7, "2": 5, "4": 3}
     assert RePr().stand_in(seen) == {}
     assert {n: len(kept) for n, kept in RePr(last="masked", first=False).stand_in(seen).items()} == {"2": 5, "4": 3}
     small = Iterative(criterion=Taylor(), macs=0.5).stand_in(seen)

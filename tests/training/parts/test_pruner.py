@@ -78,7 +78,7 @@ def silent_filters(net):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_repr_masks_floor_of_p_f_filters_whose_buffers_are_zero(optimizer):
-    loop = Loop(RePr(S1=1, S2=1, N=2, p=0.33), OPTIMIZERS[optimizer])
+    loop = Loop(RePr(S1=1, S2=1, N=2, share=0.33), OPTIMIZERS[optimizer])
     loop.epoch()
     assert not any(silent_filters(loop.net).values())
     loop.epoch()
@@ -99,7 +99,7 @@ def test_repr_masks_floor_of_p_f_filters_whose_buffers_are_zero(optimizer):
 
 
 def test_revived_filters_are_orthogonal_to_kept_ones_and_to_their_old_selves():
-    schedule = RePr(S1=1, S2=1, N=1, p=0.3, scope="layer", null_space=NullSpace(scale="unit"))
+    schedule = RePr(S1=1, S2=1, N=1, share=0.3, scope="layer", null_space=NullSpace(scale="unit"))
     loop = Loop(schedule)
     loop.epoch()
     before = {name: m.weight.detach().clone() for name, m in loop.net.named_modules() if isinstance(m, nn.Conv2d)}
@@ -130,7 +130,7 @@ def test_revived_filters_are_orthogonal_to_kept_ones_and_to_their_old_selves():
 
 @pytest.mark.parametrize("how", ["kept", "zeroed", "redrawn"])
 def test_inputs_of_the_next_layer(how):
-    loop = Loop(RePr(S1=1, S2=1, N=1, p=0.3, scope="layer", next_inputs=how))
+    loop = Loop(RePr(S1=1, S2=1, N=1, share=0.3, scope="layer", next_inputs=how))
     loop.epoch()
     loop.epoch()
     off = silent_filters(loop.net)
@@ -184,7 +184,7 @@ def test_gradients_of_revived_filters_are_strengthened_and_measured():
 
 @pytest.mark.parametrize("start", [False, True])
 def test_sfp_counts_and_lets_filters_grow_again(start):
-    loop = Loop(SFP(P=0.35, start=start), epochs=3)
+    loop = Loop(SFP(share=0.35, start=start), epochs=3)
     for _ in range(2):
         loop.epoch()
         assert {name: len(off) for name, off in silent_filters(loop.net).items()} == {
@@ -283,12 +283,12 @@ class KilledError(Exception):
 
 
 SCHEDULES = {
-    "repr": RePr(S1=0.3, S2=0.2, N=1, p=0.3, next_inputs="redrawn", revived_gradient=3.0),
+    "repr": RePr(S1=0.3, S2=0.2, N=1, share=0.3, next_inputs="redrawn", revived_gradient=3.0),
     "repr_by_epochs": RePr(S1=1, S2=1, N=1, criterion=Orthogonality(fan_in_power=0.5)),
     "repr_same": RePr(S1=0.1, S2=0.3, N=2, same=True),
-    "sfp": SFP(P=0.3),
-    "agp": AGP(s_f=0.5, every=3),
-    "one_shot": OneShot(rate=0.4, criterion=Taylor(), epoch=1),
+    "sfp": SFP(share=0.3),
+    "agp": AGP(share=0.5, every=3),
+    "one_shot": OneShot(share=0.4, criterion=Taylor(), epoch=1),
     "iterative": Iterative(macs=0.4, filters=3, updates=3),
 }
 
@@ -311,13 +311,13 @@ def test_killed_and_going_on_ends_with_the_same_bits(name, optimizer, tmp_path):
 
 
 def test_a_checkpoint_of_another_schedule_is_told_apart(tmp_path):
-    fit(SFP(P=0.3), tmp_path / "last.ckpt", epochs=1)
-    with pytest.raises(ValueError, match=r"last\.ckpt is the checkpoint of another fit: pruning is SFP\(P=0\.3"):
-        fit(SFP(P=0.4), tmp_path / "last.ckpt", epochs=1)
+    fit(SFP(share=0.3), tmp_path / "last.ckpt", epochs=1)
+    with pytest.raises(ValueError, match=r"last\.ckpt is the checkpoint of another fit: pruning is SFP\(share=0\.3"):
+        fit(SFP(share=0.4), tmp_path / "last.ckpt", epochs=1)
 
 
 def test_the_history_tells_and_the_masked_network_is_what_was_validated():
-    _, history = fit(SFP(P=0.3))
+    _, history = fit(SFP(share=0.3))
     assert [line["silent_filters"] for line in history] == [9, 9, 9, 9]
     net, history = fit(Iterative(macs=0.5, filters=2, updates=2))
     example = torch.zeros(1, *SHAPE)
@@ -326,13 +326,13 @@ def test_the_history_tells_and_the_masked_network_is_what_was_validated():
 
 def test_the_learning_rate_goes_on_through_removals():
     _, pruned = fit(Iterative(macs=0.5, filters=2, updates=2))
-    _, plain = fit(OneShot(rate=0.0))
+    _, plain = fit(OneShot(share=0.0))
     assert [line["learning_rate"] for line in pruned] == [line["learning_rate"] for line in plain]
 
 
 def test_nothing_pruned_is_nothing_changed():
     """A rate of 0 leaves the bits of a fit without pruning."""
-    pruned, _ = fit(OneShot(rate=0.0, criterion=Taylor()))
+    pruned, _ = fit(OneShot(share=0.0, criterion=Taylor()))
     net = network()
     fit_by_options_(
         net, DataLoader(images(), batch_size=16, shuffle=True), DataLoader(images(32), batch_size=16), epochs=4,
@@ -357,7 +357,7 @@ def test_ways_to_compute_that_do_not_see_it_are_refused(options, message):
 def test_filters_of_blocks_that_are_skipped_at_random():
     torch.manual_seed(0)
     net = models.cifar_resnet(depth=8, num_classes=4)
-    net, history = fit(SFP(P=0.3, coupled=True), epochs=2, net=net, stochastic_depth={"last": 0.8})
+    net, history = fit(SFP(share=0.3, coupled=True), epochs=2, net=net, stochastic_depth={"last": 0.8})
     groups = channel_groups(net, torch.zeros(1, *SHAPE))
     silent = silent_channels(net, groups)
     assert {group.name: len(silent[group.name]) for group in groups} == {
