@@ -28,9 +28,9 @@ class Console:
     """Prints to the terminal; `progress` turns the lines that only tell of progress off."""
 
     def __init__(self, progress: bool) -> None:
-        self.terminal = _terminal()
+        self.terminal = _make_terminal()
         if not self.terminal.is_terminal:
-            self.terminal = _terminal(WIDTH)
+            self.terminal = _make_terminal(WIDTH)
         self.progress = progress
 
     def say(self, text: str) -> None:
@@ -55,19 +55,19 @@ class Console:
 
     def result(self, result: Result, path: Path) -> None:
         """The tables of phases and layers, what they warn of, then the path of the result."""
-        phases = _table(PHASE_COLUMNS, left=1)
+        phases = _make_table(PHASE_COLUMNS, left=1)
         for p in result.phases:
             _add_row(
                 phases,
                 p.name,
-                _number(p.accuracy, 100, "{:.2f}"),
-                _number(p.val_accuracy, 100, "{:.2f}"),
-                *(_number(count, 1, "{:,}") for count in (p.macs, p.weights, p.parameters)),
-                _number(p.bytes, 0.001, "{:,.1f}"),
-                _number(p.latency_ms, 1, "{:.3f}"),
-                "stored" if p.stored else _number(p.seconds, 1, "{:.1f}"),
+                _format_number(p.accuracy, 100, "{:.2f}"),
+                _format_number(p.val_accuracy, 100, "{:.2f}"),
+                *(_format_number(count, 1, "{:,}") for count in (p.macs, p.weights, p.parameters)),
+                _format_number(p.bytes, 0.001, "{:,.1f}"),
+                _format_number(p.latency_ms, 1, "{:.3f}"),
+                "stored" if p.stored else _format_number(p.seconds, 1, "{:.1f}"),
             )
-        layers = _table(LAYER_COLUMNS, left=2)
+        layers = _make_table(LAYER_COLUMNS, left=2)
         layers.columns[-1].justify = "left"
         layers.columns[-1].no_wrap = False
         for layer in result.layers:
@@ -76,7 +76,7 @@ class Console:
             _add_row(layers, layer.name, layer.decomposition or "-", rank, before, after, layer.reason)
         self.terminal.print(phases)
         self.terminal.print(layers)
-        if weakest := _weakest(result.phases):
+        if weakest := _tell_weakest_class(result.phases):
             self.say(weakest)
         for warning in result.told():
             self.say(f"warning: {warning}")
@@ -88,13 +88,13 @@ class Console:
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
         self.say("kB: 1,000 bytes of the file, everything in it.")
         self.say(f"ms: latency, median of one forward pass at batch {batch} ({conditions}). seconds: of the phase.")
-        for line in _elsewhere(result):
+        for line in _tell_conditions(result):
             self.say(line)
         self.terminal.print(plain(str(path)), soft_wrap=True)
 
     def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
         """The ranks that a phase would choose; below, what remains of the dense network, by what is counted."""
-        layers = _table(PLAN_COLUMNS, left=2)
+        layers = _make_table(PLAN_COLUMNS, left=2)
         layers.columns[-1].justify = "left"
         layers.columns[-1].no_wrap = False
         for name, layer in plan.layers.items():
@@ -104,7 +104,7 @@ class Console:
         self.say(f"{phase}: the plan")
         self.terminal.print(layers)
         for counted, of in remains.items():
-            shares = ", ".join(f"{of.remaining(what):.2%} of the {told}" for what, told in UNITS.items())
+            shares = ", ".join(f"{of.remaining(what):.2%} of the {unit}" for what, unit in UNITS.items())
             self.say(f"{counted}: {shares} remain")
         self.base(phase, plan)
 
@@ -116,7 +116,7 @@ class Console:
 
     def reachable(self, phase: str, budgets: Mapping[str, Reach], over: str) -> None:
         """The smallest and the largest budgets that can be met, as fractions of dense."""
-        table = _table(BUDGET_COLUMNS, left=1)
+        table = _make_table(BUDGET_COLUMNS, left=1)
         for what, reach in budgets.items():
             _add_row(table, f"rank.{what}", *(f"{share:.4f}" for share in reach))
         self.say(f"{phase}: budgets that can be met, over {'the convolutions' if over == 'conv' else 'all layers'}")
@@ -124,19 +124,20 @@ class Console:
 
     def estimates(self, estimates: Sequence[Estimate], conditions: str) -> None:
         """The time of every phase and of all."""
-        table = _table(TIME_COLUMNS, left=3)
+        table = _make_table(TIME_COLUMNS, left=3)
         table.columns[-1].no_wrap = False
-        for one in estimates:
-            _add_row(table, one.phase, one.told, one.dominant)
-        left = [one for one in estimates if not one.finished]
-        total = in_words(sum(one.seconds for one in left), any(one.unknown for one in left)) if left else "finished"
+        for estimate in estimates:
+            _add_row(table, estimate.phase, estimate.time, estimate.dominant)
+        left = [estimate for estimate in estimates if not estimate.finished]
+        seconds, at_least = sum(estimate.seconds for estimate in left), any(estimate.unknown for estimate in left)
+        total = in_words(seconds, at_least) if left else "finished"
         _add_row(table, "all", total, "")
         self.terminal.print(table)
         self.say(f"time: a few steps and forward passes of each phase's network, timed here ({conditions}), times")
         self.say("their number. Nothing was trained.")
 
 
-def _terminal(width: int | None = None) -> Terminal:
+def _make_terminal(width: int | None = None) -> Terminal:
     """A terminal that finds no markup in what it prints."""
     return Terminal(width=width, markup=False, emoji=False, highlight=False)
 
@@ -145,14 +146,14 @@ def _add_row(table: Table, *cells: str) -> None:
     table.add_row(*map(plain, cells))
 
 
-def _table(columns: tuple[str, ...], left: int) -> Table:
+def _make_table(columns: tuple[str, ...], left: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return table
 
 
-def _elsewhere(result: Result) -> list[str]:
+def _tell_conditions(result: Result) -> list[str]:
     """The phases from the store that were computed under other conditions than those of this run, and which."""
     here, lines = result.environment, []
     for phase in result.phases:
@@ -164,7 +165,7 @@ def _elsewhere(result: Result) -> list[str]:
     return lines
 
 
-def _weakest(phases: Sequence[PhaseResult]) -> str:
+def _tell_weakest_class(phases: Sequence[PhaseResult]) -> str:
     """The class of the lowest accuracy after the last phase, with what it had after the first; the first of equals."""
     measured = [phase for phase in phases if phase.class_accuracy]
     known = (
@@ -179,5 +180,5 @@ def _weakest(phases: Sequence[PhaseResult]) -> str:
     return f"weakest class: {name}, {known[name]:.2%} of its test images recognised{earlier}"
 
 
-def _number(value: float | None, factor: int, form: str) -> str:
+def _format_number(value: float | None, factor: int, form: str) -> str:
     return "-" if value is None else form.format(value * factor if factor != 1 else value)

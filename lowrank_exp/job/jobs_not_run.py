@@ -41,4 +41,6 @@ def told_apart(jobs: Sequence[Sequence[str]]) -> list[str]:
     ['seed=0', 'seed=1']
     """
     shared = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    return [" ".join(one for one in filter_overrides(overrides) if one not in shared) for overrides in jobs]
+    return [
+        " ".join(override for override in filter_overrides(overrides) if override not in shared) for overrides in jobs
+    ]

@@ -17,7 +17,7 @@ from lowrank_exp.svd_form.profile import not_in_form
 
 
 def layer_results(
-    dense: nn.Module, network: nn.Module, example: Tensor, plan: Plan | None = None, given: Sequence[Edit] = ()
+    dense: nn.Module, network: nn.Module, example: Tensor, plan: Plan | None = None, brought: Sequence[Edit] = ()
 ) -> list[LayerResult]:
     """Every layer of the dense network: what it cost, what became of it, and why.
 
@@ -26,16 +26,18 @@ def layer_results(
         network: what phases have made of it.
         example: `(N, C, ...)`.
         plan: the last one that was carried out; None: none was.
-        given: edits that the network came with, from its weights file.
+        brought: edits that the network came with, from its weights file.
     """
-    before, after = (by_shapes(network_cost, one, example).every for one in (dense, network))
-    made = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
-    staying = _staying(network, example, given) | (_not_in_form(network, example, made, given) if plan is None else {})
+    before, after = (by_shapes(network_cost, model, example).every for model in (dense, network))
+    factorized = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
+    staying = _find_staying(network, example, brought) | (
+        _find_not_in_form(network, example, factorized, brought) if plan is None else {}
+    )
     rows = []
     for name, cost in before.items():
         parts = [part for inner, part in after.items() if f"{inner}.".startswith(f"{name}.")]
-        edits = [edit for edit in made if f"{edit.layer}.".startswith(f"{name}.")]
-        ranks = [_rank_left(edit, network) for edit in edits]
+        edits = [edit for edit in factorized if f"{edit.layer}.".startswith(f"{name}.")]
+        ranks = [_find_rank_left(edit, network) for edit in edits]
         rows.append(
             LayerResult(
                 name,
@@ -47,18 +49,20 @@ def layer_results(
                 sum(part.weights for part in parts),
                 cost.channels,
                 parts[-1].channels if parts else 0,
-                _reason(name, edits, plan, given, _pruned(name, network, cost, given) or staying.get(name, "")),
+                _explain(
+                    name, edits, plan, brought, _describe_pruning(name, network, cost, brought) or staying.get(name, "")
+                ),
             )
         )
     return rows
 
 
-def _reason(
-    name: str, edits: Sequence[Factorize | ToSVD], plan: Plan | None, given: Sequence[Edit], pruned: str
+def _explain(
+    name: str, edits: Sequence[Factorize | ToSVD], plan: Plan | None, brought: Sequence[Edit], pruned: str
 ) -> str:
     if len(edits) > 1:
         return "decomposed more than once: " + ", ".join(f"{edit.layer} at rank {edit.rank}" for edit in edits)
-    if edits and edits[0] in given:
+    if edits and edits[0] in brought:
         return "as in the weights file"
     if edits and isinstance(edits[0], ToSVD):
         return "in SVD form, not truncated"
@@ -68,11 +72,11 @@ def _reason(
     return f"{planned.reason}; {pruned}" if pruned else planned.reason
 
 
-def _pruned(name: str, network: nn.Module, dense: LayerCost, given: Sequence[Edit]) -> str:
+def _describe_pruning(name: str, network: nn.Module, dense: LayerCost, brought: Sequence[Edit]) -> str:
     """What phases have left of a layer of the dense network, or of its factors; empty: all of it."""
-    kept = [edit for edit in edits_of(network) if isinstance(edit, KeepChannels) and edit not in given]
+    removals = [edit for edit in edits_of(network) if isinstance(edit, KeepChannels) and edit not in brought]
     left: dict[str, int] = {}
-    for edit in kept:
+    for edit in removals:
         if edit.layer == name and edit.inputs is not None:
             left["inputs"] = len(edit.inputs)
         if edit.layer == name and edit.out is not None:
@@ -83,28 +87,28 @@ def _pruned(name: str, network: nn.Module, dense: LayerCost, given: Sequence[Edi
     return f"pruning left {' and '.join(parts)}" if parts else ""
 
 
-def _staying(network: nn.Module, example: Tensor, given: Sequence[Edit]) -> dict[str, str]:
+def _find_staying(network: nn.Module, example: Tensor, brought: Sequence[Edit]) -> dict[str, str]:
     """The layers that pruning has gone around because no gradient reaches them, and that this is so."""
-    if not any(isinstance(edit, KeepChannels) and edit not in given for edit in edits_of(network)):
+    if not any(isinstance(edit, KeepChannels) and edit not in brought for edit in edits_of(network)):
         return {}
     layers = channel_graph(network, example).without_gradient
     return dict.fromkeys(layers, f"pruning goes around it: {WITHOUT_GRADIENT}")
 
 
-def _not_in_form(
-    network: nn.Module, example: Tensor, made: Sequence[Factorize | ToSVD], given: Sequence[Edit]
+def _find_not_in_form(
+    network: nn.Module, example: Tensor, factorized: Sequence[Factorize | ToSVD], brought: Sequence[Edit]
 ) -> dict[str, str]:
     """Where a phase has put layers into SVD form, that the others are not, and why those that could not be."""
-    if not any(isinstance(edit, ToSVD) and edit not in given for edit in made):
+    if not any(isinstance(edit, ToSVD) and edit not in brought for edit in factorized):
         return {}
     refused = by_shapes(trial, network, example)
     return {name: not_in_form(refused.get(name)) for name, _ in network.named_modules()}
 
 
-def _rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:
+def _find_rank_left(edit: Factorize | ToSVD, network: nn.Module) -> int | list[int]:
     """The rank of a decomposed layer, less what pruning has taken of the channels between its factors."""
     rank, inside = edit.rank, f"{edit.layer}."
-    if any(isinstance(one, KeepChannels) and one.layer.startswith(inside) for one in edits_of(network)):
+    if any(isinstance(cut, KeepChannels) and cut.layer.startswith(inside) for cut in edits_of(network)):
         kind = decomposition_named(edit.decomposition, **edit.options)
         rank = kind.rank_left(network.get_submodule(edit.layer), rank)
     return list(rank) if isinstance(rank, tuple) else rank

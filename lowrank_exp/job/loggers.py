@@ -156,8 +156,8 @@ class Log:
     def give_up(self, error: Exception) -> None:
         """Go on without the logger."""
         logger, self.logger = self.logger, None
-        told = " ".join(str(error).split())[:300]
-        line = f"the logger has failed, nothing more is logged ({type(error).__name__}: {told})"
+        words = " ".join(str(error).split())[:300]
+        line = f"the logger has failed, nothing more is logged ({type(error).__name__}: {words})"
         self.warnings.append(line)
         self.say(f"warning: {line}")
         with contextlib.suppress(Exception):
@@ -186,16 +186,20 @@ class Log:
     @_unless_it_fails
     def end(self, result: Result) -> None:
         """How the job ended: its status and warnings in words, or, where a logger takes none, how many they are."""
-        told = result.told()
+        warnings = result.told()
         if isinstance(self.logger, WandbLogger):
             run = self.logger.experiment
-            run.summary.update({"status": result.status, "warnings": "\n".join(told)})
-            run.tags = (*run.tags, *([result.status] if result.status != "ok" else []), *(["warnings"] if told else []))
+            run.summary.update({"status": result.status, "warnings": "\n".join(warnings)})
+            run.tags = (
+                *run.tags,
+                *([result.status] if result.status != "ok" else []),
+                *(["warnings"] if warnings else []),
+            )
             return
-        numbers = {"missed": float(result.status == "missed"), "warnings": float(len(told))}
+        numbers = {"missed": float(result.status == "missed"), "warnings": float(len(warnings))}
         self.logger.log_metrics(numbers, step=self.step)
         if isinstance(self.logger, TensorBoardLogger):
-            self.logger.experiment.add_text("warnings", "\n\n".join(told), self.step)
+            self.logger.experiment.add_text("warnings", "\n\n".join(warnings), self.step)
 
     @_unless_it_fails
     def layers(self, layers: Sequence[LayerResult]) -> None:

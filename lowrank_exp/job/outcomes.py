@@ -104,8 +104,8 @@ class OutcomeStore:
         """Mark the phase finished. Its files must lie in place already."""
         folder = self.folder(outcome.name, outcome.key)
         files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-        kept = sorted(path for path in files if path.name != "outcome.json" and path.suffix != ".ckpt")
-        record = json.loads(json.dumps(asdict(outcome) | {"files": {path.name: file_digest(path) for path in kept}}))
+        present = sorted(path for path in files if path.name != "outcome.json" and path.suffix != ".ckpt")
+        record = json.loads(json.dumps(asdict(outcome) | {"files": {path.name: file_digest(path) for path in present}}))
         with write_whole(folder / "outcome.json") as temporary:
             temporary.write_text(json.dumps({**record, "digest": digest(record)}, indent=1), encoding="utf-8")
         (folder / "last.ckpt").unlink(missing_ok=True)

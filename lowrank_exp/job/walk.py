@@ -53,16 +53,16 @@ def walk(initial: nn.Module, phases: Mapping[str, Phase], data: ImageData, devic
     Raises:
         ValueError: what a phase would end in, with its name.
     """
-    network, example, logits = copy_that_runs(initial, _examples(data))
+    network, example, logits = copy_that_runs(initial, _make_examples(data))
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < data.num_classes:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"the network gives {got} for one image, the data have {data.num_classes} classes: it must give "
+            f"the network gives {output} for one image, the data have {data.num_classes} classes: it must give "
             f"(1, classes) logits. Set model.num_classes={data.num_classes}"
         )
     if floating_type(initial) in HALF:
         _step_in_half_precision(initial, example, device, any(phase.trains for phase in phases.values()))
-    note_(network, _tried(initial, example, device))
+    note_(network, _try_layers(initial, example, device))
     before = ["initial"]
     for name, phase in phases.items():
         if missing := [other for other in phase.looks_back if other not in before]:
@@ -81,14 +81,14 @@ def walk(initial: nn.Module, phases: Mapping[str, Phase], data: ImageData, devic
     return example
 
 
-def _examples(data: ImageData) -> Iterator[Tensor]:
+def _make_examples(data: ImageData) -> Iterator[Tensor]:
     """One image of zeros; for networks that do not take it, the first of the training data."""
     yield torch.zeros(1, *data.input_shape)
     images, _ = next(iter(data.train_loader(2, seed=0, augment=False)))
     yield images[:1]
 
 
-def _tried(initial: nn.Module, example: Tensor, device: str) -> dict[str, str]:
+def _try_layers(initial: nn.Module, example: Tensor, device: str) -> dict[str, str]:
     """Layers that the phases must leave alone, found on numbers: the walk has none."""
     network = initial.to(device)
     try:

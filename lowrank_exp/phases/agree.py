@@ -86,10 +86,10 @@ class Agree(Phase):
         return "the oracle measures losses"
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
-        self.compared(network)
+        self.find_compared(network)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        layers = self.compared(network)
+        layers = self.find_compared(network)
         held_out = list(setting.data.val_sample(self.images, self.seed, self.batch_size))
         changes = oracle(
             network,
@@ -101,15 +101,15 @@ class Agree(Phase):
             progress=setting.progress,
         )
         looked_at = held_out if self.score_on == "val" else self._training_images(setting)
-        found = {}
+        agreements = {}
         for name, criterion in self.criteria.items():
-            if scored := _scored_by(criterion, network, layers, held_out):
-                found[name] = measure_agreement(filter_scores(network, scored, criterion, looked_at), changes)
-        _write(setting.folder / "agreement.csv", layers, found)
-        return Done(values=_values(found))
+            if scored := _find_scored(criterion, network, layers, held_out):
+                agreements[name] = measure_agreement(filter_scores(network, scored, criterion, looked_at), changes)
+        _write(setting.folder / "agreement.csv", layers, agreements)
+        return Done(values=_list_values(agreements))
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
-        layers = self.compared(network)
+        layers = self.find_compared(network)
         held_out = list(setting.data.val_sample(self.images, self.seed, self.batch_size))
         count, images = len(held_out), sum(len(labels) for _, labels in held_out)
         seconds = ranking_seconds(network, layers, Oracle(), held_out, count, setting.device)
@@ -119,11 +119,11 @@ class Agree(Phase):
         others = sum(
             ranking_seconds(network, scored, criterion, looked_at, count, setting.device)
             for criterion in self.criteria.values()
-            if (scored := _scored_by(criterion, network, layers, held_out))
+            if (scored := _find_scored(criterion, network, layers, held_out))
         )
         return Rehearsal(network, [(what, seconds), (f"{len(self.criteria)} criteria", others)])
 
-    def compared(self, network: nn.Module) -> list[str]:
+    def find_compared(self, network: nn.Module) -> list[str]:
         """The names of the layers, in the order of the network.
 
         Raises:
@@ -131,8 +131,8 @@ class Agree(Phase):
         """
         modules = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
         if self.layers is not None:
-            given = [self.layers] if isinstance(self.layers, str) else self.layers
-            return list(by_layer(dict.fromkeys(given), modules, "the layers to compare"))
+            chosen = [self.layers] if isinstance(self.layers, str) else self.layers
+            return list(by_layer(dict.fromkeys(chosen), modules, "the layers to compare"))
         names = [name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)]
         if not names:
             raise ValueError("this network has no convolution: name the layers to compare, such as layers=[re:fc.*]")
@@ -143,7 +143,7 @@ class Agree(Phase):
         return FirstImages(loader, min(self.images, setting.data.sizes["train"]), labels=True)
 
 
-def _scored_by(criterion: object, network: nn.Module, layers: Sequence[str], batches: Batches) -> Sequence[str]:
+def _find_scored(criterion: object, network: nn.Module, layers: Sequence[str], batches: Batches) -> Sequence[str]:
     """The layers that a criterion can score: all, or those behind which there is a batch norm with a scale."""
     if not getattr(criterion, "needs_norm", False):
         return layers
@@ -151,20 +151,20 @@ def _scored_by(criterion: object, network: nn.Module, layers: Sequence[str], bat
     return [name for name in layers if name in norms and norms[name].weight is not None]
 
 
-def _values(found: Mapping[str, Agreement]) -> dict[str, float]:
+def _list_values(agreements: Mapping[str, Agreement]) -> dict[str, float]:
     values = {
         f"spearman_{name}_{what}": S
-        for name, one in found.items()
-        for what, S in (("per_layer", one.per_layer), ("raw", one.raw), ("l2", one.normalised))
+        for name, agreement in agreements.items()
+        for what, S in (("per_layer", agreement.per_layer), ("raw", agreement.raw), ("l2", agreement.normalised))
     }
     return {name: S for name, S in values.items() if S is not None}
 
 
-def _write(path: Path, layers: Sequence[str], found: Mapping[str, Agreement]) -> None:
+def _write(path: Path, layers: Sequence[str], agreements: Mapping[str, Agreement]) -> None:
     """A line per criterion; what is not defined is empty."""
     with write_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["criterion", "per_layer", "raw", "l2", *map(as_cell, layers)])
-        for name, one in found.items():
-            within = [one.layers.get(layer) for layer in layers]
-            table.writerow([as_cell(name), one.per_layer, one.raw, one.normalised, *within])
+        for name, agreement in agreements.items():
+            within = [agreement.layers.get(layer) for layer in layers]
+            table.writerow([as_cell(name), agreement.per_layer, agreement.raw, agreement.normalised, *within])

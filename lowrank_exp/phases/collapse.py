@@ -50,19 +50,19 @@ def ruined(
         learnt: whether it should know something: it has been trained, or has the weights of a file.
         remedy: what to try, a sentence.
     """
-    for place, one in enumerate(now):
+    for place, measured in enumerate(now):
         known = {name: values[place] for name, values in before.items() if values[place] is not None}
         best = max(known, key=known.__getitem__, default=None)
-        fell = best is not None and one.well_above(known[best])
-        too_few = one.chance >= 1  # images to tell chance from a network that knows everything
-        if one.accuracy > one.chance or too_few or not (fell or learnt):
+        fell = best is not None and measured.well_above(known[best])
+        too_few = measured.chance >= 1  # images to tell chance from a network that knows everything
+        if measured.accuracy > measured.chance or too_few or not (fell or learnt):
             continue
         text = (
-            f"{one.accuracy:.2%} of the {one.images} images are recognised, which is chance for "
-            f"{len(one.per_class)} classes (up to {one.chance:.2%} of {sum(one.per_class):,} images)"
+            f"{measured.accuracy:.2%} of the {measured.images} images are recognised, which is chance for "
+            f"{len(measured.per_class)} classes (up to {measured.chance:.2%} of {sum(measured.per_class):,} images)"
         )
         text += f"; it was {known[best]:.2%} after {best}" if fell else ""
-        already = bool(known) and list(known.values())[-1] <= one.chance and fell
+        already = bool(known) and list(known.values())[-1] <= measured.chance and fell
         return [text if already else f"{text}. {remedy}".strip()]
     return []
 

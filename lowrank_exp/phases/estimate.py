@@ -34,7 +34,7 @@ class Estimate:
         return f"{longest}; without {self.unknown}" if self.unknown else longest
 
     @property
-    def told(self) -> str:
+    def time(self) -> str:
         """The time in words."""
         if self.unknown and not self.parts:
             return "unknown"
@@ -50,11 +50,11 @@ def in_words(seconds: float, at_least: bool = False) -> str:
     if seconds < 1:
         return f"at least {seconds:.1f} s" if at_least else "under 1 s"
     if seconds < 1.5 * MINUTE:
-        said = f"{seconds:.0f} s"
+        words = f"{seconds:.0f} s"
     elif seconds < 1.5 * HOUR:
-        said = f"{seconds / MINUTE:.0f} min"
+        words = f"{seconds / MINUTE:.0f} min"
     elif seconds < 1.5 * DAY:
-        said = f"{seconds / HOUR:.1f} h"
+        words = f"{seconds / HOUR:.1f} h"
     else:
-        said = f"{seconds / DAY:.1f} days"
-    return f"{'at least' if at_least else 'about'} {said}"
+        words = f"{seconds / DAY:.1f} days"
+    return f"{'at least' if at_least else 'about'} {words}"

@@ -77,8 +77,8 @@ class Factorize(Phase):
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self.plan(network, setting)
-        done = planned(plan, self.rank, network)
-        factorize_(network, plan, store=setting.svds, **self.fit_to(setting))
+        done = report_plan(plan, self.rank, network)
+        factorize_(network, plan, store=setting.svds, **self.fit_arguments(setting))
         return done
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
@@ -89,31 +89,31 @@ class Factorize(Phase):
             scores = CountedScores(layers)
             plan = self.stand_in(layers, scores) if self.needs else self.rank(layers)
         parts = [("profiles and plan", seconds())]
-        prospect, notes = self._prospect(None if self.needs else plan, layers), []
+        prospect, notes = self._make_prospect(None if self.needs else plan, layers), []
         if self.needs:
-            looks = self._looks(network, setting, len(scores.asked))
+            looks = self._estimate_looks(network, setting, len(scores.asked))
             notes = [f"{plan.policy} looks at data, so its plan is not known before the run. It takes"]
             notes += [f"      {what}: {in_words(seconds)}" for what, seconds in looks]
             parts += looks
-        network, factors, exact, unknown = self._factors(network, plan, setting)
+        network, factors, exact, unknown = self._estimate_factors(network, plan, setting)
         same = exact and not self.needs
         return Rehearsal(network, [*parts, *factors], unknown, same, prospect=prospect, notes=notes)
 
     def show(self, plan: Plan, network: nn.Module, setting: Setting) -> Prospect:
-        return self._prospect(plan, self.profiles(network, setting))
+        return self._make_prospect(plan, self.profiles(network, setting))
 
-    def _prospect(self, plan: Plan | None, layers: Mapping[str, LayerProfile]) -> Prospect:
+    def _make_prospect(self, plan: Plan | None, layers: Mapping[str, LayerProfile]) -> Prospect:
         """The plan, where it is known, and the budgets that can be met."""
-        remains, budgets, given = {}, {}, {}
+        remains, budgets, settings = {}, {}, {}
         if plan is not None:
-            convs = {name: one for name, one in plan.layers.items() if layers[name].kind == "conv"}
+            convs = {name: layer for name, layer in plan.layers.items() if layers[name].kind == "conv"}
             remains = {"all layers": plan} | ({"convolutions": Plan(convs)} if plan.over == "conv" else {})
         if getattr(self.rank, "func", None) is allocate:
-            given = {name: value for name, value in self.rank.keywords.items() if name in SETTINGS}
-            budgets = reachable(layers, **given)
-        return Prospect(plan, remains, budgets, given.get("over", "all"))
+            settings = {name: value for name, value in self.rank.keywords.items() if name in SETTINGS}
+            budgets = reachable(layers, **settings)
+        return Prospect(plan, remains, budgets, settings.get("over", "all"))
 
-    def _looks(self, network: nn.Module, setting: Setting, scores: int) -> Parts:
+    def _estimate_looks(self, network: nn.Module, setting: Setting, scores: int) -> Parts:
         """What the policy looks at, with so many scores asked for."""
         loader = setting.data.train_loader(self.measure["batch_size"], 0, augment=False)
         forward, parts = forward_seconds(network, loader, setting.device), []
@@ -121,11 +121,11 @@ class Factorize(Phase):
             images = min(self.measure["gradients"], setting.data.sizes["train"])
             parts.append((f"gradients of {images:,} training images", GRADIENT * images * forward))
         if self.needs & {"accuracy", "score"}:
-            images = self.scored_images(setting.data)
+            images = self.count_scored_images(setting.data)
             parts.append((f"{scores:,} rank sets scored on {images:,} validation images", scores * images * forward))
         return parts
 
-    def _factors(self, network: nn.Module, plan: Plan, setting: Setting) -> tuple[nn.Module, Parts, bool, str]:
+    def _estimate_factors(self, network: nn.Module, plan: Plan, setting: Setting) -> tuple[nn.Module, Parts, bool, str]:
         """A copy with the layers replaced, what that takes, whether its weights are the run's, what is not known."""
         network, layers = copy_network(network), sum(layer.rank is not None for layer in plan.layers.values())
         if (fit := self.reconstruct.get("fit")) is None:
@@ -150,7 +150,7 @@ class Factorize(Phase):
         if "accuracy" in self.needs:
             layers = with_accuracy(layers, score, **self._sampling)
         if "sensitivity" in self.needs:
-            layers = {name: _stand_in(layer) for name, layer in layers.items()}
+            layers = {name: _make_up_sensitivity(layer) for name, layer in layers.items()}
         try:
             return self._planned(layers, score)
         except BudgetError as error:
@@ -174,7 +174,7 @@ class Factorize(Phase):
         with contextlib.ExitStack() as stack:
             score = None
             if self.needs & {"accuracy", "score"}:
-                score = stack.enter_context(self._score(network, layers, setting))
+                score = stack.enter_context(self._make_score(network, layers, setting))
             if "accuracy" in self.needs:
                 layers = with_accuracy(layers, score, **self._sampling)
             with warnings.catch_warnings():  # said once, by the walk
@@ -202,11 +202,11 @@ class Factorize(Phase):
     def _sampling(self) -> dict[str, Any]:
         return {name: self.measure[name] for name in ("samples", "others")}
 
-    def scored_images(self, data: ImageData) -> int:
+    def count_scored_images(self, data: ImageData) -> int:
         """How many validation images a score looks at."""
         return min(self.measure["images"], data.sizes["val"])
 
-    def _score(self, network: nn.Module, layers: Mapping[str, LayerProfile], setting: Setting) -> NetworkScore:
+    def _make_score(self, network: nn.Module, layers: Mapping[str, LayerProfile], setting: Setting) -> NetworkScore:
         images, seed = self.measure["images"], self.measure["seed"]
         decides = [tensors_digest(network), setting.data.digest, images, seed]
         return NetworkScore(
@@ -220,7 +220,7 @@ class Factorize(Phase):
             progress=setting.progress,
         )
 
-    def fit_to(self, setting: Setting) -> dict[str, Any]:
+    def fit_arguments(self, setting: Setting) -> dict[str, Any]:
         """What `factorize_` takes beside the plan: nothing where the fit is to the weights."""
         options = dict(self.reconstruct)
         if (fit := options.pop("fit", None)) is None:
@@ -232,12 +232,12 @@ class Factorize(Phase):
         return {"reconstruct": fit, "batches": FirstImages(loader, images), "seed": setting.seed, **options}
 
 
-def planned(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:
+def report_plan(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:
     """What is to be said of a plan that is carried out: a budget missed, or nothing changed. See `rank.missed`."""
     missed = missed_budget(plan, rank, network)
     return Done(plan=plan, warnings=[*([missed] if missed else []), *without_effect(plan)], missed=bool(missed))
 
 
-def _stand_in(layer: LayerProfile) -> LayerProfile:
+def _make_up_sensitivity(layer: LayerProfile) -> LayerProfile:
     """A profile with sensitivities that nobody has measured, for the walk."""
-    return replace(layer, offers=tuple(replace(one, sensitivity=1.0 - one.energy) for one in layer.offers))
+    return replace(layer, offers=tuple(replace(other, sensitivity=1.0 - other.energy) for other in layer.offers))

@@ -28,7 +28,7 @@ class CountedScores:
             for name, rank in ranks.items()
             if rank is not None
         }
-        self.asked.add(frozenset((name, one.profile.decomposition, one.rank) for name, one in choices.items()))
+        self.asked.add(frozenset((name, choice.profile.decomposition, choice.rank) for name, choice in choices.items()))
         return 1.0
 
 

@@ -20,7 +20,7 @@ from lowrank_exp.files.whole import check_sums, write_whole
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.shapes import finite
-from lowrank_exp.phases.factorize import planned
+from lowrank_exp.phases.factorize import report_plan
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.phases.train import Train
@@ -135,7 +135,7 @@ class LearningCompression(Phase):
         for name, theta in state.theta.items():
             with torch.no_grad():
                 network.get_submodule(name).weight.copy_(theta)
-        done = replace(planned(state.plan, self.rank, network), history=state.history)
+        done = replace(report_plan(state.plan, self.rank, network), history=state.history)
         factorize_(network, state.plan, example_input=example)
         return replace(done, warnings=[*done.warnings, *_apart(state.history)])
 

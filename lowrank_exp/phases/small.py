@@ -66,7 +66,7 @@ class Recalibrate(Phase):
         return Done(applied=recalibrate_(network, loader, images, setting.device) > 0)
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
-        if not any(isinstance(one, _BatchNorm) and one.running_mean is not None for one in network.modules()):
+        if not any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in network.modules()):
             return Rehearsal(network)
         images = min(self.max_images, setting.data.sizes["train"])
         loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)

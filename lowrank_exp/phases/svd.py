@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
-from lowrank_exp.phases.factorize import planned
+from lowrank_exp.phases.factorize import report_plan
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Prospect, Rehearsal
 from lowrank_exp.rank import Plan
@@ -72,7 +72,7 @@ class Truncate(Phase):
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self._truncate_(network, setting.example)
-        return planned(plan, self.rank, network)
+        return report_plan(plan, self.rank, network)
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         return _run_on_a_copy(self, network, setting)

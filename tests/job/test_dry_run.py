@@ -195,7 +195,7 @@ def test_epochs_that_are_left_of_an_interrupted_training(command, monkeypatch, c
 
 def test_an_estimate_is_the_sum_of_its_parts():
     one = Estimate("train", (("10 epochs", 100.0), ("accuracy", 20.0), ("latency", 0.5)))
-    assert (one.seconds, one.dominant, one.told) == (120.5, "10 epochs", "about 2 min")
-    assert (Estimate("train").seconds, Estimate("train").told) == (0, "finished")
+    assert (one.seconds, one.dominant, one.time) == (120.5, "10 epochs", "about 2 min")
+    assert (Estimate("train").seconds, Estimate("train").time) == (0, "finished")
     fit = Estimate("fit", (("passes", 7.0),), unknown="the fit itself")
-    assert (fit.told, fit.dominant) == ("at least 7 s", "passes; without the fit itself")
+    assert (fit.time, fit.dominant) == ("at least 7 s", "passes; without the fit itself")

@@ -95,5 +95,5 @@ def test_a_phase_that_tells_nothing_has_an_unknown_cost():
     assert (rehearsal.parts, rehearsal.unknown, rehearsal.same_weights) == ((), "Quiet itself", False)
     after = (("accuracy", 3.0), ("latency", 1.0))
     estimate = Estimate("quiet", tuple(rehearsal.parts), rehearsal.unknown, after)
-    assert (estimate.told, estimate.seconds, estimate.finished) == ("unknown", 4.0, False)
+    assert (estimate.time, estimate.seconds, estimate.finished) == ("unknown", 4.0, False)
     assert estimate.dominant == "accuracy; without Quiet itself"

@@ -4,7 +4,7 @@ import functools
 
 from torch import nn
 
-from lowrank_exp.phases.factorize import planned
+from lowrank_exp.phases.factorize import report_plan
 from lowrank_exp.rank import Plan, PlannedLayer, allocate
 from support.cells import cells
 
@@ -33,7 +33,7 @@ LAYERS = {
     ],
 )
 def test_a_missed_budget_is_told_in_numbers(budget, over, told):
-    done = planned(Plan(LAYERS, "mine", over), functools.partial(allocate, policy="mine", **budget), NETWORK)
+    done = report_plan(Plan(LAYERS, "mine", over), functools.partial(allocate, policy="mine", **budget), NETWORK)
     assert done.missed == bool(told)
     assert len(done.warnings) == bool(told)
     if told:
@@ -42,6 +42,6 @@ def test_a_missed_budget_is_told_in_numbers(budget, over, told):
 
 
 def test_a_plan_that_leaves_every_layer_dense_is_told():
-    done = planned(Plan({"1": LAYERS["1"]}), functools.partial(allocate, policy="evbmf"), NETWORK)
+    done = report_plan(Plan({"1": LAYERS["1"]}), functools.partial(allocate, policy="evbmf"), NETWORK)
     assert done.warnings == ["no layer is decomposed, the network is what it was: see the reasons by layer"]
     assert not done.missed

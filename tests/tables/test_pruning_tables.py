@@ -136,7 +136,7 @@ def test_targets_of_taylor_on_vgg16(row):
 def test_filters_that_the_oracle_of_a_table_silences(row, filters):
     network, _ = built(f"{SPEARMAN}/{row}")
     agree = made(configured(f"{SPEARMAN}/{row}"), "agree")
-    assert sum(network.get_submodule(name).out_channels for name in agree.compared(network)) == filters
+    assert sum(network.get_submodule(name).out_channels for name in agree.find_compared(network)) == filters
     figures = {column.quantity for column in paper(SPEARMAN).columns.values()}
     known = {f"values.spearman_{name}_{form}.agree" for name in agree.criteria for form in ("per_layer", "raw", "l2")}
     assert figures <= known
