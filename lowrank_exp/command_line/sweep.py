@@ -11,7 +11,10 @@ from lowrank_exp.command_line.deltas import allowed
 
 
 class CheckJobs(Callback):
-    """Ends a sweep that has no job, or the same one twice. Of Hydra's own sweeper: others choose jobs as they go."""
+    """Ends a sweep that has no job, or the same one twice. Of Hydra's own sweeper: others choose jobs as they go.
+
+    Options of trainings that an experiment sweeps may be set beside a recipe, see `deltas.allowed`.
+    """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweeper = config.hydra.sweeper

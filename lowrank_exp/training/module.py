@@ -76,27 +76,13 @@ class Classifier(pl.LightningModule):
         with torch.autocast(images.device.type, torch.bfloat16):
             return self.compute(images).float()
 
-    def open_for_surgery(self) -> nn.Module:
-        """The network, for an edit during the fit; whoever edits it asks here.
-
-        Raises:
-            ValueError: the network is compiled or trained by several processes, which would not see the edit.
-        """
-        if self.recipe.compile:
-            raise ValueError("a compiled network cannot be edited during a fit: set compile=false")
-        if self._processes > 1:
-            raise ValueError("a network that several processes train cannot be edited during a fit: set devices=1")
-        return self.network
-
     def on_train_start(self) -> None:
         """Take optimizer and schedule as they are, without Lightning's wrapper."""
         self._stepper = self.optimizers(use_pl_optimizer=False)
         self._scheduler = self.lr_schedulers()
         self._processes = self.trainer.world_size
         self._reduction = "sum" if self.recipe.accumulate > 1 or self._processes > 1 else "mean"
-        running = Running(
-            self._stepper, self.open_for_surgery, self.device, self.global_rank, self._processes, self._reduction
-        )
+        running = Running(self._stepper, self.device, self.global_rank, self._processes, self._reduction)
         for part in self.parts.values():
             part.start(running)
 

@@ -4,6 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lowrank_exp.command_line.deltas import allowed, check_hidden, flat
+from lowrank_exp.command_line.sweep import CheckJobs
 from support.composed import composed, flattened
 
 
@@ -129,3 +130,12 @@ def test_the_recipe_need_not_be_named_where_all_options_are_there():
     whole = OmegaConf.to_container(flattened(composed("method=train")))
     again = flat({"method": whole["method"]})
     assert again["method"]["phases"]["train"] == whole["method"]["phases"]["train"]
+
+
+def test_a_sweep_that_an_experiment_carries_may_set_them_too():
+    params = {"method.phases.train.epochs": "1,2", "seed": "0"}
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": params}
+    cfg = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"task": []}}})
+    OmegaConf.set_readonly(cfg, True)
+    CheckJobs().on_multirun_start(cfg)
+    assert dict(cfg.hydra.sweeper.params) == {"++method.phases.train.epochs": "1,2", "seed": "0"}

@@ -8,9 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lowrank_exp.training import Recipe, evaluate
+from lowrank_exp.training import evaluate
 from lowrank_exp.training.memory_format import channels_last_gains
-from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.schedules import cosine
 from support.fits import fit_by_options_
 
@@ -170,18 +169,6 @@ def test_without_a_compiler(monkeypatch):
     with pytest.raises(ValueError, match=r"torch\.compile does not work here on cpu.*such as g\+\+.*compile=false"):
         fit(net, compile=True)
     assert torch.equal(net[0].weight, network()[0].weight)
-
-
-def test_no_edits_of_a_compiled_network():
-    """Nobody edits during a fit yet; who will, asks here."""
-    module = Classifier(network(), Recipe(epochs=1, optimizer=SGD, compile=True), 1)
-    with pytest.raises(ValueError, match="compiled network cannot be edited during a fit"):
-        module.open_for_surgery()
-    plain = Classifier(network(), Recipe(epochs=1, optimizer=SGD), 1)
-    assert plain.open_for_surgery() is plain.network
-    plain._processes = 2
-    with pytest.raises(ValueError, match="several processes train cannot be edited during a fit"):
-        plain.open_for_surgery()
 
 
 class Views(nn.Module):

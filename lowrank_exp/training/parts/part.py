@@ -5,7 +5,7 @@ the network, the loss and the gradients, and what it keeps. The LightningModule 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,12 +41,11 @@ class Fit:
 class Running:
     """What a part is told when the first epoch begins here.
 
-    `open_network` gives the network for an edit, or refuses; `rank` is that of this process among `processes`;
-    `reduction`: whether a batch's loss is the `mean` or the `sum` over its images.
+    `rank` is that of this process among `processes`; `reduction`: whether a batch's loss is the `mean` or the `sum`
+    over its images. A part that edits the network must refuse compilation and several devices, which would not see it.
     """
 
     optimizer: Optimizer
-    open_network: Callable[[], nn.Module]
     device: torch.device
     rank: int = 0
     processes: int = 1

@@ -117,7 +117,6 @@ class Pruner(AtWork):
         self.revived: dict[str, tuple[int, ...]] = {}
         self.lengths: list[tuple[Tensor, Tensor]] = []  # of gradients of revived and other filters, a pair per step
         self.optimizer: Optimizer | None = None
-        self.opened: Callable[[], nn.Module] = lambda: network
         self.step = epochs_done * steps_per_epoch
         self.view = pruning.view(network)
         self.schedule.check(self.view, steps_per_epoch, epochs)
@@ -132,7 +131,7 @@ class Pruner(AtWork):
 
     def start(self, running: Running) -> None:
         """Take the optimizer."""
-        self.optimizer, self.opened = running.optimizer, running.open_network
+        self.optimizer = running.optimizer
         self._hold()
 
     def before_epoch(self, history: History) -> None:
@@ -260,11 +259,10 @@ class Pruner(AtWork):
         return {layer: mask if own[layer] is None else mask & ~own[layer] for layer, mask in found.items()}
 
     def _remove(self, keep: Mapping[str, Sequence[int]]) -> None:
-        network = self.opened()
-        before = dict(network.named_parameters())
-        removal = remove_(network, keep, groups=self.view.groups)
+        before = dict(self.network.named_parameters())
+        removal = remove_(self.network, keep, groups=self.view.groups)
         if self.optimizer is not None:
-            follow_removal_(self.optimizer, before, network, removal.slices)
+            follow_removal_(self.optimizer, before, self.network, removal.slices)
         self.view.groups = renumber(self.view.groups, removal.edits)
 
     def _strengthen(self, factor: float) -> None:

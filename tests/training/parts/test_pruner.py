@@ -48,7 +48,7 @@ class Loop:
         pruning = Pruning(schedule, SHAPE, batches=lambda ranking: [images().tensors])
         self.pruner = Pruner(pruning, self.net, 3, steps_per_epoch, epochs)
         self.optimizer = optimizer(self.net.parameters())
-        self.pruner.start(Running(self.optimizer, lambda: self.net, torch.device("cpu")))
+        self.pruner.start(Running(self.optimizer, torch.device("cpu")))
         self.x, self.y = images().tensors
         self.net.train()
 

@@ -220,7 +220,7 @@ def test_processes_draw_alike_and_take_parts_of_their_own():
     row = StochasticDepth(mode="row")
     first, second = (Survivors(row, network(), seed=1) for _ in range(2))
     for rank, survivors in enumerate((first, second)):
-        survivors.start(Running(None, None, torch.device("cpu"), rank, processes=2))
+        survivors.start(Running(None, torch.device("cpu"), rank, processes=2))
         survivors.around_pass(torch.zeros(50, 1), first=True)
     assert torch.equal(first.generator.get_state(), second.generator.get_state())
     assert not torch.equal(first.rows[2], second.rows[2])
