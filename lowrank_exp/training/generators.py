@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lowrank_exp.checks import is_whole
+
 
 def seed_all(seed: int) -> None:
     """Seed Python's, NumPy's and torch's generators (every device's).
@@ -18,7 +20,7 @@ def seed_all(seed: int) -> None:
     Raises:
         ValueError: the seed is not an integer in [0, 2**32), which NumPy asks for.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    if not is_whole(seed, 0, 2**32 - 1):
         raise ValueError(f"seed is {seed!r}; allowed is an integer from 0 to 2**32 - 1")
     random.seed(seed)
     np.random.seed(seed)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from lowrank_exp.checks import fraction, positive
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.training.divergence import TEACHER, TRY_TEACHER, Broken
 from lowrank_exp.training.parts.part import AtWork, Fit, History, Part, Running, refuse_in_processes
@@ -48,13 +49,9 @@ class Distillation(Part):
     alpha: float = 0.9
 
     def __post_init__(self) -> None:
-        for name, allowed, fits in (
-            ("temperature", "a number above 0", lambda value: 0 < value < float("inf")),
-            ("alpha", "a fraction in [0, 1]", lambda value: 0 <= value <= 1),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-                raise ValueError(f"distill: {name} is {value!r}; allowed is {allowed}")
+        wrong = f"distill: temperature is {self.temperature!r}; allowed is a number above 0"
+        positive("temperature", self.temperature, wrong)
+        fraction("alpha", self.alpha, f"distill: alpha is {self.alpha!r}; allowed is a fraction in [0, 1]", zero=True)
         if not isinstance(self.teacher, nn.Module | str):
             raise ValueError(f"distill: teacher is {self.teacher!r}; allowed are earlier phases, by name, and initial")
 

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from lowrank_exp.checks import fraction, one_of, whole
 from lowrank_exp.decomposition.fitting.kmeans import kmeans, nearest
 from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.network.private import own_parameters
 from lowrank_exp.regularizers.penalty import check_layers, choose_layers
 from lowrank_exp.svd_form import SVDForm
 from lowrank_exp.training.parts.part import AtWork, Fit, History, Part
@@ -84,16 +86,14 @@ class QuantNoise(Part):
     def __post_init__(self) -> None:
         if self.phi not in ("pq", "proxy") and self.bits is None:
             raise ValueError(f"quant_noise: phi is {self.phi!r}; allowed are int2 to int16, pq and proxy")
-        if isinstance(self.p, bool) or not isinstance(self.p, int | float) or not 0 <= self.p <= 1:
-            raise ValueError(f"quant_noise: p is {self.p!r}; allowed is a probability in [0, 1]")
+        fraction("p", self.p, f"quant_noise: p is {self.p!r}; allowed is a probability in [0, 1]", zero=True)
         for name in ("block", "centroids", "iterations"):
             value = getattr(self, name)
-            if (value is not None or name != "block") and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 1
-            ):
-                raise ValueError(f"quant_noise: {name} is {value!r}; allowed is an integer, 1 or more")
-        if self.range not in RANGES:
-            raise ValueError(f"quant_noise: range is {self.range!r}; allowed are {' and '.join(RANGES)}")
+            if value is not None or name != "block":
+                wrong = f"quant_noise: {name} is {value!r}; allowed is an integer, 1 or more"
+                whole(name, value, message=wrong)
+        allowed = f"allowed are {' and '.join(RANGES)}"
+        one_of("range", self.range, RANGES, f"quant_noise: range is {self.range!r}; {allowed}")
         check_layers(self.layers, "quant_noise")
         of_no_use = {"range"} - ({"range"} if self.bits else set())
         of_no_use |= set() if self.phi == "pq" else {"centroids", "iterations"}
@@ -251,7 +251,7 @@ class _Weight:
 
 
 def _can_be_noisy(module: nn.Module) -> bool:
-    return isinstance(module, SVDForm) or (isinstance(module, LAYERS) and "weight" in module._parameters)
+    return isinstance(module, SVDForm) or (isinstance(module, LAYERS) and "weight" in own_parameters(module))
 
 
 def _blocks(weight_RW: Tensor, block: int) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.checks import fraction, one_of
 from lowrank_exp.training.parts.part import AtWork, Fit, Part, Running, refuse_together
 from lowrank_exp.training.parts.residual_blocks import ResidualBlock, residual_blocks
 
@@ -67,12 +68,10 @@ class StochasticDepth(Part):
 
     def __post_init__(self) -> None:
         for name, words in (("survival", SURVIVALS), ("mode", MODES)):
-            if getattr(self, name) not in words:
-                raise ValueError(
-                    f"stochastic_depth: {name} is {getattr(self, name)!r}; allowed are {' and '.join(words)}"
-                )
-        if isinstance(self.last, bool) or not isinstance(self.last, int | float) or not 0 < self.last <= 1:
-            raise ValueError(f"stochastic_depth: last is {self.last!r}; allowed is a probability in (0, 1]")
+            value = getattr(self, name)
+            one_of(name, value, words, f"stochastic_depth: {name} is {value!r}; allowed are {' and '.join(words)}")
+        wrong = f"stochastic_depth: last is {self.last!r}; allowed is a probability in (0, 1]"
+        fraction("last", self.last, wrong)
 
     def refuse(self, recipe: Any) -> None:
         again = "for each set of which the network would be compiled again"
