@@ -69,6 +69,7 @@ class Mine(torch.nn.Sequential):
 """
 
 
+@pytest.mark.slow
 def test_modules_of_the_working_folder_are_found_but_not_in_the_place_of_libraries(tmp_path):
     for name in SHADOWS:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a script of the working folder was run')")

@@ -314,6 +314,7 @@ def arguments(line: str) -> list[str]:
     return [argument for argument in shlex.split(line)[1:] if not argument.startswith(("paths.", "seed=0,"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", JOBS)
 def test_command(command, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)

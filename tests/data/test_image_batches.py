@@ -165,7 +165,7 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:.*LeafSpec:FutureWarning")
 def test_lightning_sets_the_epoch(in_memory):
     data = in_memory(crop_padding=2, flip=True, batch_size=16, seed=4)
     module = Recorder()

@@ -95,6 +95,7 @@ def test_nothing_is_refused_in_a_plain_network():
     assert refusals(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))) == {}
 
 
+@pytest.mark.filterwarnings("ignore:torch counts")  # of products outside its layers
 def test_a_vision_transformer_works_on_with_all_that_may_be_replaced():
     torch.manual_seed(0)
     model = VisionTransformer(16, 8, num_layers=2, num_heads=2, hidden_dim=12, mlp_dim=20, num_classes=3).eval()
@@ -110,6 +111,7 @@ def test_a_vision_transformer_works_on_with_all_that_may_be_replaced():
     assert torch.allclose(model(x), before, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:torch counts")  # of products outside its layers
 def test_what_a_parent_only_reads_the_weight_of_is_refused_by_the_profile():
     class Reads(nn.Module):
         def __init__(self):

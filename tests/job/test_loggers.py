@@ -5,6 +5,8 @@ import json
 import struct
 from pathlib import Path
 
+import pytest
+
 from lowrank_exp.files.results import Result
 from lowrank_exp.job import loggers
 from lowrank_exp.job.loggers import Identity, Log
@@ -45,6 +47,7 @@ def wandb_run(folder: Path) -> dict:
     return {"run": runs[0], "tags": set(runs[-1].tags), "history": keys, "summary": summary, "exits": exits}
 
 
+@pytest.mark.slow
 def test_two_jobs_in_one_process_give_two_offline_runs(command, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert command("-m", *RUN, "logger=wandb", "seed=0,1", "tags=[paper]") == 0

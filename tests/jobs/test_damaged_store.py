@@ -162,6 +162,7 @@ def test_digests_are_those_of_the_files(outputs):
     assert list(result.skipped) == ["recalibrate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["empty", "flipped"])
 def test_a_phase_with_a_damaged_checkpoint_is_told_and_starts_anew(command, tmp_path, capsys, monkeypatch, damage):
     job = (*SMOKE, "method=train", "training.epochs=2")

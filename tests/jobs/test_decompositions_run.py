@@ -30,6 +30,7 @@ def only_result(outputs):
     return Result.read(path), path.parent
 
 
+@pytest.mark.filterwarnings("ignore:conv.. rank 3 costs more than the dense layer")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_job_with_ranks_by_hand(name, command, tmp_path):
     ranks = RANKS.get(name, "{conv1: 2, conv2: 3}")

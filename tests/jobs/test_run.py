@@ -22,6 +22,7 @@ def only_job(outputs: Path, experiment: str = "runs") -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_default_job_ends_at_half_its_macs_and_above_95_percent(command, tmp_path, capsys):
     assert command("logger=none", "progress=false", "latency.seconds=0.01") == 0
     folder = only_job(tmp_path / "outputs")

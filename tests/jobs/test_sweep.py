@@ -38,6 +38,7 @@ def networks(outputs: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {path.parent.name: torch.load(path, weights_only=True)["state_dict"] for path in paths}
 
 
+@pytest.mark.slow
 def test_failing_job_is_recorded_and_the_others_go_on(command, tmp_path, capfd):
     outputs = tmp_path / "outputs"
     sweep = ("-m", *SMOKE, "rank.macs=0.01,0.5,0.6")
@@ -55,6 +56,7 @@ def test_failing_job_is_recorded_and_the_others_go_on(command, tmp_path, capfd):
     assert changed == {"failed"}
 
 
+@pytest.mark.slow
 def test_experiment_carries_its_sweep(command, tmp_path):
     arguments = ("experiment=digits_budgets", *SMOKE, "hydra.sweeper.params.seed='0'")
     assert command(*arguments) == 0

@@ -67,6 +67,7 @@ def images():
 # -- the classifier ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*took its tensors, without")  # a prefix is part of the cases
 @pytest.mark.parametrize(
     ("base", "arguments"),
     [("ViT-B-32", VIT), ("ViT-B-32-quickgelu", VIT), ("RN50", RESNET), ("ViT-B-32", VIT | {"custom_text": True})],
@@ -216,6 +217,7 @@ def test_copies_work_alone(images):
 # -- what decompositions may replace -----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:torch counts")  # of products outside its layers
 @pytest.mark.parametrize(("base", "arguments"), [("ViT-B-32", VIT), ("RN50", RESNET)])
 def test_full_rank_keeps_the_logits(base, arguments, images):
     network = tiny(arguments, base).classes_are_(NAMES).eval()
@@ -244,6 +246,7 @@ def test_full_rank_keeps_the_logits(base, arguments, images):
 PUBLISHED = {"RN50": (38.32, 12.22, 5_367_226_368), "ViT-B-32": (87.85, 8.82, 2_946_760_704)}
 
 
+@pytest.mark.filterwarnings("ignore:torch counts")  # of products outside its layers
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name):
     millions, gflops, macs = PUBLISHED[name]
@@ -370,6 +373,7 @@ def test_other_pixels_are_warned_of():
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:torch counts")  # of products outside its layers
 @pytest.mark.slow
 def test_a_job_compresses_the_image_encoder_alone(command, capsys, tmp_path):
     torch.save(donor(size=16).state_dict(), tmp_path / "clip.pt")

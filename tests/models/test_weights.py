@@ -69,7 +69,8 @@ def test_files_of_old_pytorch_have_no_batch_counts(tmp_path):
     donor(torch.randn(2, 3, 32, 32))
     state = {name: value for name, value in donor.state_dict().items() if "num_batches_tracked" not in name}
     torch.save({"state_dict": prefixed(state, "module.")}, tmp_path / "w.th")
-    loaded = cifar_resnet(depth=8, weights=str(tmp_path / "w.th")).state_dict()
+    with pytest.warns(UserWarning, match=r"w\.th: took state_dict, without the prefix module\.$"):
+        loaded = cifar_resnet(depth=8, weights=str(tmp_path / "w.th")).state_dict()
     assert same({name: loaded[name] for name in state}, state)
     assert loaded["bn1.num_batches_tracked"] == 0
 
@@ -118,7 +119,8 @@ def test_another_width_is_no_matter_of_classes(tmp_path):
 def test_a_safetensors_file_gives_the_same_tensors(donor, tmp_path):
     save_file(prefixed(donor.state_dict(), "network.module."), tmp_path / "w.safetensors")
     assert same(read_state(tmp_path / "w.safetensors"), dict(donor.state_dict()))
-    module = lenet5(weights=tmp_path / "w.safetensors")
+    with pytest.warns(UserWarning, match=r"w\.safetensors: took its tensors, without the prefix network\.module\.$"):
+        module = lenet5(weights=tmp_path / "w.safetensors")
     assert same(module.state_dict(), donor.state_dict())
 
 

@@ -202,7 +202,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_a_file_cannot_hold_is_refused_before_it_is_written(path, make, message):
     with pytest.raises(ValueError, match=rf"(?s){message}"):

@@ -80,7 +80,7 @@ def miss(net, x, name, chain, then=lambda y: y):
     """Squared error of the chain's answers to the layer's inputs."""
     with torch.no_grad():
         got = chain(inputs(net, x, name))
-    return float(((then(got) - then(outputs(net, x, name))) ** 2).sum())
+        return float(((then(got) - then(outputs(net, x, name))) ** 2).sum())
 
 
 def behind(net):

@@ -150,6 +150,7 @@ def wrong_at_full_rank(model, x):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch counts")  # of products outside its layers
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_every_family_of_timm(group):
     wrong = {}
@@ -174,6 +175,7 @@ def small_classifiers():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch counts")  # of products outside its layers
 @pytest.mark.parametrize("group", range(4))
 def test_classifiers_of_torchvision(group):
     wrong = {}

@@ -37,7 +37,7 @@ def make_job(
     page = {
         "seed": seed,
         "decomposition": {"_target_": "lowrank_exp.decomposition.channel_svd.ChannelSVD"},
-        "rank": {"_target_": f"lowrank_exp.rank.{policy}.{policy}", "macs": ratio, "weights": None},
+        "rank": {"_target_": f"lowrank_exp.rank.policies.{policy}.{policy}", "macs": ratio, "weights": None},
         "latency": {"batch_size": 1},
         **config,
     }

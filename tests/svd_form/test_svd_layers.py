@@ -143,7 +143,7 @@ def test_truncated_start_is_the_best_approximation():
     for decomposition in (ChannelSVD(), SpatialSVD(), *OTHER.values()):
         values = np.linalg.svd(decomposition.matrices(layer)[0].detach().numpy(), compute_uv=False)
         form = form_of(layer, decomposition, rank=3)
-        error = (form.weight - layer.weight).square().sum()
+        error = (form.weight - layer.weight).detach().square().sum()
         assert float(error) == pytest.approx((values[3:] ** 2).sum(), rel=1e-10)
 
 

@@ -194,6 +194,7 @@ def test_iterative_takes_no_more_than_the_target_asks_for():
     assert seen.macs(keep) <= 0.7 * seen.dense_macs
 
 
+@pytest.mark.slow
 def test_no_choice_of_channels_saves_more_than_is_known_before():
     """Against every number of channels that can go of each group."""
     for net in (chain(), models.cifar_resnet(depth=8, num_classes=4)):
