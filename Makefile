@@ -1,13 +1,17 @@
-# make run: install into .venv and run the main job.   make test: install and run everything CI runs.
+# make run: install into .venv and run the main job.   make check: lint and all tests that are not slow.
+# make test: everything CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+.PHONY: run check test lint clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
 	$(BIN)/lowrank-exp
+
+check: $(VENV)/installed lint
+	$(BIN)/python -m pytest -m 'not slow'
 
 test: $(VENV)/installed lint
 	$(BIN)/python -m pytest

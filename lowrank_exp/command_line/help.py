@@ -45,7 +45,7 @@ def with_kinds(root: str) -> list[str]:
         key = re.match(r"( *)(\w+):( \S)?", line)
         parent = ROOT if key and not key[1] else parent
         kind: Kind | None = parent.keys.get(key[2]) if key and isinstance(parent, Record) else None
-        if kind is not None and not key[3]:
+        if key and kind is not None and not key[3]:
             parent = kind
-        lines.append(f"{line} [{kind.allowed}]" if kind is not None and key[3] else line)
+        lines.append(f"{line} [{kind.allowed}]" if key and kind is not None and key[3] else line)
     return lines

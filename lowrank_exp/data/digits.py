@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits: small enough for a laptop, and installed with the package."""
 
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 
@@ -36,8 +36,9 @@ class Digits(ImageData):
 
     def _load(self) -> LabelledImages:
         from sklearn.datasets import load_digits  # a second of import that no other data set needs
+        from sklearn.utils import Bunch
 
-        digits = load_digits()
+        digits = cast(Bunch, load_digits())
         images = torch.from_numpy(digits.images * (255 / 16)).round().to(torch.uint8)[:, None]
         labels = torch.from_numpy(digits.target).to(torch.int64)
         classes = tuple(str(name) for name in digits.target_names)

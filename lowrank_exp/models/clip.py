@@ -125,9 +125,9 @@ class ZeroShot(nn.Module):
         self, names: list[str], templates: list[str], device: str | torch.device, cache: Path | None, say: Callable
     ) -> Tensor:
         """W, from the cache if it is there."""
-        text = self.published.text
+        text = self.published.text or {}
         content = hashlib.sha256(json.dumps([self.published.name, self.published.config, names, templates]).encode())
-        for name in sorted(text or ()):
+        for name in sorted(text):
             content.update(f"{name} {tuple(text[name].shape)} {text[name].dtype}".encode())
             content.update(text[name].contiguous().reshape(-1).view(torch.uint8).numpy())
         stored = None if cache is None else Path(cache) / f"{content.hexdigest()[:32]}.pt"

@@ -38,7 +38,7 @@ def check_content(content: Any, path: str | os.PathLike, size: int) -> dict[str,
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by lowrank_exp.save")
-    version = content.get("version")
+    version: Any = content.get("version")
     wrong = f"{path} has version {shown(version)}, but it must be a whole number, 1 to {VERSION}"
     whole("version", version, message=wrong)
     if version > VERSION:
