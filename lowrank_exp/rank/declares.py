@@ -46,16 +46,15 @@ def looked_at(policy: Policy, options: Mapping[str, Any]) -> frozenset[str]:
         ValueError: something that nobody measures; or a `score` that is taken and not declared, or the reverse.
     """
     name, parameters = name_of(policy), inspect.signature(policy).parameters
-    declared = getattr(plain_function(policy), "looks_at", None)
+    declared: LooksAt | None = getattr(plain_function(policy), "looks_at", None)
     if declared is None and "score" in parameters:
         raise ValueError(
             f"the {name} policy takes score, and does not declare that it looks at it: add the line "
             f"{name}.looks_at = ('score',) below it, or decorate it by lowrank_exp.rank.declares(looks_at='score')"
         )
-    if callable(declared):
-        defaults = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
-        declared = declared({**defaults, **options})
-    names = {declared} if isinstance(declared, str) else set(declared or ())
+    defaults = {key: one.default for key, one in parameters.items() if one.default is not one.empty}
+    said = declared({**defaults, **options}) if callable(declared) else declared or ()
+    names = {said} if isinstance(said, str) else set(said)
     if unknown := sorted(names - set(LOOKS_AT)):
         raise ValueError(
             f"the {name} policy says that it looks at {', '.join(unknown)}; looks_at may name {', '.join(LOOKS_AT)}"

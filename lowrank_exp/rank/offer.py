@@ -14,27 +14,27 @@ BYTES = 4  # of a weight in a file, where nothing else is said
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image, weights, and bytes of the weights in a file; None: four for every weight."""
+    """MACs of one image, weights, and bytes of the weights in a file; 0: four for every weight."""
 
     macs: int
     weights: int
-    bytes: int | None = None
+    bytes: int = 0
 
     def __post_init__(self) -> None:
-        if self.bytes is None:
+        if not self.bytes:
             object.__setattr__(self, "bytes", BYTES * self.weights)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """The same of every rung, `(rungs,)` each."""
+    """The same of every rung, `(rungs,)` each; empty bytes: four for every weight."""
 
     macs: np.ndarray
     weights: np.ndarray
-    bytes: np.ndarray | None = None
+    bytes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
-        if self.bytes is None:
+        if not len(self.bytes):
             object.__setattr__(self, "bytes", BYTES * self.weights)
 
     def at(self, rung: int) -> Cost:
