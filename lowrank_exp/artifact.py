@@ -58,11 +58,11 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         raise ValueError(f"{CHANGED}: {lost}")
     network = unwrap(model).__dict__.get("zoo")
     if network is None:
-        if found := find_unexplained(model, state.entries):
-            raise ValueError(f"{CHANGED}: {found}. Save the network as it was before that, or a dense one (recompose_)")
-    elif found := find_difference(state.entries, entries_after(_on_meta(network), edits)):
+        if fault := find_unexplained(model, state.entries):
+            raise ValueError(f"{CHANGED}: {fault}. Save the network as it was before that, or a dense one (recompose_)")
+    elif fault := find_difference(state.entries, entries_after(_on_meta(network), edits)):
         raise ValueError(
-            f"{CHANGED} and is not {network['name']} any more: {found}. Make it a network of your own by deleting its "
+            f"{CHANGED} and is not {network['name']} any more: {fault}. Make it a network of your own by deleting its "
             "attribute `zoo`, and load it by load(path, model=build_dense())"
         )
     content = {
@@ -171,21 +171,21 @@ def _read(path: Path, name: str | os.PathLike, mmap: bool = False) -> dict[str, 
 def _check_written(path: Path, name: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Raise ValueError unless a file that was just written gives back what was to be written."""
     stored = _read(path, name, mmap=True)
-    found = find_difference(stored["state_dict"], content["state_dict"])
-    if found or stored["edits"] != from_records(content["edits"]):
-        raise ValueError(f"what was written to {name} cannot be read again: {found or 'its edits are others'}")
+    fault = find_difference(stored["state_dict"], content["state_dict"])
+    if fault or stored["edits"] != from_records(content["edits"]):
+        raise ValueError(f"what was written to {name} cannot be read again: {fault or 'its edits are others'}")
 
 
 def _check_fits(dense: nn.Module, content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
     """The entries of the network's state after the edits of a file, if they are those of the file."""
     try:
         wanted = entries_after(dense, content["edits"])
-        found = find_difference(content["state_dict"], wanted)
+        fault = find_difference(content["state_dict"], wanted)
     except ValueError as error:
-        found = str(error)
-    if found:
+        fault = str(error)
+    if fault:
         made_by = shown(content["network"]) if content["network"] else "a network that is not of our zoo"
-        raise ValueError(f"{path} does not fit this network; the file was made from {made_by}. {found}")
+        raise ValueError(f"{path} does not fit this network; the file was made from {made_by}. {fault}")
     return wanted
 
 
@@ -231,8 +231,8 @@ def _shape_in(content: Mapping[str, Any], path: str | os.PathLike) -> nn.Module:
         if size > max(LARGE, MOST_SAVED * stored):
             raise ValueError(f"it has {size:,} bytes of numbers, and the file {stored:,}")
     except Exception as error:  # whatever a constructor and torch make of arguments of other types and sizes
-        told = f"{name}({', '.join(f'{key}={shown(value)}' for key, value in arguments.items())})"
-        raise ValueError(f"{path} is not of a network that can be built, {told:.300}: {error!s:.300}") from error
+        call = f"{name}({', '.join(f'{key}={shown(value)}' for key, value in arguments.items())})"
+        raise ValueError(f"{path} is not of a network that can be built, {call:.300}: {error!s:.300}") from error
     return dense
 
 

@@ -129,14 +129,14 @@ def placed_records(model: nn.Module) -> list[Placed]:
 
     Left out are those of a layer that `model` is itself, or that its modules are only some factors of.
     """
-    found: dict[tuple[int, int], Placed] = {}
+    placed: dict[tuple[int, int], Placed] = {}
     for _, plain, module in plain_names(model, remove_duplicate=False):
         for record in module.__dict__.get(RECORDS, ()):
             if (place := _without(plain, record.below)) is not None:
-                found.setdefault((id(module), record.number), Placed(place, record))
-    if any(not one.plain and isinstance(one.record.edit, Factorize | ToSVD) for one in found.values()):
-        found = {key: one for key, one in found.items() if one.plain}
-    return sorted(found.values(), key=lambda one: one.record.number)
+                placed.setdefault((id(module), record.number), Placed(place, record))
+    if any(not one.plain and isinstance(one.record.edit, Factorize | ToSVD) for one in placed.values()):
+        placed = {key: one for key, one in placed.items() if one.plain}
+    return sorted(placed.values(), key=lambda one: one.record.number)
 
 
 def remember(layer: nn.Module, edit: Edit, before: nn.Module) -> None:

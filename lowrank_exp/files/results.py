@@ -223,7 +223,7 @@ def gather(folders: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
 
     Raises ValueError for a folder that does not exist.
     """
-    found: dict[str, Path] = {}
+    path_of: dict[str, Path] = {}
     results: list[Result] = []
     unread: list[str] = []
     for folder in map(Path, folders):
@@ -231,8 +231,8 @@ def gather(folders: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
             raise ValueError(f"{folder} is not a folder; give one that holds jobs, such as outputs")
         for inner, folders_below, files in os.walk(folder, onerror=lambda error: unread.append(_told(error))):
             if RESULT in files or RESULT in folders_below:
-                found[os.path.realpath(Path(inner, RESULT))] = Path(inner, RESULT)
-    for path in sorted(found.values()):
+                path_of[os.path.realpath(Path(inner, RESULT))] = Path(inner, RESULT)
+    for path in sorted(path_of.values()):
         try:
             results.append(Result.read(path))
         except OSError as error:

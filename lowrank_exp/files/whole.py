@@ -55,8 +55,8 @@ def copy_whole(source: str | os.PathLike, target: str | os.PathLike) -> None:
 def sweep_parts(folder: Path) -> None:
     """Remove what processes of this machine that are gone have left half written in a folder."""
     for part in folder.glob(".*.part"):
-        found = PART.fullmatch(part.name)
-        if found and found[1] == _host() and not _lives(int(found[2])):
+        match = PART.fullmatch(part.name)
+        if match and match[1] == _host() and not _lives(int(match[2])):
             part.unlink(missing_ok=True)
 
 

@@ -46,17 +46,17 @@ def _culprit(model: nn.Module, memo: Mapping[int, Any]) -> str | None:
     stand_ins = {id(part): part for part in model.modules()} | {id(part): part for part in model.parameters()}
     parts = frozenset(map(id, model.modules()))
     for name, module in model.named_modules():
-        found = None
+        culprit = None
         for path, value in _inside(module, parts):
             try:
                 copy.deepcopy(value, {**stand_ins, **memo})
             except Exception as error:
-                found = path, value, error  # the last one lies deepest
+                culprit = path, value, error  # the last one lies deepest
             else:
-                if found is not None and not path.startswith(found[0]):
+                if culprit is not None and not path.startswith(culprit[0]):
                     break
-        if found is not None:
-            path, value, error = found
+        if culprit is not None:
+            path, value, error = culprit
             where = f"module {name} ({type(module).__name__})" if name else f"the network ({type(module).__name__})"
             return (
                 f"{where}: attribute {path!r}, a {type(value).__name__}, cannot be copied ({error}), and networks are "

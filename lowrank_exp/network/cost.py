@@ -188,9 +188,9 @@ def network_cost(model: nn.Module, example_input: Tensor) -> NetworkCost:
     layers = {}
     for module, name in names.items():
         weight = plain[module].weight
-        held = isinstance(weight, nn.Parameter) and holders.setdefault(id(weight), module) is not module
+        counted_elsewhere = isinstance(weight, nn.Parameter) and holders.setdefault(id(weight), module) is not module
         channels, called = out_channels(plain[module]), tuple(shapes[module])
-        layers[name] = LayerCost(name, macs[module], 0 if held else weight.numel(), channels, called)
+        layers[name] = LayerCost(name, macs[module], 0 if counted_elsewhere else weight.numel(), channels, called)
     outside = {
         OUTSIDE[kind]: LayerCost(OUTSIDE[kind], spent, operations.weights[kind], 0, ())
         for kind, spent in operations.outside.items()

@@ -100,29 +100,29 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         before = self.counter.get_total_flops()
         output = function(*args, **(kwargs or {}))
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        self._flow(given, [value for value in tree_leaves(output) if isinstance(value, Tensor)])
+        read = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        self._flow(read, [value for value in tree_leaves(output) if isinstance(value, Tensor)])
         if spent := (self.counter.get_total_flops() - before) // 2:
-            self._count(str(getattr(function, "_overloadpacket", function)).removeprefix("aten."), given, spent)
+            self._count(str(getattr(function, "_overloadpacket", function)).removeprefix("aten."), read, spent)
         return output
 
-    def _flow(self, given: list[Tensor], made: list[Tensor]) -> None:
+    def _flow(self, read: list[Tensor], made: list[Tensor]) -> None:
         """Note which parameters are in what was made."""
-        sources = frozenset().union(*(self._made_of.get(_key(tensor), ()) for tensor in given))
+        sources = frozenset().union(*(self._made_of.get(_key(tensor), ()) for tensor in read))
         for tensor in made if sources else ():
             key = _key(tensor)
             if key is not None and not sources <= self._made_of.get(key, frozenset()):
                 self._made_of[key] = sources | self._made_of.get(key, frozenset())
                 self._alive.append(StorageWeakRef(tensor.untyped_storage()))  # so that nothing else gets its number
 
-    def _count(self, name: str, given: list[Tensor], spent: int) -> None:
+    def _count(self, name: str, read: list[Tensor], spent: int) -> None:
         caller = next((module for module, _ in reversed(self.open)), None)
         if caller in self.macs:
             self.macs[caller] += spent
         elif "conv" in name:
-            self._count_outside("conv", given[1], spent)
+            self._count_outside("conv", read[1], spent)
         elif caller is not None and name in PRODUCTS:
-            self._count_outside("linear", given[-1], spent)
+            self._count_outside("linear", read[-1], spent)
         else:
             self.uncounted += spent
 

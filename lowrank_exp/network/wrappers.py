@@ -43,14 +43,14 @@ def plain_names(model: nn.Module, remove_duplicate: bool = True) -> Iterator[tup
     [('', ''), ('module', ''), ('module.0', '0')]
     """
     plain: dict[str, str] = {}
-    held: dict[str, str | None] = {}
+    held_name: dict[str, str | None] = {}
     for name, module in model.named_modules(remove_duplicate=remove_duplicate):
         parent, _, own = name.rpartition(".")
-        if not name or held[parent] == own:
+        if not name or held_name[parent] == own:
             plain[name] = plain.get(parent, "")
         else:
             plain[name] = join_names(plain[parent], own)
-        held[name] = held_as(module)
+        held_name[name] = held_as(module)
         yield name, plain[name], module
 
 
@@ -62,9 +62,9 @@ def full_name(model: nn.Module, plain: str) -> str:
     """
     parts, rest, module = [], plain.split(".") if plain else [], model
     while True:
-        while (held := held_as(module)) is not None:
-            parts.append(held)
-            module = own_modules(module)[held]
+        while (held_name := held_as(module)) is not None:
+            parts.append(held_name)
+            module = own_modules(module)[held_name]
         if not rest or own_modules(module).get(rest[0]) is None:
             return ".".join([*parts, *rest])
         module = own_modules(module)[rest[0]]

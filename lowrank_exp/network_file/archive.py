@@ -35,8 +35,8 @@ def archive_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it refers to {found[1]:.80}" if found else "it holds other things"
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"it refers to {match[1]:.80}" if match else "it holds other things"
         raise ValueError(f"only plain values and tensors are read, and {what}") from None
     except Exception as error:  # torch raises many kinds for damaged files, and tells to load without weights_only
         raise ValueError(f"it is damaged ({type(error).__name__})") from None

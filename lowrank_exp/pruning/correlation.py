@@ -44,8 +44,8 @@ def measure_agreement(scores: Mapping[str, Tensor], oracle: Mapping[str, Tensor]
     Source: Molchanov, Tyree, Karras, Aila, Kautz 2017, "Pruning convolutional neural networks for resource efficient
     inference", table of correlations: its three rows.
 
-    >>> found = measure_agreement({"a": torch.tensor([1.0, 2.0, 3.0])}, {"a": torch.tensor([0.1, 0.5, 0.2])})
-    >>> round(found.raw, 6)
+    >>> agreement = measure_agreement({"a": torch.tensor([1.0, 2.0, 3.0])}, {"a": torch.tensor([0.1, 0.5, 0.2])})
+    >>> round(agreement.raw, 6)
     0.5
     """
     layers = [layer for layer in scores if layer in oracle]

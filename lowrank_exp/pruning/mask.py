@@ -100,15 +100,15 @@ class Masks:
 
     def _silent_norms(self, modules: Mapping[str, nn.Module]) -> dict[str, list[int]]:
         """Of each batch norm the entries that see silent filters only."""
-        found: dict[str, set[int]] = {}
+        silent_of: dict[str, set[int]] = {}
         for group in self.groups:
             for layer, norms in group.own_norms.items():
                 for norm, entries in norms.items():
-                    found.setdefault(norm, set()).update(e for f in self.filters.get(layer, ()) for e in entries[f])
+                    silent_of.setdefault(norm, set()).update(e for f in self.filters.get(layer, ()) for e in entries[f])
             for norm, entries in group.norms.items():
                 if hasattr(modules[norm], "running_mean"):
-                    found.setdefault(norm, set()).update(e for c in self.silent(group) for e in entries[c])
-        return {norm: sorted(entries) for norm, entries in found.items() if entries}
+                    silent_of.setdefault(norm, set()).update(e for c in self.silent(group) for e in entries[c])
+        return {norm: sorted(entries) for norm, entries in silent_of.items() if entries}
 
 
 def mask_(

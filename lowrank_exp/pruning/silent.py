@@ -23,7 +23,7 @@ def silent_channels(model: nn.Module, groups: Iterable[ChannelGroup]) -> dict[st
     """
     modules = dict(model.named_modules())
     off: dict[str, list[bool]] = {}
-    found = {}
+    silent_of = {}
     for group in groups:
         for layer in (*group.producers, *group.norms):
             if layer not in off:
@@ -36,8 +36,8 @@ def silent_channels(model: nn.Module, groups: Iterable[ChannelGroup]) -> dict[st
             )
         )
         if silent:
-            found[group.name] = silent
-    return found
+            silent_of[group.name] = silent
+    return silent_of
 
 
 @torch.no_grad()

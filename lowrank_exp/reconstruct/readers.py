@@ -45,19 +45,19 @@ def readers(model: nn.Module, names: Mapping[str, nn.Module], run: Callable[[], 
         run: makes the forward pass.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3)).eval()
-    >>> found = readers(net, {"0": net[0], "2": net[2]}, lambda: net(torch.ones(1, 3, 8, 8)))
-    >>> found["0"].relu, found["2"].relu
+    >>> reader_of = readers(net, {"0": net[0], "2": net[2]}, lambda: net(torch.ones(1, 3, 8, 8)))
+    >>> reader_of["0"].relu, reader_of["2"].relu
     (True, False)
     """
     trace = _Trace()
     with _noted(names, trace), trace:
         run()
-    found = {}
+    reader_of = {}
     for name in names:
         seen = [trace.reader(output) for output in trace.outputs[name]]
         alike = bool(seen) and all(one.relu and one.a is seen[0].a for one in seen)
-        found[name] = seen[0] if alike else Reader(relu=False)
-    return found
+        reader_of[name] = seen[0] if alike else Reader(relu=False)
+    return reader_of
 
 
 class _Trace(TorchFunctionMode):

@@ -76,11 +76,11 @@ class FrobeniusDecay(Penalty):
     def _layers(self, network: nn.Module) -> list[nn.Module]:
         kinds = "layers in SVD form and chains of two plain layers"
         fits = (lambda module: isinstance(module, SVDForm)) if self.layers is None else _is_decayed
-        found = choose_layers(network, self.layers, fits, "FrobeniusDecay", kinds)
-        for name, layer in found.items():
+        chosen = choose_layers(network, self.layers, fits, "FrobeniusDecay", kinds)
+        for name, layer in chosen.items():
             if reason := None if isinstance(layer, SVDForm) else _refusal(layer):
                 raise ValueError(f"FrobeniusDecay cannot take the chain {name}: {reason}; leave it out of layers")
-        return list(found.values())
+        return list(chosen.values())
 
 
 def _add_form_(form: SVDForm, weight: float) -> Tensor:

@@ -64,7 +64,7 @@ class QuadraticPenalty(Penalty):
         return torch.stack(terms).sum()
 
     def _pairs(self, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        found = choose_layers(
+        chosen = choose_layers(
             network,
             self.layers,
             lambda module: isinstance(module, LAYERS),
@@ -72,7 +72,7 @@ class QuadraticPenalty(Penalty):
             "convolutions and linear layers",
         )
         pairs = []
-        for name, layer in found.items():
+        for name, layer in chosen.items():
             target = self.targets[name]
             if target.shape != layer.weight.shape:
                 raise ValueError(

@@ -24,13 +24,13 @@ def find_holders(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     names = {id(model.get_submodule(name)): name for name in layers}
     known = {id(module): module for module in model.modules()}
     own = vars(nn.Module()).keys()
-    found: dict[str, str] = {}
+    holder_of: dict[str, str] = {}
     for name, module in model.named_modules():
         for attribute, value in list(vars(module).items()):
             if attribute not in own:
                 for layer in _reached(value, names, known):
-                    found.setdefault(layer, f"{name}.{attribute}".lstrip("."))
-    return found
+                    holder_of.setdefault(layer, f"{name}.{attribute}".lstrip("."))
+    return holder_of
 
 
 def _reached(value: Any, names: Mapping[int, str], known: dict[int, Any]) -> Iterator[str]:

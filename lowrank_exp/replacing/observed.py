@@ -137,12 +137,12 @@ class _Operations(TorchDispatchMode):
         self.seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        given = []
+        arguments = []
         for leaf in leaves((args, kwargs)):
             if isinstance(leaf, nn.Parameter):
                 self.seen.used.add(id(leaf))
-            given.append((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf)
-        self.seen.operations.append(f"{func} {given}")
+            arguments.append((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf)
+        self.seen.operations.append(f"{func} {arguments}")
         return func(*args, **(kwargs or {}))
 
 

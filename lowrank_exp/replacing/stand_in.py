@@ -85,8 +85,8 @@ class StandIn(nn.Sequential):
                 result = hook(module, *args)
             finally:
                 seen.in_hook = None
-            given = {id(leaf) for leaf in leaves(args)}
-            if versions(args) != before or any(id(leaf) not in given for leaf in leaves(result)):
+            received = {id(leaf) for leaf in leaves(args)}
+            if versions(args) != before or any(id(leaf) not in received for leaf in leaves(result)):
                 seen.hooks.setdefault(what, "changes what it is given")
             return result
 

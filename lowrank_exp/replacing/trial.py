@@ -119,8 +119,8 @@ class _Trial:
     def _why(self, name: str, seen: Pass) -> str:
         parent = type(self.model.get_submodule(name.rpartition(".")[0])).__name__
         if seen.error is not None:
-            told = f"{type(seen.error).__name__}: {seen.error}".splitlines()[0]
-            return f"the network fails with an nn.Sequential in its place, within {parent}: {told:.150}"
+            message = f"{type(seen.error).__name__}: {seen.error}".splitlines()[0]
+            return f"the network fails with an nn.Sequential in its place, within {parent}: {message:.150}"
         what = "computes something else" if self.wanted.differs(seen) - {"calls"} else "calls other modules"
         looks = f"its parent, {parent}, looks at its type or parameters"
         return f"{looks}: with an nn.Sequential in its place the network {what}"

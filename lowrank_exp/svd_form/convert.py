@@ -58,8 +58,8 @@ def to_svd_(
     if layers is None:
         wanted = {n: kind for n, kind in wanted.items() if not (reasons.get(n) or _no_svd(modules[n], kind))}
     if not wanted:
-        told = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or list(modules)
-        raise ValueError(f"none of the layers of this network is to be put into SVD form: {told}")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or list(modules)
+        raise ValueError(f"none of the layers of this network is to be put into SVD form: {reasons}")
     ranks = by_layer(rank, wanted, "rank") if isinstance(rank, Mapping) else dict.fromkeys(wanted, rank)
     for name, kind in wanted.items():
         if refused[name]:

@@ -33,11 +33,11 @@ def orthonormal_svd(decomposition: SVDDecomposition, layer: nn.Module, rank: int
 
     Of a matrix that lacks full rank the fast SVD leaves vectors at zero, which no gradient would ever move.
     """
-    found = svd or decomposition.svd(layer, rank)
-    found = SVD(found.U_GMR[:, :, :rank], found.S_GR[:, :rank], found.V_GRN[:, :rank])
-    rounding = max(found.U_GMR.shape[1], found.V_GRN.shape[2]) * torch.finfo(found.S_GR.dtype).eps
-    if (found.S_GR[:, -1] > rounding * found.S_GR[:, 0]).all():
-        return found
-    matrices_GMN = decomposition.matrices(layer).detach().to(found.S_GR.dtype)
+    start = svd or decomposition.svd(layer, rank)
+    start = SVD(start.U_GMR[:, :, :rank], start.S_GR[:, :rank], start.V_GRN[:, :rank])
+    rounding = max(start.U_GMR.shape[1], start.V_GRN.shape[2]) * torch.finfo(start.S_GR.dtype).eps
+    if (start.S_GR[:, -1] > rounding * start.S_GR[:, 0]).all():
+        return start
+    matrices_GMN = decomposition.matrices(layer).detach().to(start.S_GR.dtype)
     U_GMR, S_GR, V_GRN = torch.linalg.svd(matrices_GMN, full_matrices=False)
     return SVD(U_GMR[:, :, :rank], S_GR[:, :rank], V_GRN[:, :rank])

@@ -107,11 +107,11 @@ def truncate_(
         after, before, unit = _compared(planned[name], example_input)
         if rank is None or after < before:
             continue
-        told = f"rank {rank} has {after:,} of {before:,} {unit}"
+        cost = f"rank {rank} has {after:,} of {before:,} {unit}"
         if ranks is not None:
-            warnings.warn(f"{name}: {told}: not cheaper than the dense layer", stacklevel=2)
+            warnings.warn(f"{name}: {cost}: not cheaper than the dense layer", stacklevel=2)
         elif costly == "dense":
-            planned[name] = _planned(costs[name], forms[name], None, f"not cheaper than dense: {told}")
+            planned[name] = _planned(costs[name], forms[name], None, f"not cheaper than dense: {cost}")
     plain = {name: _plain(forms[name], planned[name].rank, by) for name in chosen}
     for name, layer in plain.items():
         rank, kind = planned[name].rank, forms[name].decomposition
@@ -202,8 +202,8 @@ def _costs(model: nn.Module, example_input: Tensor | None) -> tuple[dict[str, La
     dense = dense_copy(model)
     if example_input is not None:
         return network_cost(dense, example_input).every, trial(dense, example_input)
-    found = {name: layer for name, layer in dense.named_modules() if isinstance(layer, LAYERS)}
-    costs = {name: LayerCost(name, 0, layer.weight.numel(), out_channels(layer), ()) for name, layer in found.items()}
+    layers = {name: layer for name, layer in dense.named_modules() if isinstance(layer, LAYERS)}
+    costs = {name: LayerCost(name, 0, layer.weight.numel(), out_channels(layer), ()) for name, layer in layers.items()}
     return costs, unsafe(dense)
 
 
@@ -247,10 +247,10 @@ def _policy(ranks: Plan | Mapping) -> str:
 
 
 def _check_rule(ranks: Any, energy: float | None, threshold: float | None) -> None:
-    given = {"ranks": ranks, "energy": energy, "threshold": threshold}
-    told = [name for name, value in given.items() if value is not None]
-    if len(told) != 1:
-        raise ValueError(f"give exactly one of ranks, energy and threshold, got {' and '.join(told) or 'none'}")
+    options = {"ranks": ranks, "energy": energy, "threshold": threshold}
+    rules = [name for name, value in options.items() if value is not None]
+    if len(rules) != 1:
+        raise ValueError(f"give exactly one of ranks, energy and threshold, got {' and '.join(rules) or 'none'}")
     if energy is not None:
         allowed = "it is the share of the sum of squares that is removed, in [0, 1)"
         fraction("energy", energy, f"energy={energy}, but {allowed}", zero=True, one=False)

@@ -47,7 +47,7 @@ def norms_watched(network: nn.Module, layers: Mapping[str, nn.Module]) -> Iterat
 
     A layer whose output goes on to something else first (a concatenation, a ReLU) has none.
     """
-    found: dict[str, str] = {}
+    norm_of: dict[str, str] = {}
     made: dict[int, tuple[weakref.ref, str]] = {}
 
     def after_layer(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
@@ -56,13 +56,13 @@ def norms_watched(network: nn.Module, layers: Mapping[str, nn.Module]) -> Iterat
     def before_norm(name: str, norm: nn.Module, inputs: tuple) -> None:
         map_, layer = made.get(id(inputs[0]), (None, None))
         if map_ is not None and map_() is inputs[0]:
-            found[layer] = name
+            norm_of[layer] = name
 
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     hooks = [layer.register_forward_hook(partial(after_layer, name)) for name, layer in layers.items()]
     hooks += [norm.register_forward_pre_hook(partial(before_norm, name)) for name, norm in norms.items()]
     try:
-        yield found
+        yield norm_of
     finally:
         for hook in hooks:
             hook.remove()

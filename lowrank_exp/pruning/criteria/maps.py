@@ -68,15 +68,15 @@ class Maps(TorchFunctionMode):
 
     def __torch_function__(self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        given = [value for value in _flat((*args, *kwargs.values())) if isinstance(value, Tensor)]
-        underway = [z for z in given if self._is(z, self._underway)]
+        tensors = [value for value in _flat((*args, *kwargs.values())) if isinstance(value, Tensor)]
+        underway = [z for z in tensors if self._is(z, self._underway)]
         writes = _writes(function, kwargs)
         if writes and function not in NONLINEARITIES:
             for z in underway:
                 self._hand_over(self._underway.pop(id(z))[1], z)
             underway = []
         if writes:
-            for z in given:
+            for z in tensors:
                 if self._is(z, self._kept):
                     kept = self._kept.pop(id(z))[1]
                     kept[0] = kept[0].clone()

@@ -69,13 +69,13 @@ class Oracle:
         """
         device = next(network.parameters()).device
         with kept_generators():
-            held = [(images.to(device), labels.to(device)) for images, labels in batches]
-        if not (N := sum(len(images) for images, _ in held)):
+            pairs = [(images.to(device), labels.to(device)) for images, labels in batches]
+        if not (N := sum(len(images) for images, _ in pairs)):
             raise ValueError("Oracle looks at images, and the batches gave none")
 
         def score(network: nn.Module) -> float:
             with evaluating(network):
-                return sum(self._of_batch(network(images), labels, loss) for images, labels in held) / N
+                return sum(self._of_batch(network(images), labels, loss) for images, labels in pairs) / N
 
         return oracle(network, layers, score, absolute=self.absolute, at=self.at, path=path)
 
@@ -183,8 +183,8 @@ class _LossFile:
         if any(lines[0][key] != heading[key] for key in ("at", "layers")):
             raise ValueError(f"{path} holds losses of other layers, or of another `at`: name another file")
         if not math.isclose(self.whole, heading["whole"], rel_tol=SAME):
-            told = f"loss {self.whole} of the whole network, not {heading['whole']}"
-            raise ValueError(f"{path} holds losses of another network or other images ({told}): name another file")
+            mismatch = f"loss {self.whole} of the whole network, not {heading['whole']}"
+            raise ValueError(f"{path} holds losses of another network or other images ({mismatch}): name another file")
         self.known = {(line["layer"], line["filter"]): line["loss"] for line in lines[1:]}
         os.truncate(path, whole_bytes)
 

@@ -27,8 +27,8 @@ class WeightedSum:
 
     def __post_init__(self) -> None:
         if not self.criteria or set(self.criteria) != set(self.weights):
-            given = f"criteria {', '.join(self.criteria)} and weights {', '.join(self.weights)}"
-            raise ValueError(f"WeightedSum takes one weight for each criterion, got {given}")
+            got = f"criteria {', '.join(self.criteria)} and weights {', '.join(self.weights)}"
+            raise ValueError(f"WeightedSum takes one weight for each criterion, got {got}")
         for name, criterion in self.criteria.items():
             if not isinstance(criterion, WeightCriterion | DataCriterion):
                 raise ValueError(f"WeightedSum: {name} is a {type(criterion).__name__}, not a single criterion")

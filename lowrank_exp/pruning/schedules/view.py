@@ -148,9 +148,9 @@ def _chosen(network: nn.Module, layers: Sequence[str] | None) -> set[str]:
     modules = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
     if layers is None:
         return {name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)}
-    given = [layers] if isinstance(layers, str) else list(layers)
-    chosen = set(by_layer(dict.fromkeys(one for one in given if one != RANKS), modules, "the layers to prune"))
-    if RANKS in given:
+    names = [layers] if isinstance(layers, str) else list(layers)
+    chosen = set(by_layer(dict.fromkeys(one for one in names if one != RANKS), modules, "the layers to prune"))
+    if RANKS in names:
         for edit in edits_of(network):
             if isinstance(edit, Factorize):
                 inside = [name for name in modules if name.startswith(f"{edit.layer}.")]
