@@ -18,15 +18,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.checks import whole
-from lowrank_exp.command_line.choices import check_choices, labels
+from lowrank_exp.command_line.choices import check_choices, check_row, labels, set_by_table
 from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.deltas import check_hidden, flat, with_recipes
-from lowrank_exp.command_line.flags import checked, missing_part_told, put_working_folder_last
+from lowrank_exp.command_line.flags import checked, missing_part_told, own_folders, put_working_folder_last
 from lowrank_exp.command_line.help import help_text
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.command_line.mistakes import explained, shortened
+from lowrank_exp.command_line.table_options import offer_tables
+from lowrank_exp.command_line.used import job_config
 from lowrank_exp.files.results import Result, fingerprint
 from lowrank_exp.job.jobs_not_run import rest_told
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
@@ -43,7 +45,7 @@ def main() -> None:
     128 + n: signal n.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(CONF))
+        print(help_text(CONF, own_folders(sys.argv[1:])))
         return
     escape_what_cannot_be_shown()
     put_working_folder_last()
@@ -51,6 +53,7 @@ def main() -> None:
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     try:
         sys.argv[1:] = checked(sys.argv[1:])
+        offer_tables()
         with signals_raised(), rest_told(), missing_part_told(sys.argv[1:]):
             decorate(job)()
     except (Exception, Interrupted, KeyboardInterrupt) as error:
@@ -98,14 +101,18 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
     check_devices(cfg.devices, sweep)
     from lowrank_exp.job.run import run
 
-    return run(cfg, Path(hydra_cfg.runtime.output_dir), labels(hydra_cfg))
+    return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg)
 
 
 def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     """Raise ValueError for a mistake in the configuration; all that can be seen without torch comes first."""
+    check_row(hydra_cfg)
     config = flat(OmegaConf.to_container(cfg, resolve=True))
-    check_values(config, OmegaConf.to_container(cfg, resolve=False))
-    check_choices(hydra_cfg, config, CONF)
+    try:
+        check_values(config, OmegaConf.to_container(cfg, resolve=False))
+    except ValueError as error:
+        raise ValueError(f"{error}{set_by_table(str(error), hydra_cfg)}") from error
+    check_choices(hydra_cfg, config)
     check_hidden(hydra_cfg.overrides.task, cfg)
     check_targets(with_recipes(config))
 
@@ -168,9 +175,7 @@ def job_folder(*, _root_: DictConfig) -> str:
     root = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
     with contextlib.suppress(Exception):  # what is wrong with the data is told by the job
         count_classes_(root)
-    config = flat(OmegaConf.to_container(root, resolve=True))
-    config |= {"experiment": names["experiment"], "row": names["row"]}
-    return f"{names['experiment'] or 'runs'}/{fingerprint(config)}"
+    return f"{names['experiment'] or 'runs'}/{fingerprint(job_config(root, names))}"
 
 
 def if_writable(folder: str, value: Any, otherwise: Any) -> Any:

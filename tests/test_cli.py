@@ -11,6 +11,7 @@ from lowrank_exp.cli import jobs_side_by_side, use_threads
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.flags import checked, put_working_folder_last
 from lowrank_exp.command_line.help import help_text
+from support.table_rows import TABLES
 
 HEAVY = ("torch", "pytorch_lightning", "torchvision", "sklearn", "pandas", "wandb")
 
@@ -30,8 +31,11 @@ def test_help_and_configuration_import_nothing_heavy(flags, tmp_path):
 def test_help_names_every_group_and_option():
     text = help_text(CONF)
     for path in CONF.rglob("*.yaml"):
-        if path.parent != CONF and path.parent.name not in ("paper", "recipe"):
+        if path.parent != CONF and path.parent.name != "recipe":
             assert path.stem in text
+    for name, table in TABLES.items():
+        (line,) = (line for line in text.splitlines() if line.split()[:1] == [name])
+        assert all(row in line for row in table.rows)
     assert "seed: 0 # of weights" in text
     assert "seconds: 0.2 # how long to repeat it; 0 leaves latency out [a number in [0, 3600]]" in text
     assert "[true or false]" in text

@@ -11,32 +11,28 @@ from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.deltas import with_recipes
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.targets import check_targets
+from lowrank_exp.command_line.tables import FOLDER
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.job.walk import make_phases
 from lowrank_exp.phases.phase import Phase
 from support.composed import composed, flattened
+from support.table_rows import PUBLISHED, TABLES
 
 NEEDS = {
-    **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"], "scale/cifar_resnet/smoke": ["model=resnet56"]},
-    **{f"scale/{model}/smoke": [f"model={model}"] for model in ("alexnet", "spp10", "vgg16_imagenet")},
+    **{"method/evaluate": [], "rank/fixed": ["rank.ranks={conv1: 2}"]},
     "data/image_folder": ["data.num_classes=10"],  # else its folders are counted
-    **{"scale/pufferfish/smoke": ["model=resnet18"], "scale/resnet_imagenet/smoke": ["model=resnet18_imagenet"]},
 }
 OPTIONS = sorted(
     str(path.relative_to(CONF).with_suffix(""))
     for path in Path(CONF).rglob("*.yaml")
-    if path.parent != CONF and path.parent.name not in ("paper", "recipe")
+    if path.parent != CONF and path.parent.name not in (FOLDER, "recipe")
 )
-NEEDS |= {f"scale/{name}/smoke": ["method=taylor"] for name in ("resnet20_pruning", "taylor_macs")}
-# Rows change options of what their experiment names, such as the depth of its network.
-NEEDS |= {option: [f"experiment={option.split('/')[1]}"] for option in OPTIONS if option.startswith("row/")}
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_option_composes_and_instantiates(option):
-    group, _, name = option.partition("/")
-    cfg = composed(f"{group}={name}", *NEEDS.get(option, []))
+def checked(*overrides: str) -> Decompositions:
+    """Compose, check and instantiate; the decompositions."""
+    cfg = composed(*overrides)
     config = OmegaConf.to_container(flattened(cfg), throw_on_missing=True)
     check_values(config, OmegaConf.to_container(cfg, resolve=False))  # a new key: a line in command_line/keys/
     check_targets(with_recipes(config))
@@ -44,8 +40,31 @@ def test_option_composes_and_instantiates(option):
     assert isinstance(instantiate(cfg.data), ImageData)
     with torch.device("meta"):  # shapes are enough: some networks have more than 100 million weights
         assert isinstance(instantiate(cfg.model), torch.nn.Module)
-    decompositions = Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
+    return Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_composes_and_instantiates(option):
+    group, _, name = option.partition("/")
+    decompositions = checked(f"{group}={name}", *NEEDS.get(option, []))
     assert (not decompositions.conv) == (option == "decomposition/linear_svd")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_a_table_composes_and_instantiates(name):
+    table = TABLES[name]
+    for row in table.rows:
+        assert checked(f"experiment={name}", f"row={name}/{row}").conv, row
+    for smoke in {str(row.smoke): key for key, row in table.rows.items()}.values():
+        assert checked(f"experiment={name}", f"row={name}/{smoke}", "scale=smoke").conv, smoke
+    if not table.rows:
+        assert checked(f"experiment={name}", "scale=smoke").conv
+
+
+def test_tables_with_figures_say_whose():
+    for name, table in TABLES.items():
+        printed = [row for row in table.rows if table.rows[row].published]
+        assert bool(printed) == (name in PUBLISHED) == bool(table.source) == bool(table.title), name
 
 
 @pytest.mark.parametrize("group", sorted({option.partition("/")[0] for option in OPTIONS}))
@@ -64,10 +83,3 @@ def test_every_rank_option_has_the_common_keys():
 def test_every_model_has_weights_null():
     for path in (CONF / "model").glob("*.yaml"):
         assert OmegaConf.load(path).weights is None, path
-
-
-def test_paper_rows_have_their_files():
-    for path in (CONF / "paper").glob("*.yaml"):
-        paper = OmegaConf.load(path)
-        assert (CONF / f"experiment/{paper.experiment}.yaml").is_file()
-        assert {p.stem for p in (CONF / "row" / paper.experiment).glob("*.yaml")} >= set(paper.rows)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from lowrank_exp import load, profile
-from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import Result
 from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
+from support.composed import composed
 from support.smoke import SMOKE
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -345,8 +344,7 @@ def test_command_at_its_full_length(command, tmp_path, part):
 
 @pytest.mark.parametrize("line", ABSENT)
 def test_command_that_needs_files_composes(line):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides=[re.sub(r"<.*?>", "x", argument) for argument in shlex.split(line)[1:]])
+    cfg = composed(*(re.sub(r"<.*?>", "x", argument) for argument in shlex.split(line)[1:]))
     assert cfg.model.weights is None or cfg.model.weights.startswith(("x", "outputs/", "IMAGENET1K"))
 
 

@@ -1,5 +1,6 @@
 """What was chosen on the command line, and choices that make no sense together."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -9,8 +10,11 @@ from hydra.conf import HydraConf, JobConf, RunDir, SweepDir
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.keys.kinds import inside, unknown
+from lowrank_exp.command_line.tables import read_table, sets, table_path
+from lowrank_exp.command_line.used import unused_part
 
 NAMES = ("method", "experiment", "row")
+NOT_RECORDED = ("experiment", "row", "scale/", "logger", "hydra/")  # a result has the first two by themselves
 
 
 def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
@@ -18,21 +22,37 @@ def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
     return {name: None if one is None else one.rpartition("/")[2] for name, one in _chosen(hydra_cfg).items()}
 
 
-def check_choices(hydra_cfg: DictConfig, config: Mapping[str, Any], conf: Path) -> None:
-    """Raise ValueError for a row without its experiment, an override without effect, or TRP without its penalty.
+def options(hydra_cfg: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
+    """The chosen option of every group that a job's configuration has, and the scale."""
+    return {
+        group: str(option)
+        for group, option in hydra_cfg.runtime.choices.items()
+        if option not in (None, "null") and unused_part(group, config) is None and not group.startswith(NOT_RECORDED)
+    }
+
+
+def folders(hydra_cfg: DictConfig) -> list[Path]:
+    """The folders of configuration that Hydra searches."""
+    return [Path(source.path) for source in hydra_cfg.runtime.config_sources if source.schema == "file"]
+
+
+def check_choices(hydra_cfg: DictConfig, config: Mapping[str, Any]) -> None:
+    """Raise ValueError for an override without effect, or TRP without its penalty.
 
     Args:
         hydra_cfg: Hydra's own node.
         config: resolved, without it.
-        conf: the folder of our configuration.
     """
-    chosen = _chosen(hydra_cfg)
     check_hydra(hydra_cfg)
-    check_row(chosen["row"], chosen["experiment"], conf)
     check_effect(hydra_cfg.overrides.task, config)
     regularizer = config.get("regularizer") or {}
     trains_on = set(config["method"]["order"]) - {"train"}
-    if chosen["method"] == "trp" and trains_on and not regularizer.get("terms") and not regularizer.get("projection"):
+    if (
+        _chosen(hydra_cfg)["method"] == "trp"
+        and trains_on
+        and not regularizer.get("terms")
+        and not regularizer.get("projection")
+    ):
         raise ValueError(
             "regularizer has neither terms nor a projection, and method=trp is a training under them. Leave "
             "regularizer=trp, or take method=decompose"
@@ -48,18 +68,34 @@ def check_hydra(hydra_cfg: DictConfig) -> None:
                 raise ValueError(unknown(inside("hydra", part) if part else "hydra", name, known))
 
 
-def check_row(row: str | None, experiment: str | None, conf: Path) -> None:
+def check_row(hydra_cfg: DictConfig) -> None:
     """Raise ValueError for a row of a table without the experiment that it is a row of."""
+    _, experiment, row = _chosen(hydra_cfg).values()
     if row is None:
         return
-    table = row.rpartition("/")[0]
-    ours = (conf / f"row/{row}.yaml").is_file() and (conf / f"experiment/{table}.yaml").is_file()
-    if experiment is None or (ours and experiment != table):
+    table, _, name = row.rpartition("/")
+    path = table_path(table, folders(hydra_cfg))
+    if experiment is None or (experiment != table and path is not None and name in read_table(path).rows):
         got = "no experiment" if experiment is None else f"experiment={experiment}"
         raise ValueError(
             f"row={row} with {got}: a row says what it changes of its own table alone. Write "
             f"experiment={table or '<table>'} hydra.mode=RUN row={row}"
         )
+
+
+def set_by_table(message: str, hydra_cfg: DictConfig) -> str:
+    """Where the key that a message begins with is set, if it is by a table and not on the command line; else ""."""
+    key, (_, experiment, row) = re.match(r"[\w.]*", message)[0], _chosen(hydra_cfg).values()
+    typed = (one.lstrip("+~").partition("=")[0] for one in hydra_cfg.overrides.task)
+    if not key or experiment is None or any(sets({one: None}, key) for one in typed):
+        return ""
+    if (path := table_path(experiment, folders(hydra_cfg))) is None:
+        return ""
+    table, name = read_table(path), (row or "").rpartition("/")[2]
+    if name in table.rows and any(sets(node, key) for node in (table.rows[name].set, table.rows[name].smoke)):
+        return f" (set by rows.{name} of {path})"
+    ours = any(sets(node, key) for node in (table.defaults.set, table.defaults.smoke))
+    return f" (set by defaults of {path})" if ours else ""
 
 
 def check_effect(overrides: Sequence[str], config: Mapping[str, Any]) -> None:

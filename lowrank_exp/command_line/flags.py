@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
@@ -50,6 +51,12 @@ def checked(arguments: Sequence[str]) -> list[str]:
             raise ValueError(f"{flag} is for --cfg job and does nothing beside {given[0]}: leave one of them out")
         return ["--cfg", "job", *allowed(arguments)]
     return allowed(arguments)
+
+
+def own_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folder of `--config-dir`, where there is one."""
+    folder = get_args_parser().parse_known_args(list(arguments))[0].config_dir
+    return [Path(folder)] if folder is not None and Path(folder).is_dir() else []
 
 
 @contextmanager

@@ -4,10 +4,12 @@ Hydra's own help takes seconds to list the groups and leaves out the comments, w
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lowrank_exp.command_line.keys.kinds import Kind, Record
 from lowrank_exp.command_line.keys.root import ROOT
+from lowrank_exp.command_line.tables import FOLDER, read_table, table_names, table_path
 
 INTRODUCTION = """\
 lowrank-exp: train a network, make it smaller, measure what that cost.
@@ -23,12 +25,26 @@ flags, before any override: -m sweep | --cfg job the composed configuration | -p
 """
 
 
-def help_text(conf: Path) -> str:
-    """Introduction, groups with their options, and the root configuration with its comments."""
+def help_text(conf: Path, own: Sequence[Path] = ()) -> str:
+    """Introduction, groups with their options, tables with their rows, and the root configuration with its comments.
+
+    Args:
+        conf: our configuration.
+        own: further folders of configuration.
+    """
+    folders = (conf, *own)
+    files = [path.relative_to(folder) for folder in folders for path in folder.rglob("*.yaml")]
+    options: dict[str, list[str]] = {}
+    for path in sorted(
+        path.with_suffix("") for path in files if len(path.parts) > 1 and path.parts[0] not in (FOLDER, "recipe")
+    ):
+        options.setdefault(path.parts[0], []).append("/".join(path.parts[1:]))
     lines = [INTRODUCTION, "groups (choose one option: group=option)"]
-    for group in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in ("paper", "recipe")):
-        options = sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
-        lines.append(f"  {group.name:14} {', '.join(options)}")
+    lines += [f"  {group:14} {', '.join(names)}" for group, names in options.items()]
+    lines += ["", "tables (experiment=table) and their rows (experiment=table hydra.mode=RUN row=table/row)"]
+    for name in table_names(folders):
+        table = read_table(table_path(name, folders))
+        lines.append(f"  {name:21} {', '.join(table.rows) or 'sweeps ' + ', '.join(table.sweep)}")
     root = (conf / "config.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0]
     lines += ["", "root configuration (override: key=value)", *(f"  {line}" for line in with_kinds(root))]
     return "\n".join(lines)

@@ -100,7 +100,13 @@ def no_such_option(name: str, options: Sequence[str]) -> str:
     >>> print(no_such_option("decomposition/cpp", ["alds", "cp"]))
     there is no decomposition/cpp. Did you mean cp? The options of decomposition are: alds, cp
     """
-    group, _, option = name.removesuffix(".yaml").rpartition("/")
+    name = name.removesuffix(".yaml")
+    group, _, option = name.partition("/") if name.startswith("row/") else name.rpartition("/")
+    table = option.partition("/")[0]
+    if group == "row" and (rows := [one for one in options if one.startswith(f"{table}/")]):
+        options = rows
+    elif group == "row":
+        options = sorted({one.partition("/")[0] for one in options})
     close = difflib.get_close_matches(option, options, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
     return f"there is no {group}/{option}. {hint}The options of {group} are: {', '.join(options)}"

@@ -113,7 +113,7 @@ class Result:
 
     `status`: `ok`; `missed`: all phases have ended, but a target was not met; `interrupted`: by a signal; `failed`.
     `warnings`: of the job as a whole; `files`: SHA-256 of the files beside it; `skipped`: the phases that had nothing
-    to do in this network, and their keys.
+    to do in this network, and their keys. `config` holds what the phases use, `choices` the chosen options by group.
     `folder` is where it was read from; it is not written.
     """
 
@@ -131,6 +131,7 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from lowrank_exp import artifact
-from lowrank_exp.command_line.deltas import flat
+from lowrank_exp.command_line.choices import labels, options
+from lowrank_exp.command_line.used import job_config, without_use
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
 from lowrank_exp.files.whole import hold_lock
@@ -41,7 +42,7 @@ from lowrank_exp.training.checkpoint import DamagedCheckpointError
 from lowrank_exp.training.generators import seed_all, undisturbed
 
 
-def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Result | None:
+def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     """Run one job in `folder`, or read its result where it has finished with the same outcome keys.
 
     With `dry_run` print what it would do, and write nothing but SVDs to the store; then there is no result.
@@ -49,24 +50,27 @@ def run(cfg: DictConfig, folder: Path, labels: Mapping[str, str | None]) -> Resu
     Args:
         cfg: the composed configuration, without Hydra's own node.
         folder: the job's folder; `result.json`, `model.pt`, `plan.yaml` and `confusion/` end there.
-        labels: the chosen `method`, `experiment` and `row`.
+        hydra_cfg: that node: what was chosen and typed.
 
     Raises:
         Whatever goes wrong, after a `result.json` with status `failed` and the traceback has been written.
     """
-    config = flat(OmegaConf.to_container(cfg, resolve=True))
-    config |= {"experiment": labels["experiment"], "row": labels["row"]}
-    identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config} | dict(labels)
+    names = labels(hydra_cfg)
+    config = job_config(cfg, names)
+    identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config, **names}
+    identity["choices"] = options(hydra_cfg, config)
     console = Console(cfg.progress)
+    for line in without_use(hydra_cfg.overrides.task, config, names["method"]):
+        console.say(line)
     if cfg.dry_run:
-        _Job(cfg, config, folder, labels, console, Place()).dry_run(identity["fingerprint"])
+        _Job(cfg, config, folder, names, console, Place()).dry_run(identity["fingerprint"])
         return None
     variables = dict(os.environ)
     lock = hold_lock(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}"))
     with lock if unwritable(folder) is None else nullcontext():  # a finished job answers from there, too
         place = Place()
         try:
-            result = _Job(cfg, config, folder, labels, console, place).run(identity)
+            result = _Job(cfg, config, folder, names, console, place).run(identity)
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if (signal := record_end(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
                 raise

@@ -16,9 +16,9 @@ from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
 from lowrank_exp.report.configuration import Configuration, configurations
 from lowrank_exp.report.confusion_figure import confusion_figure
-from lowrank_exp.report.expected import grid, unclear, with_missing
+from lowrank_exp.report.expected import unclear, with_missing
 from lowrank_exp.report.names import file_name, with_plain_names
-from lowrank_exp.report.paper import Paper, compared, find_paper, papers_of
+from lowrank_exp.report.published import Published, compared, find_table, published, tables_of
 from lowrank_exp.report.table import notes, table, with_differing
 from lowrank_exp.text.plain_text import as_cell, plain, plain_lines, shortened
 
@@ -32,8 +32,7 @@ def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
     0: complete; 1: a row failed, is missing or missed a target, or a file cannot be read; 2: nothing to report, or an
     argument is wrong; 3: the files of the report cannot be written.
 
-    `argv` as on the command line (`lowrank-report --help`); `conf` is where experiments and papers are
-    looked up.
+    `argv` as on the command line (`lowrank-report --help`); `conf` is where tables are looked up first.
     """
     arguments = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets its escape
@@ -53,13 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lowrank-report",
         description="Gather every result.json below the folders into one table: a row per configuration, "
-        "mean and standard deviation over its seeds, beside what conf/paper publishes for it. Exit status: 0 "
+        "mean and standard deviation over its seeds, beside what its table (conf/table) published. Exit status: 0 "
         "if all rows are there, 1 if one failed, is missing or missed a target, or a file cannot be read, 2 if there "
         "is nothing to report or an argument is wrong, 3 if the report's files cannot be written.",
     )
     add = parser.add_argument
     add("folders", nargs="+", type=Path, metavar="FOLDER", help="where jobs lie, such as outputs")
-    add("--paper", metavar="NAME|FILE", help="compare with this paper only, even without a result")
+    add("--paper", metavar="NAME|FILE", help="compare with this table only, even without a result")
+    add("--config-dir", type=Path, metavar="DIR", help="tables of your own: DIR/table/NAME.yaml")
     add("--out", type=Path, metavar="DIR", help="where files go (default: report in the first folder)")
     add("--phase", metavar="NAME", help="the phase to report (default: each method's last one)")
     add("--classes", action="store_true", help="also accuracy by class, and confusion matrices as figures")
@@ -75,15 +75,13 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
         raise ValueError("\n".join([f"no result.json below {where}; run lowrank-exp first", *unread]))
     results = [with_plain_names(result) for result in results]
     rows, remarks = configurations(results), {}
-    names = list(dict.fromkeys(result.experiment for result in results))
-    papers = [find_paper(arguments.paper, conf)] if arguments.paper else papers_of(names, conf)
-    for name in [name for name in names if name]:
-        expected = grid(name, conf)
-        if expected:
-            remarks[name] = [*expected.notes, *unclear(rows, expected, conf)]
-            rows = with_missing(rows, expected, conf)
-    for paper in papers:
-        rows += paper.missing(rows)
+    folders = _folders(conf, arguments.config_dir)
+    tables = tables_of(list(dict.fromkeys(result.experiment for result in results)), folders)
+    compare_with = [find_table(arguments.paper, folders)] if arguments.paper else tables
+    for one in {one.name: one for one in (*tables, *compare_with)}.values():
+        remarks[one.name] = unclear(rows, one)
+        rows = with_missing(rows, one)
+    papers = [paper for paper in map(published, compare_with) if paper is not None]
     names = list(dict.fromkeys(row.experiment for row in rows))
     rows.sort(key=lambda row: names.index(row.experiment))
     columns = [column for paper in papers for column in paper.columns.values()]
@@ -104,16 +102,23 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     return COMPLETE if not unread and all(row.status == "ok" for row in rows) else INCOMPLETE
 
 
+def _folders(conf: Path, own: Path | None) -> list[Path]:
+    """Where tables are looked for. Raises ValueError where the user's own is not a folder."""
+    if own is not None and not own.is_dir():
+        raise ValueError(f"--config-dir {own} is not a folder; give the one that lowrank-exp was given")
+    return [conf] if own is None else [conf, own]
+
+
 def _section(
     name: str | None,
     rows: Sequence[Configuration],
     frame: pd.DataFrame,
-    papers: Sequence[Paper],
+    papers: Sequence[Published],
     remarks: list[str],
 ) -> render.Section:
     mine = [row for row in rows if row.experiment == name]
     part = frame[frame["experiment"].isna()] if name is None else frame[frame["experiment"] == name]
-    ours = [paper for paper in papers if paper.experiment == name]
+    ours = [paper for paper in papers if paper.name == name]
     jobs = [job for row in mine for job in row.finished]
     setups = [job.environment.get("latency", job.config.get("latency")) for job in jobs]
     source = [line for paper in ours for line in _source(paper)]
@@ -154,19 +159,21 @@ def _title(experiment: str | None) -> str:
     return experiment or "no experiment"
 
 
-def _source(paper: Paper) -> list[str]:
+def _source(paper: Published) -> list[str]:
     """Where the published values come from and how they count, a line each."""
-    head = ", ".join(text for text in (paper.paper, paper.title, paper.table, paper.url) if text)
+    table = paper.table
+    told = (table.source.get("paper"), table.source.get("title"), table.title, table.source.get("url"))
     columns = [f"{name}: {column.convention}" for name, column in paper.columns.items() if column.convention]
-    return [f"Published: {head}", *columns, *paper.notes, *(f"Erratum: {line}" for line in paper.errata)]
+    errata = (f"Erratum: {line}" for line in table.errata)
+    return [f"Published: {', '.join(filter(None, told))}", *columns, *table.notes, *errata]
 
 
-def _with_published(frame: pd.DataFrame, papers: Sequence[Paper]) -> pd.DataFrame:
+def _with_published(frame: pd.DataFrame, papers: Sequence[Published]) -> pd.DataFrame:
     """`frame` with `paper.COLUMN`, and `.ours` and `.difference` of each, in the paper's units."""
     frame = frame.copy()
     for paper in papers:
         for line in compared(paper, frame).itertuples():
-            rows = (frame["experiment"] == paper.experiment) & (frame["configuration"] == line.configuration)
+            rows = (frame["experiment"] == paper.name) & (frame["configuration"] == line.configuration)
             for ending, value in (("", line.paper), (".ours", line.ours), (".difference", line.difference)):
                 frame.loc[rows, f"paper.{line.column}{ending}"] = value
     return frame
@@ -182,7 +189,7 @@ def _sorted(frame: pd.DataFrame, column: str | None) -> pd.DataFrame:
     return frame.sort_values(name, kind="stable", key=(lambda values: values.astype(str)) if mixed else None)
 
 
-def _files(sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequence[Paper]) -> dict[str, bytes]:
+def _files(sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequence[Published]) -> dict[str, bytes]:
     """The CSV, Markdown and LaTeX of everything and a figure per experiment, by name."""
     files = {
         "results.csv": _csv(frame),
@@ -190,7 +197,7 @@ def _files(sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequ
         "results.tex": render.latex(sections).encode(),
     }
     for section in sections:
-        paper = next((paper for paper in papers if paper.experiment == section.title), None)
+        paper = next((paper for paper in papers if paper.name == section.title), None)
         drawing = figure.tradeoff(section.frame, paper, section.title)
         if drawing is not None:
             alone = len(sections) == 1

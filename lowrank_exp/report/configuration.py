@@ -4,9 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from lowrank_exp.command_line.used import GROUPS
 from lowrank_exp.files.results import Result, deciding, digest
 
 WORST_FIRST = ("failed", "interrupted", "missing", "missed")
+SERIES = ("method", "decomposition", "rank")
 PARTS = 3  # differing keys that a label names before it falls back to the hash
 
 
@@ -36,13 +38,15 @@ class Configuration:
         return next((status for status in WORST_FIRST if status in found), "ok")
 
     @property
+    def choices(self) -> dict[str, str]:
+        """The chosen options by group; of results of earlier versions, which do not tell them, the method alone."""
+        jobs = self.finished or self.failed
+        return {"method": jobs[0].method, **jobs[0].choices} if jobs else {}
+
+    @property
     def series(self) -> str:
         """Method, decomposition and rank policy: the curve of the figure that this row lies on."""
-        if not self.config:
-            return ""
-        method = (self.finished or self.failed)[0].method
-        parts = [method, *(choice(self.config.get(group)) for group in ("decomposition", "rank"))]
-        return ", ".join(dict.fromkeys(part for part in parts if part))
+        return ", ".join(self.choices[group] for group in SERIES if group in self.choices)
 
 
 def configurations(results: Sequence[Result]) -> list[Configuration]:
@@ -78,11 +82,11 @@ def labelled(rows: Sequence[Configuration]) -> list[Configuration]:
         groups[row.experiment, row.row].append(place)
     labels = [""] * len(rows)
     for places in groups.values():
-        configs = [_with_method(rows[place]) for place in places]
-        flat = [leaves(config) for config in configs]
-        differing = differing_keys(flat)
-        for place, config, leaf in zip(places, configs, flat, strict=True):
-            labels[place] = _label(rows[place], _parts(config, leaf, differing), len(places) > 1)
+        flat = [leaves(rows[place].config or {}) for place in places]
+        differing, chosen = differing_keys(flat), [rows[place].choices for place in places]
+        swapped = [group for group in _groups(chosen) if len({one[group] for one in chosen if group in one}) > 1]
+        for place, leaf in zip(places, flat, strict=True):
+            labels[place] = _label(rows[place], _parts(rows[place].choices, swapped, leaf, differing), len(places) > 1)
     counts = Counter((row.experiment, label) for row, label in zip(rows, labels, strict=True))
     return [
         replace(row, label=f"{label} #{row.hash[:6]}" if counts[row.experiment, label] > 1 else label)
@@ -127,6 +131,8 @@ def leaves(config: Mapping, prefix: str = "") -> dict[str, object]:
 def differences(configs: Iterable[Mapping]) -> list[str]:
     """The dotted keys whose values are not the same in all configurations, in order of first appearance.
 
+    Groups and phases that a configuration does not use at all do not count as differing.
+
     Where a group is repeated deeper down (`method.phases.factorize.rank.macs` beside `rank.macs`), the short
     key is enough.
 
@@ -139,20 +145,13 @@ def differences(configs: Iterable[Mapping]) -> list[str]:
 def differing_keys(flat: Sequence[Mapping[str, object]]) -> list[str]:
     """`differences` of configurations that are `leaves` already."""
     keys = dict.fromkeys(key for config in flat for key in config)
-    missing = object()
-    found = [key for key in keys if any(_other(flat[0], config, key, missing) for config in flat[1:])]
+    parts, missing, found = [{"", *map(_part, config)} for config in flat], object(), []
+    for key in keys:
+        part = _part(key)
+        first, *others = [config for config, has in zip(flat, parts, strict=True) if part in has]
+        if any(_other(first, config, key, missing) for config in others):
+            found.append(key)
     return [key for key in found if not any(key.endswith(f".{other}") for other in found)]
-
-
-def choice(group: object) -> str:
-    """What a group was set to: its `name` or `policy`, else the last part of its `_target_`, else itself.
-
-    >>> choice({"_target_": "lowrank_exp.rank.policies.uniform.uniform", "macs": 0.5}), choice("svd"), choice(None)
-    ('uniform', 'svd', '')
-    """
-    if isinstance(group, Mapping):
-        return str(group.get("name") or group.get("policy") or str(group.get("_target_") or "").rsplit(".", 1)[-1])
-    return "" if group is None else str(group)
 
 
 def show(value: object) -> str:
@@ -160,30 +159,32 @@ def show(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _part(key: str) -> str:
+    """The group or phase that a key is of, which a job has only if it uses it; "": a key that all jobs have."""
+    group, *rest = key.split(".")
+    if group in GROUPS:
+        return group
+    return ".".join((group, *rest[:2])) if group == "method" and rest[0] == "phases" else ""
+
+
 def _other(first: Mapping, second: Mapping, key: str, missing: object) -> bool:
     a, b = first.get(key, missing), second.get(key, missing)
     return a is not b and (type(a) is not type(b) or a != b)
 
 
-def _with_method(row: Configuration) -> dict:
-    """The configuration with the method's name in it, which a method's own page need not repeat."""
-    config = dict(row.config or {})
-    if isinstance(config.get("method"), Mapping):
-        config["method"] = {"name": (row.finished or row.failed)[0].method, **config["method"]}
-    return config
+def _groups(chosen: Sequence[Mapping[str, str]]) -> list[str]:
+    return sorted({group for choices in chosen for group in choices})
 
 
-def _parts(config: Mapping, flat: Mapping[str, object], differing: Sequence[str]) -> list[tuple[str, object]]:
-    """Differing keys and values; a group whose `_target_`, `name` or `policy` differs is one part, `rank=uniform`."""
-    swapped = {
-        key.rsplit(".", 1)[0]
-        for key in differing
-        if key.count(".") == 1 and key.endswith(("._target_", ".name", ".policy"))
-    }
-    parts: list[tuple[str, object]] = [(group, choice(config.get(group))) for group in sorted(swapped)]
-    inside = tuple(f"{group}." for group in swapped)
-    parts += [(key, flat.get(key, "unset")) for key in differing if not inside or not key.startswith(inside)]
+def _parts(
+    choices: Mapping[str, str], swapped: Sequence[str], flat: Mapping[str, object], differing: Sequence[str]
+) -> list[tuple[str, object]]:
+    """Differing keys and values; a group whose option differs is one part, `rank=uniform`."""
+    parts: list[tuple[str, object]] = [(group, choices[group]) for group in swapped if group in choices]
+    inside, has = tuple(f"{group.replace('/', '.')}." for group in swapped), {"", *map(_part, flat)}
+    shown = [key for key in differing if not key.startswith(inside) and _part(key) in has]
+    parts += [(key, flat.get(key, "unset")) for key in shown]
     # A budget is what such a sweep is about: it stays visible beside the name of its policy.
-    budgets = [f"{group}.{name}" for group in sorted(swapped) for name in ("macs", "weights")]
+    budgets = [f"{group}.{name}" for group in swapped for name in ("macs", "weights")]
     parts += [(key, flat[key]) for key in budgets if key in differing and flat.get(key) is not None]
     return parts

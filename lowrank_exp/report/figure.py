@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lowrank_exp.report.expected import same_row
-from lowrank_exp.report.paper import Paper
+from lowrank_exp.report.published import Published
 from lowrank_exp.report.quantities import derived
 from lowrank_exp.text.plain_text import shortened
 
@@ -21,7 +21,7 @@ DENSE, DENSE_PUBLISHED, PUBLISHED = "dense", "dense, published", "published"
 WARNED = "with warnings"
 
 
-def tradeoff(frame: pd.DataFrame, paper: Paper | None = None, title: str = "") -> Figure | None:
+def tradeoff(frame: pd.DataFrame, paper: Published | None = None, title: str = "") -> Figure | None:
     """Draw `frame` (rows of `table`, one experiment); hollow markers are the paper's. None without a point.
 
     Accuracy in percent; error bars are one standard deviation over seeds; the star is the dense network;
@@ -82,10 +82,10 @@ def _warned(axes: Axes, points: pd.DataFrame) -> None:
         axes.plot(marked["macs_ratio_mean"], 100 * marked["accuracy_mean"], label=WARNED, **ring)
 
 
-def _published(axes: Axes, paper: Paper, points: pd.DataFrame, names: list[str]) -> None:
+def _published(axes: Axes, paper: Published, points: pd.DataFrame, names: list[str]) -> None:
     """Hollow markers for the paper's rows, tied to ours by a thin line; grey where we have no result."""
     for row in paper.rows:
-        known = derived(paper.published(row))
+        known = derived(paper.of_row(row))
         if not {"accuracy", "macs_ratio"} <= known.keys():
             continue
         x, y = known["macs_ratio"], 100 * known["accuracy"]
@@ -102,11 +102,11 @@ def _published(axes: Axes, paper: Paper, points: pd.DataFrame, names: list[str])
         axes.plot([], [], ls="", marker="o", ms=7, mfc="white", color="#444444", label=PUBLISHED)
 
 
-def _dense(axes: Axes, points: pd.DataFrame, paper: Paper | None) -> None:
+def _dense(axes: Axes, points: pd.DataFrame, paper: Published | None) -> None:
     """A star at ratio 1 for every distinct dense accuracy, ours filled and the paper's hollow."""
     ours = (100 * points["accuracy_dense_mean"].dropna().round(6)).drop_duplicates()
     names = paper.rows if paper else ()
-    printed = {100 * paper.published(name)["accuracy_dense"] for name in names if _base(paper, name)}
+    printed = {100 * paper.of_row(name)["accuracy_dense"] for name in names if _base(paper, name)}
     star = {"marker": "*", "color": "black", "ls": "", "ms": 12, "zorder": 5}
     if printed:
         axes.plot([1] * len(printed), sorted(printed), mfc="white", mew=1.0, label=DENSE_PUBLISHED, **star)
@@ -116,8 +116,8 @@ def _dense(axes: Axes, points: pd.DataFrame, paper: Paper | None) -> None:
         axes.axhline(ours.iloc[0], color="black", lw=0.8, ls="--", alpha=0.5, zorder=1)
 
 
-def _base(paper: Paper, row: str) -> bool:
-    return "accuracy_dense" in paper.published(row)
+def _base(paper: Published, row: str) -> bool:
+    return "accuracy_dense" in paper.of_row(row)
 
 
 def _name_rows(axes: Axes, points: pd.DataFrame) -> None:

@@ -1,10 +1,17 @@
 """Choices that make no sense together are refused before any training."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from lowrank_exp.command_line.choices import check_effect, check_row
 from lowrank_exp.command_line.config_path import CONF
 from support.smoke import SMOKE
+
+
+def chosen(**choices):
+    """Hydra's own node, as far as it tells what was chosen and where options lie."""
+    sources = [{"path": str(CONF), "schema": "file"}]
+    return OmegaConf.create({"runtime": {"choices": choices, "config_sources": sources}})
 
 
 @pytest.mark.parametrize(
@@ -17,13 +24,13 @@ from support.smoke import SMOKE
 )
 def test_a_row_without_its_experiment_is_refused(row, experiment, expected):
     with pytest.raises(ValueError, match=expected):
-        check_row(row, experiment, CONF)
+        check_row(chosen(row=row, experiment=experiment))
 
 
 def test_rows_with_their_experiment_and_rows_of_ones_own_are_let_through():
-    check_row("resnet20_fits/cp_weights", "resnet20_fits", CONF)
-    check_row("mine/first", "resnet20_fits", CONF)
-    check_row(None, None, CONF)
+    check_row(chosen(row="resnet20_fits/cp_weights", experiment="resnet20_fits"))
+    check_row(chosen(row="mine/first", experiment="resnet20_fits"))
+    check_row(chosen(row=None, experiment=None))
 
 
 def test_overrides_without_effect_are_refused():

@@ -227,7 +227,7 @@ def test_a_job_with_parts_of_ones_own_goes_on_after_a_kill_and_is_replayed(comma
 
     capsys.readouterr()
     assert report([str(tmp_path / name) for name in ("alone", "replayed")]) == 0
-    assert "share_of_rungs" in capsys.readouterr().out
+    assert "rank=own" in capsys.readouterr().out
 
 
 def test_a_decomposition_and_a_policy_by_a_single_line_each(command, own, tmp_path):

@@ -27,13 +27,17 @@ def make_job(
     accuracy: float | None = 0.875,
     ratio: float = 0.5,
     policy: str = "uniform",
+    choices: dict[str, str] | None = None,
     status: str = "ok",
     error: str | None = None,
     warnings: tuple[str, ...] = (),
     environment: dict | None = None,
     **config: object,
 ) -> Result:
-    """One job on a network of 1e6 MACs, 2e5 weights and 2.5e5 parameters; `config` adds top-level keys."""
+    """One job on a network of 1e6 MACs, 2e5 weights and 2.5e5 parameters; `config` adds top-level keys.
+
+    `choices`: None for those of `policy`, and {} for none at all, as in results of earlier versions.
+    """
     page = {
         "seed": seed,
         "decomposition": {"_target_": "lowrank_exp.decomposition.channel_svd.ChannelSVD"},
@@ -49,7 +53,8 @@ def make_job(
     phases = [first, last] if status in COMPLETE else []
     place = PLACE | (environment or {})
     key = fingerprint(page)
-    return Result(status, key, experiment, row, seed, "decompose", page, phases, [], place, error)
+    chosen = {"method": "decompose", "decomposition": "channel_svd", "rank": policy} if choices is None else choices
+    return Result(status, key, experiment, row, seed, "decompose", page, phases, [], place, error, choices=chosen)
 
 
 @pytest.fixture
@@ -72,21 +77,16 @@ def runs(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A configuration folder with one experiment of two rows and two seeds, and one paper for it."""
-    folder = tmp_path / "conf"
-    (folder / "experiment").mkdir(parents=True)
-    (folder / "paper").mkdir()
-    (folder / "experiment" / "table1.yaml").write_text(
-        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      +row: svd,svd_energy\n"
-        "      seed: 0,1\n"
-    )
-    (folder / "paper" / "table1_paper.yaml").write_text(
-        "paper: A. Author 2021\nexperiment: table1\ncolumns:\n"
+    """A configuration folder with one table: columns, two rows with what was published for them, two seeds."""
+    (tmp_path / "conf" / "table").mkdir(parents=True)
+    (tmp_path / "conf" / "table" / "table1.yaml").write_text(
+        "title: Table 1\nsource: {paper: A. Author 2021}\ncolumns:\n"
         "  base: {quantity: accuracy_dense, unit: '%'}\n"
         "  delta: {quantity: accuracy_change, unit: points}\n"
         "  CR-F: {quantity: macs_reduction, unit: '%', convention: FLOPs removed}\n"
         "  MFLOPs: {quantity: macs, unit: million, flops_per_mac: 2}\n"
-        "rows:\n  svd: {base: 91.39, delta: -0.29, CR-F: 38.95, MFLOPs: 1.5}\n"
-        "  svd_energy: {base: 91.39, delta: -0.21, CR-F: 49.08, MFLOPs: null}\n"
+        "seeds: [0, 1]\nrows:\n"
+        "  svd:\n    published: {base: 91.39, delta: -0.29, CR-F: 38.95, MFLOPs: 1.5}\n"
+        "  svd_energy:\n    published: {base: 91.39, delta: -0.21, CR-F: 49.08, MFLOPs: null}\n"
     )
-    return folder
+    return tmp_path / "conf"

@@ -33,8 +33,28 @@ def test_a_swapped_group_is_named_once(job: Callable) -> None:
         "rank=energy rank.macs=0.3",
     ]
     assert [row.series for row in rows[1:3]] == [
-        "decompose, ChannelSVD, uniform",
-        "decompose, ChannelSVD, energy",
+        "decompose, channel_svd, uniform",
+        "decompose, channel_svd, energy",
+    ]
+
+
+def test_results_of_earlier_versions_are_told_apart_by_their_keys(job: Callable) -> None:
+    rows = configurations([job(policy=p, ratio=r, choices={}) for p, r in (("uniform", 0.5), ("energy", 0.3))])
+    assert [row.label for row in rows] == [
+        "rank._target_=lowrank_exp.rank.uniform.uniform rank.macs=0.5",
+        "rank._target_=lowrank_exp.rank.energy.energy rank.macs=0.3",
+    ]
+    assert [row.series for row in rows] == ["decompose"] * 2
+
+
+def test_groups_that_a_job_does_not_use_are_no_difference(job: Callable) -> None:
+    trained = job(choices={"method": "train"})
+    del trained.config["rank"], trained.config["decomposition"]
+    rows = configurations([trained, job(), job(ratio=0.3)])
+    assert [row.label for row in rows] == [
+        "method=train",
+        "method=decompose rank.macs=0.5",
+        "method=decompose rank.macs=0.3",
     ]
 
 

@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgba
 
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.figure import drawn, tradeoff
-from lowrank_exp.report.paper import find_paper
+from lowrank_exp.report.published import find_table, published
 from lowrank_exp.report.table import table
 
 
@@ -35,8 +35,8 @@ def test_a_curve_per_policy_with_error_bars(job: Callable) -> None:
 
 def test_published_points_are_hollow_and_stay_without_a_result(conf: Path, job: Callable) -> None:
     jobs = [job(row="svd", experiment="table1", ratio=0.6, accuracy=0.905, dense=0.91)]
-    axes = tradeoff(table(configurations(jobs)), find_paper("table1_paper", conf)).axes[0]
-    assert labels(axes) == ["decompose, ChannelSVD, uniform", "published", "dense, published", "dense"]
+    axes = tradeoff(table(configurations(jobs)), published(find_table("table1", [conf]))).axes[0]
+    assert labels(axes) == ["decompose, channel_svd, uniform", "published", "dense, published", "dense"]
     hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white" and len(line.get_xdata(orig=False))]
     found = sorted(
         (round(line.get_xdata(orig=False)[0], 4), round(line.get_ydata(orig=False)[0], 4)) for line in hollow

@@ -10,7 +10,7 @@ import pytest
 from lowrank_exp.files.results import LayerResult
 from lowrank_exp.report.cli import main
 from lowrank_exp.report.configuration import configurations
-from lowrank_exp.report.paper import compared, find_paper, read_paper
+from lowrank_exp.report.published import compared, find_table, published
 from lowrank_exp.report.quantities import measured_over
 from lowrank_exp.report.table import table
 
@@ -24,15 +24,16 @@ CONV, NAME = "re:conv.*", " over re:conv.*"
 
 @pytest.fixture
 def paper(conf: Path) -> Path:
-    path = conf / "paper" / "table1_paper.yaml"
+    path = conf / "table" / "table1.yaml"
     path.write_text(
-        "paper: A. Author 2021\nexperiment: table1\ncolumns:\n"
+        "title: Table 1\nsource: {paper: A. Author 2021}\ncolumns:\n"
         "  conv FLOPs: {quantity: macs_ratio, unit: '%', layers: 're:conv.*'}\n"
         "  conv2 weights: {quantity: weights, unit: thousand, layers: conv2}\n"
         "  all FLOPs: {quantity: macs_ratio, unit: '%'}\n"
         "  w/o FT: {quantity: accuracy.dense, unit: '%'}\n"
         "  search: {quantity: seconds.finetune, unit: s}\n"
-        "rows:\n  svd: {conv FLOPs: 49, conv2 weights: 0.02, all FLOPs: 60, w/o FT: 88, search: 7}\n"
+        "seeds: [0, 1]\nrows:\n  svd_energy: {}\n"
+        "  svd: {published: {conv FLOPs: 49, conv2 weights: 0.02, all FLOPs: 60, w/o FT: 88, search: 7}}\n"
     )
     return path
 
@@ -72,14 +73,14 @@ def test_a_layer_without_costs_makes_no_sum(job: Callable) -> None:
 
 def test_beside_the_paper(paper: Path, conf: Path, job: Callable) -> None:
     jobs = [replace(job(row="svd", experiment="table1", seed=s, ratio=0.6), layers=LAYERS) for s in (0, 1)]
-    read = find_paper("table1_paper", conf)
+    read = published(find_table("table1", [conf]))
     names = [column.ours for column in read.columns.values()]
     frame = table(configurations(jobs), more=names, layers=[CONV, "conv2"])
     lines = compared(read, frame)
     assert lines["column"].tolist() == ["conv FLOPs", "conv2 weights", "all FLOPs", "w/o FT", "search"]
     assert lines["ours"].tolist() == pytest.approx([50.0, 0.01, 60.0, 90.0, 5.0], abs=1e-9)
     assert lines["difference"].tolist() == pytest.approx([1.0, -0.01, 0.0, 2.0, -2.0], abs=1e-9)
-    assert read.published("svd")[f"macs_ratio{NAME}"] == pytest.approx(0.49, abs=1e-12)
+    assert read.of_row("svd")[f"macs_ratio{NAME}"] == pytest.approx(0.49, abs=1e-12)
 
 
 def test_the_command_prints_them(paper: Path, conf: Path, runs: Callable, job: Callable, capsys) -> None:
@@ -94,15 +95,23 @@ def test_the_command_prints_them(paper: Path, conf: Path, runs: Callable, job: C
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("layers: conv2", "layers: [conv2]", "column conv2 weights: layers is a layer's name or a pattern"),
-        ("'re:conv.*'", "'re:conv('", "column conv FLOPs: layers: .* is not a regular expression"),
+        (
+            "layers: conv2",
+            "layers: [conv2]",
+            r"conv2 weights\.layers=\['conv2'\] is refused: allowed is a text",
+        ),
+        ("'re:conv.*'", "'re:conv('", "columns.conv FLOPs: layers: .* is not a regular expression"),
         (
             "seconds.finetune, unit: s",
             "seconds, unit: s, layers: conv2",
-            "column search: layers is for macs, macs_dense",
+            "columns.search: layers is for macs, macs_dense",
         ),
         ("accuracy.dense", "macs.dense", "'macs.dense' is none of accuracy.*nor accuracy.PHASE"),
-        ("unit: '%', layers", "unit: '%', layer", "may have convention, layers and flops_per_mac"),
+        (
+            "unit: '%', layers",
+            "unit: '%', layer",
+            r"Did you mean columns\.conv FLOPs\.layers\?",
+        ),
     ],
 )
 def test_mistakes_are_named(paper: Path, old: str, new: str, message: str) -> None:
@@ -110,4 +119,4 @@ def test_mistakes_are_named(paper: Path, old: str, new: str, message: str) -> No
     assert old in text
     paper.write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
-        read_paper(paper)
+        published(find_table(str(paper), []))

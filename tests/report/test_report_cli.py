@@ -57,27 +57,41 @@ def test_missing_and_failed_rows_make_status_1(
     assert not (folder / "report").exists()
 
 
-def test_a_row_that_only_the_paper_lists_is_missing(
+def test_results_without_a_table_are_shown_alone(
     runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (conf / "experiment" / "table1.yaml").unlink()
-    assert main([str(runs(job(row="svd", experiment="table1")))], conf=conf) == 1
-    assert "missing: svd_energy: no result.json" in capsys.readouterr().out
+    (conf / "table" / "table1.yaml").unlink()
+    assert main([str(runs(job(row="svd", experiment="table1")))], conf=conf) == 0
+    assert "missing" not in capsys.readouterr().out
 
 
-def test_a_named_paper_is_shown_even_without_its_results(
+def test_a_named_table_is_shown_even_without_its_results(
     runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = runs(job())
     assert main([str(folder)], conf=conf) == 0
-    assert main([str(folder), "--paper", "table1_paper"], conf=conf) == 1
-    assert "Published: A. Author 2021" in capsys.readouterr().out
+    assert main([str(folder), "--paper", "table1"], conf=conf) == 1
+    said = capsys.readouterr().out
+    assert "Published: A. Author 2021, Table 1" in said
+    assert "missing: svd_energy, seed 0, 1: no result.json" in said
+
+
+def test_a_table_of_ones_own_is_found_in_its_folder(
+    runs: Callable, job: Callable, conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = runs(*whole(job))
+    (tmp_path / "empty").mkdir()
+    assert main([str(folder), "--config-dir", str(conf)], conf=tmp_path / "empty") == 0
+    assert "beside the published values" in capsys.readouterr().out
+    assert main([str(folder)], conf=tmp_path / "empty") == 0
+    assert "beside the published values" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--paper", "nothing"], "no paper and no file is named 'nothing'"),
+        (["--paper", "nothing"], "no table and no file is named 'nothing'"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere is not a folder"),
         (["--phase", "prune"], "no job has a phase named 'prune'"),
         (["--sort", "beauty"], "no column 'beauty' to sort by"),
     ],

@@ -5,11 +5,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.deltas import allowed, flat
+from lowrank_exp.command_line.table_options import offer_tables
 from lowrank_exp.job.walk import make_phases
 from lowrank_exp.phases.phase import Phase
 
 
 def composed(*overrides: str) -> DictConfig:
+    offer_tables()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=allowed(overrides))
 

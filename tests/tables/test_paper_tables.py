@@ -5,26 +5,20 @@ import warnings
 
 import pytest
 import torch
-import yaml
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.network.cost import layer_costs
 from lowrank_exp.phases.factorize import Factorize
-from lowrank_exp.report.paper import read_paper
 from lowrank_exp.report.quantities import measured, measured_over
 from support.cells import cells
-from support.composed import flattened, made
+from support.composed import made
 from support.enc_cases import PUBLISHED
 from support.smoke import SMOKE
+from support.table_rows import PUBLISHED as PAPERS
+from support.table_rows import configured, row_of, rows_of
 
-PAPERS = {paper.experiment: paper for paper in (read_paper(path) for path in sorted((CONF / "paper").glob("*.yaml")))}
-ROWS = {
-    name: yaml.safe_load((CONF / f"experiment/{name}.yaml").read_text())["hydra"]["sweeper"]["params"]["row"].split(",")
-    for name in PAPERS
-}
+ROWS = {name: rows_of(name) for name in PAPERS}
 # Round figures that label a row, and how far what its ranks cost may be off. AlexNet's 18.0 % of weights are 18.35 %,
 # Zhang's 2x they give 2.10x, and Kim et al. print 15,484 million MACs where VGG-16 has 15,470.
 LABELS = {"FLOPs": 0.02, "weights": 0.02, "conv FLOPs": 0.005, "speed-up": 0.053, "FLOPs dense": 0.001}
@@ -40,12 +34,6 @@ SPEED_UPS = {
     **{"same_2x": 2.104, "selected_2x": 2.101, "same_2_4x": 2.412, "selected_2_4x": 2.402, "same_3x": 3.011},
     **{"selected_3x": 3.003, "same_4x": 4.018, "selected_4x": 4.001, "same_5x": 5.016, "selected_5x": 5.003},
 }
-
-
-def configured(row, *overrides):
-    experiment = next(name for name, rows in ROWS.items() if row in rows)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return flattened(compose("config", overrides=[f"experiment={experiment}", f"row={row}", *overrides]))
 
 
 @functools.cache
@@ -95,8 +83,7 @@ def published(row):
 
 def by_hand(row):
     """The ranks that the row's file sets, by layer."""
-    page = yaml.safe_load((CONF / f"row/{row}.yaml").read_text())
-    return (page.get("rank") or {}).get("ranks")
+    return row_of(row).set.get("rank", {}).get("ranks")
 
 
 BY_TRAINING = {"svd_training_cifar10", "trp_cifar10", "trp_imagenet", "pufferfish"}  # test_svd_training_tables.py
@@ -145,14 +132,6 @@ def test_ranks_of_enc_are_the_published_ones(row):
 def test_speed_ups_of_zhangs_ranks(name):
     ours = measured_over(walked(f"zhang_spp10/{name}"), "re:conv[2-7]")["macs_speedup over re:conv[2-7]"]
     assert ours == pytest.approx(SPEED_UPS[name], abs=0.0006)
-
-
-@cells("experiment", PAPERS)
-def test_every_row_of_a_paper_is_swept(experiment):
-    swept = [row.rpartition("/")[2] for row in ROWS[experiment]]
-    files = {path.stem for path in (CONF / "row" / experiment).glob("*.yaml")}
-    assert set(PAPERS[experiment].rows) <= set(swept)
-    assert sorted(swept) == sorted(files)
 
 
 @pytest.mark.slow

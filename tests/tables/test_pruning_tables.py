@@ -1,42 +1,17 @@
 """Tables of Taylor pruning and of soft filter pruning: rows that cost what is published, schedules, one run of each."""
 
-import functools
-
 import pytest
 import torch
-import yaml
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import Result
 from lowrank_exp.network.cost import layer_costs
-from lowrank_exp.report.paper import read_paper
 from support.cells import cells
-from support.composed import flattened, made
+from support.composed import made
 from support.smoke import SMOKE
+from support.table_rows import PUBLISHED, configured, row_of, rows_of
 
 SFP, MACS, SPEARMAN = "sfp_cifar10", "taylor_macs", "taylor_spearman"
-
-
-def rows_of(experiment):
-    page = yaml.safe_load((CONF / f"experiment/{experiment}.yaml").read_text())
-    return page["hydra"]["sweeper"]["params"]["row"].split(",")
-
-
-@functools.cache
-def configured(row, *overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return flattened(compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}", *overrides]))
-
-
-@functools.cache
-def paper(experiment):
-    return read_paper(CONF / f"paper/{experiment}.yaml")
-
-
-def of_paper(row):
-    return paper(row.partition("/")[0]).rows[row.partition("/")[2]]
 
 
 def built(row):
@@ -44,13 +19,6 @@ def built(row):
     with torch.device("meta"):
         network = instantiate(configured(row).model)
     return network, torch.zeros(1, *network.input_shape, device="meta")
-
-
-@pytest.mark.parametrize("experiment", [SFP, MACS, SPEARMAN])
-def test_every_row_of_a_paper_is_swept(experiment):
-    swept = [row.partition("/")[2] for row in rows_of(experiment)]
-    assert sorted(swept) == sorted(path.stem for path in (CONF / f"row/{experiment}").glob("*.yaml"))
-    assert sorted(swept) == sorted(paper(experiment).rows)
 
 
 # FLOPs of table 1 re-computed to five digits, by depth and share of the filters that is pruned.
@@ -72,7 +40,7 @@ def test_flops_of_soft_filter_pruning(row):
     depth, percent = (int(number) for number in row.partition("/resnet")[2].split("_")[:2])
     assert percent / 100 == cfg.pruning.share
     assert said["sfp_published_macs"] / 1e6 == pytest.approx(FLOPS[depth][percent / 100], rel=2e-5)
-    columns, printed = paper(SFP).columns, of_paper(row)
+    columns, printed = PUBLISHED[SFP].columns, row_of(row).published
     for name, figure in (("FLOPs", "sfp_published_macs"), ("pruned", "sfp_published_reduction")):
         assert columns[name].quantity == f"values.{figure}.remove"
         digits = 2 if printed[name] < 10 else 1 if printed[name] < 100 else 0
@@ -117,7 +85,7 @@ def test_a_slow_start_refuses_what_it_cannot_be():
 
 @pytest.mark.parametrize("row", rows_of(MACS))
 def test_targets_of_taylor_on_vgg16(row):
-    cfg, (network, image), printed = configured(row), built(row), of_paper(row)
+    cfg, (network, image), printed = configured(row), built(row), row_of(row).published
     dense = sum(cost.macs for cost in layer_costs(network, image).values())
     share = 1.0 if row.endswith("dense") else cfg.pruning.macs
     assert 2e-9 * dense * share == pytest.approx(printed["GFLOPs"], rel=0.0012)  # the paper counts biases too
@@ -137,7 +105,7 @@ def test_filters_that_the_oracle_of_a_table_silences(row, filters):
     network, _ = built(f"{SPEARMAN}/{row}")
     agree = made(configured(f"{SPEARMAN}/{row}"), "agree")
     assert sum(network.get_submodule(name).out_channels for name in agree.find_compared(network)) == filters
-    figures = {column.quantity for column in paper(SPEARMAN).columns.values()}
+    figures = {column.quantity for column in PUBLISHED[SPEARMAN].columns.values()}
     known = {f"values.spearman_{name}_{form}.agree" for name in agree.criteria for form in ("per_layer", "raw", "l2")}
     assert figures <= known
 
@@ -176,6 +144,6 @@ def test_a_row_of_taylor_runs(command, tmp_path):
 def test_rows_of_correlations_run(command, tmp_path, row):
     *_, (name, agree) = run(command, tmp_path, row).items()
     assert name == "agree"
-    wanted = {column.quantity for column in paper(SPEARMAN).columns.values()}
+    wanted = {column.quantity for column in PUBLISHED[SPEARMAN].columns.values()}
     assert wanted <= {f"values.{figure}.agree" for figure in agree.values}
     assert all(-1 <= S <= 1 for S in agree.values.values())

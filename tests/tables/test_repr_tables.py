@@ -3,19 +3,17 @@
 import functools
 
 import pytest
-import yaml
-from hydra import compose, initialize_config_dir
 
-from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.phases.prune import Prune, revival_figures
 from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning import criteria
 from lowrank_exp.pruning.schedules.schedule import Moment
 from lowrank_exp.report.quantities import measured
 from support.cells import cells
-from support.composed import flattened, made
+from support.composed import made
 from support.method_jobs import job
 from support.smoke import SMOKE
+from support.table_rows import TABLES, configured
 
 METRICS = {
     "random": criteria.Random(0),
@@ -39,8 +37,7 @@ PUBLISHED = {  # top-1, or error of ResNet-20, in percent
 @functools.cache
 def phase(row):
     """The configuration of a row and its only phase."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = flattened(compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}"]))
+    cfg = configured(row)
     (name,) = cfg.method.order
     return cfg, made(cfg, name)
 
@@ -99,8 +96,8 @@ def test_rows_of_the_experiment_differ_in_one_thing(row, augmented):
 
 @pytest.mark.parametrize("table", PUBLISHED)
 def test_published_figures(table):
-    rows = yaml.safe_load((CONF / f"paper/{table}.yaml").read_text())["rows"]
-    assert [value for columns in rows.values() for value in columns.values()] == PUBLISHED[table]
+    rows = TABLES[table].rows.values()
+    assert [value for row in rows for value in row.published.values()] == PUBLISHED[table]
 
 
 def test_figures_of_revivals_are_means_over_epochs():

@@ -6,38 +6,20 @@ import warnings
 
 import pytest
 import torch
-import yaml
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import Result
 from lowrank_exp.network.cost import layer_costs
 from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.phases.svd import ToSVD, Truncate
 from lowrank_exp.report.cli import main as report
-from lowrank_exp.report.paper import read_paper
 from support.cells import cells
-from support.composed import flattened, made
+from support.composed import made
 from support.smoke import SMOKE
+from support.table_rows import PUBLISHED, configured, row_of, rows_of
 
 SURGERY = (Factorize, ToSVD, Truncate)
-
-
-def rows_of(experiment):
-    experiment = yaml.safe_load((CONF / f"experiment/{experiment}.yaml").read_text())
-    return experiment["hydra"]["sweeper"]["params"]["row"].split(",")
-
-
-@functools.cache
-def configured(row):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return flattened(compose("config", overrides=[f"experiment={row.partition('/')[0]}", f"row={row}"]))
-
-
-def page(row):
-    return yaml.safe_load((CONF / f"row/{row}.yaml").read_text())
 
 
 @functools.cache
@@ -66,17 +48,12 @@ def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@functools.cache
-def printed(experiment):
-    return read_paper(CONF / f"paper/{experiment}.yaml").rows
-
-
 def test_published_ranks_of_svd_training():
     """The reproduction prints 2.175783x; MACs and weights are worked out from its ranks by hand."""
     dense, small = walked("svd_training_cifar10/resnet20_channel_hoyer_ranks")
     assert (costs(dense, "macs", linear=False), costs(small, "macs", linear=False)) == (40_812_544, 18_757_632)
     assert (costs(dense, "weights", linear=False), costs(small, "weights", linear=False)) == (270_256, 144_648)
-    values = printed("svd_training_cifar10")["resnet20_channel_hoyer_ranks"]
+    values = PUBLISHED["svd_training_cifar10"].rows["resnet20_channel_hoyer_ranks"]
     assert values["FLOPs fewer"] == pytest.approx(40_812_544 / 18_757_632, abs=5e-7)
     assert (values["FLOPs dense"], values["weights"]) == (40.812544, 144.648)
 
@@ -84,13 +61,13 @@ def test_published_ranks_of_svd_training():
 @pytest.mark.parametrize("depth", [20, 32, 56, 110])
 def test_networks_of_svd_training_are_the_authors(depth):
     rows = [row for row in rows_of("svd_training_cifar10") if f"/resnet{depth}_" in row]
-    models = [page(row).get("model") for row in rows]
+    models = [row_of(row).set.get("model") for row in rows]
     assert models == [models[0]] * len(rows)  # so one row tells for all of its network
     with torch.device("meta"):
         network = instantiate(configured(rows[0]).model)
     macs, weights = costs(network, "macs", linear=False), costs(network, "weights", linear=False)
     for row in rows:
-        values = printed("svd_training_cifar10")[row.partition("/")[2]]
+        values = PUBLISHED["svd_training_cifar10"].rows[row.partition("/")[2]]
         assert macs == round(1e6 * values["FLOPs dense"])
         assert weights == round(1e3 * values["weights dense"]) if depth == 20 else "weights dense" not in values
 
@@ -118,19 +95,18 @@ def test_rows_of_svd_training_are_the_command_lines():
 
 @cells(("network", "penalty"), ROWS)
 def test_weights_and_energies_of_svd_training(network, penalty):
-    row, given = page(f"svd_training_cifar10/{network}_{penalty}"), COMMAND_LINES[network][penalty]
-    groups = {key: value for default in row["defaults"] for key, value in default.items()}
-    assert groups["override /decomposition"] == f"{network.partition('_')[2]}_svd"
+    row, given = row_of(f"svd_training_cifar10/{network}_{penalty}"), COMMAND_LINES[network][penalty]
+    assert row.choose["decomposition"] == f"{network.partition('_')[2]}_svd"
     if penalty == "none":
-        assert (row["method"]["phases"]["truncate"], row.get("regularizer")) == ({"energy": given}, None)
-        assert row["method"]["order"] == ["to_svd", "train", "truncate", "finetune"]
+        assert (row.set["method"]["phases"]["truncate"], row.set.get("regularizer")) == ({"energy": given}, None)
+        assert row.set["method"]["order"] == ["to_svd", "train", "truncate", "finetune"]
         return
     weight, removed = given
     cut = {"energy": None, "threshold": 0.1} if removed == "0.1" else {"energy": removed}
-    assert row["method"]["phases"]["truncate"] == cut
-    assert row["method"]["order"] == ["to_svd", "train", "sparse", "truncate", "finetune"]
-    assert groups["override /regularizer"] == f"svd_{penalty}"
-    assert row["regularizer"]["terms"] == {penalty: {"weight": weight}}
+    assert row.set["method"]["phases"]["truncate"] == cut
+    assert row.set["method"]["order"] == ["to_svd", "train", "sparse", "truncate", "finetune"]
+    assert row.choose["regularizer"] == f"svd_{penalty}"
+    assert row.set["regularizer"]["terms"] == {penalty: {"weight": weight}}
 
 
 @pytest.mark.parametrize("kind", ["channel_hoyer_square", "spatial_l1", "spatial_none"])
@@ -164,7 +140,7 @@ def test_rates_drop_at_the_authors_epochs():
 @pytest.mark.parametrize("depth", [20, 32])
 def test_dense_parameters_of_trp(depth):
     dense, _ = walked(f"trp_cifar10/resnet{depth}_dense")
-    assert round(parameters(dense) / 1e6, 2) == printed("trp_cifar10")[f"resnet{depth}_dense"]["params"]
+    assert round(parameters(dense) / 1e6, 2) == PUBLISHED["trp_cifar10"].rows[f"resnet{depth}_dense"]["params"]
 
 
 @pytest.mark.parametrize("row", [row for row in rows_of("trp_cifar10") if "resnet20" in row])
@@ -187,7 +163,7 @@ def test_penalty_of_trp_and_decomposition_agree(row):
 def test_budgets_of_trp_on_imagenet(row):
     dense, small = walked(row)
     ratio = costs(small, "macs") / costs(dense, "macs")
-    (values,) = [values for name, values in printed("trp_imagenet").items() if row.endswith(f"/{name}")]
+    (values,) = [values for name, values in PUBLISHED["trp_imagenet"].rows.items() if row.endswith(f"/{name}")]
     ours, wanted = (
         (1 / ratio, values["FLOPs fewer"]) if "resnet50" in row else (100 * (1 - ratio), values["FLOPs gone"])
     )
@@ -211,9 +187,9 @@ STEM_NORM = 2 * 64  # the authors' ResNet-18 has no batch norm behind its stem
 )
 def test_parameters_of_pufferfish(row, fewer):
     dense, small = walked(f"pufferfish/{row}")
-    values = printed("pufferfish")[row]
+    values = PUBLISHED["pufferfish"].rows[row]
     assert parameters(small) - fewer == values["params"]
-    of_dense = printed("pufferfish")[f"{row.partition('_')[0]}_dense"]["params"]
+    of_dense = PUBLISHED["pufferfish"].rows[f"{row.partition('_')[0]}_dense"]["params"]
     assert parameters(dense) - fewer == of_dense == values.get("params dense", of_dense)
 
 
@@ -255,9 +231,7 @@ def epochs(cfg):
 
 
 @pytest.mark.slow
-def test_rows_on_a_cpu_are_swept_and_trained_for_as_many_epochs():
-    files = {path.stem for path in (CONF / "row/svd_training_resnet20").glob("*.yaml")}
-    assert sorted(row.partition("/")[2] for row in CPU) == sorted(files)
+def test_rows_on_a_cpu_are_trained_for_as_many_epochs():
     for row in CPU:
         cfg = configured(row)
         assert epochs(cfg) == [6, 4, 3], row

@@ -1,14 +1,11 @@
 """One pass over a composed configuration: every key is what it may be, and none is read by nobody."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from lowrank_exp.command_line.interpolations import interpolated
 from lowrank_exp.command_line.keys.kinds import Context
 from lowrank_exp.command_line.keys.root import ROOT, keys_of
-
-_INSIDE = re.compile(r"\$\{([^{}]*)")  # of an interpolation, up to one within it
-_NAMES = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def check_values(config: Mapping[str, Any], written: Mapping[str, Any] | None = None) -> None:
@@ -21,18 +18,9 @@ def check_values(config: Mapping[str, Any], written: Mapping[str, Any] | None = 
         written: the same with its interpolations, as they are written: a key that is none of ours, and that another one
             takes its value from, is a user's own.
     """
-    taken = _interpolated(written or {})
+    taken = interpolated(written or {})
 
     def is_read(key: str) -> bool:
         return any(one == key or one.startswith(f"{key}.") for one in taken)
 
     ROOT.check(config, "", Context(keys_of, is_read))
-
-
-def _interpolated(node: Any) -> set[str]:
-    """Everything in a configuration's interpolations that may be the name of a key."""
-    if isinstance(node, Mapping):
-        return set().union(*map(_interpolated, node.values()))
-    if isinstance(node, list | tuple):
-        return set().union(*map(_interpolated, node))
-    return {name for one in _INSIDE.findall(node) for name in _NAMES.findall(one)} if isinstance(node, str) else set()
