@@ -230,6 +230,24 @@ def test_a_job_with_parts_of_ones_own_goes_on_after_a_kill_and_is_replayed(comma
     assert "rank=own" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["method.order=[factorize]", "reconstruct=whitened"], "chosen by share_of_rungs"),
+        (
+            ["method=svd_training", "method.order=[to_svd,truncate]", "method.phases.truncate.costly=truncate"],
+            "energy removed up to 0.01, resvd",
+        ),
+    ],
+)
+def test_the_fit_and_the_svd_form_that_its_class_declares(command, own, tmp_path, options, reason):
+    linear = "decomposition.linear=null"  # rows_svd has no SVD form
+    assert command(*own, linear, *options) == 0
+    result, _ = only_job(tmp_path / "outputs")
+    by = {layer.name: (layer.decomposition, layer.reason) for layer in result.layers if layer.decomposition}
+    assert by == dict.fromkeys(("0", "2"), ("swapped_svd", reason))
+
+
 def test_a_decomposition_and_a_policy_by_a_single_line_each(command, own, tmp_path):
     (tmp_path / "own_conf/decomposition/alone.yaml").write_text("_target_: own_parts.SwappedSVD\n")
     (tmp_path / "own_conf/rank/alone.yaml").write_text(
