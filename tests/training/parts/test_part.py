@@ -127,7 +127,7 @@ VALUES = {
     "quant_noise": {"phi": "int8", "p": 0.5},
     "distill": {"teacher": "train"},
     "snapshots": [0.5],
-    "pruning": Pruning(SFP(P=0.3), (1, 8, 8)),
+    "pruning": Pruning(SFP(share=0.3), (1, 8, 8)),
     "removal": Pruning(Iterative(filters=1), (1, 8, 8)),
 }
 
