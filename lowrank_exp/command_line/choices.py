@@ -14,7 +14,7 @@ from lowrank_exp.command_line.tables import read_table, sets, table_path
 from lowrank_exp.command_line.used import unused_part
 
 NAMES = ("method", "experiment", "row")
-NOT_RECORDED = ("experiment", "row", "scale/", "logger", "hydra/")  # a result has the first two by themselves
+NOT_RECORDED = ("experiment", "row", "scale/", "recipe", "logger", "hydra/")  # the first two stand by themselves
 
 
 def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:

@@ -35,9 +35,9 @@ def help_text(conf: Path, own: Sequence[Path] = ()) -> str:
     folders = (conf, *own)
     files = [path.relative_to(folder) for folder in folders for path in folder.rglob("*.yaml")]
     options: dict[str, list[str]] = {}
-    for path in sorted(
-        path.with_suffix("") for path in files if len(path.parts) > 1 and path.parts[0] not in (FOLDER, "recipe")
-    ):
+    for path in sorted(path.with_suffix("") for path in files if path.parts[0] not in (FOLDER, "recipe")):
+        if len(path.parts) == 1:
+            continue
         options.setdefault(path.parts[0], []).append("/".join(path.parts[1:]))
     lines = [INTRODUCTION, "groups (choose one option: group=option)"]
     lines += [f"  {group:14} {', '.join(names)}" for group, names in options.items()]

@@ -1,4 +1,4 @@
-"""What a configuration takes from other places of it."""
+"""Which keys the interpolations of a configuration name."""
 
 import re
 from collections.abc import Mapping

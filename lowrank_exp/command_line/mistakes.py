@@ -95,21 +95,24 @@ def missing(error: InterpolationKeyError) -> str:
 
 
 def no_such_option(name: str, options: Sequence[str]) -> str:
-    """That a group of the configuration has no such option.
+    """That a group of the configuration has no such option; rows are options too, `<table>/<row>` of the group row.
 
     >>> print(no_such_option("decomposition/cpp", ["alds", "cp"]))
     there is no decomposition/cpp. Did you mean cp? The options of decomposition are: alds, cp
+    >>> print(no_such_option("row/mine/halve", ["mine/half", "other/first"]))
+    there is no row/mine/halve. Did you mean half? The rows of mine are: half
     """
     name = name.removesuffix(".yaml")
-    group, _, option = name.partition("/") if name.startswith("row/") else name.rpartition("/")
-    table = option.partition("/")[0]
-    if group == "row" and (rows := [one for one in options if one.startswith(f"{table}/")]):
-        options = rows
-    elif group == "row":
-        options = sorted({one.partition("/")[0] for one in options})
+    group, _, option = name.rpartition("/")
+    told = f"options of {group}"
+    if group.startswith("row"):
+        table = group.removeprefix("row").lstrip("/")
+        rows = [one.removeprefix(f"{table}/") for one in options if one.startswith(f"{table}/")]
+        tables = sorted({one.partition("/")[0] for one in options})
+        option, options, told = (option, rows, f"rows of {table}") if rows else (table or option, tables, "tables")
     close = difflib.get_close_matches(option, options, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    return f"there is no {group}/{option}. {hint}The options of {group} are: {', '.join(options)}"
+    return f"there is no {name}. {hint}The {told} are: {', '.join(options)}"
 
 
 def allowed_keys(error: OmegaConfBaseException) -> str:

@@ -17,9 +17,10 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 
 from lowrank_exp.command_line.mistakes import no_such_option
-from lowrank_exp.command_line.tables import Row, Table, merged, read_table, table_names, table_path
+from lowrank_exp.command_line.tables import FOLDER, Row, Table, overlay, read_table, table_names, table_path
 
 EXPERIMENT, ROW, SCALE, SMOKE = "experiment", "row", "scale", "smoke"
+NO_CHOICE = ("hydra", EXPERIMENT, ROW, SCALE, "recipe", FOLDER)  # groups that no row chooses from
 
 
 def offer_tables() -> None:
@@ -87,7 +88,7 @@ def _experiment(table: Table, row: str) -> dict[str, Any]:
     sweep = {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
     smoke = {f"optional /{SCALE}/{table.name}": f"${{{SCALE}}}"}
     choices = _choices(table, "defaults", table.defaults)
-    return {"defaults": ["_self_", smoke, *choices]} | merged(table.defaults.set, sweep)
+    return {"defaults": ["_self_", smoke, *choices]} | overlay(table.defaults.set, sweep)
 
 
 def _of_row(table: Table, row: str) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _of_row(table: Table, row: str) -> dict[str, Any]:
 
 
 def _smoke(table: Table, row: str) -> dict[str, Any]:
-    return merged(table.defaults.smoke, table.rows[row].smoke) if row else dict(table.defaults.smoke)
+    return overlay(table.defaults.smoke, table.rows[row].smoke) if row else dict(table.defaults.smoke)
 
 
 _PAGES = {EXPERIMENT: _experiment, ROW: _of_row, SCALE: _smoke}
@@ -115,7 +116,7 @@ def _choices(table: Table, where: str, row: Row) -> list[dict[str, str]]:
         name = f"{group.partition('@')[0]}/{option}"
         options = loader.get_group_options(name.rpartition("/")[0])
         if name.rpartition("/")[2] not in options:
-            groups = ", ".join(one for one in loader.list_groups("") if one not in ("hydra", EXPERIMENT, ROW, SCALE))
+            groups = ", ".join(one for one in loader.list_groups("") if one not in NO_CHOICE)
             told = no_such_option(name, options) if options else f"there is no such group. Groups are: {groups}"
             raise ValueError(f"{table.path}: {where}.choose.{group} is {option}: {told}")
     return [{f"override /{group}": option} for group, option in row.choose.items()]

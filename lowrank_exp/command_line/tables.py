@@ -182,19 +182,19 @@ def _defaults(path: Path, defaults: Mapping[str, Any]) -> Row:
 def _row(row: Mapping[str, Any], base: Row) -> Row:
     return Row(
         {**base.choose, **row.get("choose", {})},
-        merged(base.set, row.get("set", {})),
-        merged(base.smoke, row.get("smoke", {})),
+        overlay(base.set, row.get("set", {})),
+        overlay(base.smoke, row.get("smoke", {})),
         {name: float(value) for name, value in row.get("published", {}).items() if value is not None},
     )
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings, the second on top of the first.
 
-    >>> merged({"rank": {"macs": 0.5, "over": "conv"}}, {"rank": {"macs": 0.3}})
+    >>> overlay({"rank": {"macs": 0.5, "over": "conv"}}, {"rank": {"macs": 0.3}})
     {'rank': {'macs': 0.3, 'over': 'conv'}}
     """
-    both = {key: merged(base[key], over[key]) for key in base if _nested(base, key) and _nested(over, key)}
+    both = {key: overlay(base[key], over[key]) for key in base if _nested(base, key) and _nested(over, key)}
     return {**base, **over, **both}
 
 

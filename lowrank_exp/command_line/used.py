@@ -14,8 +14,8 @@ METHOD = ("order", "phases", "dense")  # of a method: its other keys are taken u
 
 
 def job_config(cfg: DictConfig, labels: Mapping[str, str | None]) -> dict[str, Any]:
-    """The resolved, flat configuration of a job: what its phases use, and its experiment and row."""
-    written, config = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
+    """The resolved configuration of a job: what its phases use, and its experiment and row."""
+    config, written = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (True, False))
     return only_used(flat(config), written) | {"experiment": labels["experiment"], "row": labels["row"]}
 
 
@@ -54,7 +54,7 @@ def without_use(overrides: Sequence[str], config: Mapping[str, Any], method: str
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if (part := unused_part(key, config)) is not None:
-            told.setdefault(part, []).append(override)
+            told.setdefault(part, []).append(override.lstrip("+"))
     return [f"method {method} does not use {part}: {' '.join(typed)} changes nothing" for part, typed in told.items()]
 
 

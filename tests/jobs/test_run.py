@@ -176,6 +176,7 @@ def test_interrupted_result_is_plain_json(command, tmp_path):
         "row",
         "seed",
         "method",
+        "choices",
         "config",
         "phases",
         "layers",

@@ -26,5 +26,5 @@ def row_of(row: str) -> Row:
 
 @functools.cache
 def configured(row: str, *overrides: str) -> DictConfig:
-    """The configuration of `<table>/<row>`, flat."""
+    """The configuration of `<table>/<row>`, as phases get it."""
     return flattened(composed(f"experiment={row.partition('/')[0]}", f"row={row}", *overrides))
