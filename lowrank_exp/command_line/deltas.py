@@ -34,17 +34,17 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     method = config.get("method")
     if not isinstance(method, Mapping) or not isinstance(method.get("phases"), Mapping):
         return dict(config)  # which is told by the check of its keys
-    return {**config, "method": {**method, "phases": _flat(method["phases"])}}
+    return {**config, "method": {**method, "phases": _flatten(method["phases"])}}
 
 
-def _flat(node: Any) -> Any:
+def _flatten(node: Any) -> Any:
     if isinstance(node, list | tuple):
-        return [_flat(part) for part in node]
+        return [_flatten(part) for part in node]
     if not isinstance(node, Mapping):
         return node
-    parts = {name: _flat(part) for name, part in node.items()}
+    parts = {name: _flatten(part) for name, part in node.items()}
     if "_target_" in parts and isinstance(parts.get("recipe"), Mapping):
-        return merged(parts.pop("recipe"), parts)
+        return merge(parts.pop("recipe"), parts)
     return parts
 
 
@@ -72,10 +72,10 @@ def _takes_a_recipe(target: Any) -> bool:
         return False
 
 
-def merged(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings merged, at any depth; one with another `_target_` takes the place of the other as a whole.
 
-    >>> merged({"schedule": {"_target_": "steps", "at": [0.5]}}, {"schedule": {"_target_": "cosine"}})
+    >>> merge({"schedule": {"_target_": "steps", "at": [0.5]}}, {"schedule": {"_target_": "cosine"}})
     {'schedule': {'_target_': 'cosine'}}
     """
     result = dict(base)
@@ -83,7 +83,7 @@ def merged(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
         there = base.get(name)
         alike = isinstance(value, Mapping) and isinstance(there, Mapping)
         if alike and value.get("_target_", there.get("_target_")) == there.get("_target_"):
-            value = merged(there, value)
+            value = merge(there, value)
         result[name] = value
     return result
 
@@ -112,19 +112,19 @@ def check_hidden(overrides: Sequence[str], cfg: DictConfig) -> None:
         if typed is None:
             continue
         recipe, option = typed[1], typed[2]
-        phases = _marked(cfg, recipe, option)
-        readers = [key for key, node in _mappings(phases, "method.phases") if _READ in node]
-        if not readers or any(_MARK in node.values() for _, node in _mappings(phases, "")):
+        phases = _mark_option(cfg, recipe, option)
+        readers = [key for key, node in _find_mappings(phases, "method.phases") if _READ in node]
+        if not readers or any(_MARK in node.values() for _, node in _find_mappings(phases, "")):
             continue
-        _, value = _at(config, recipe, option)
-        instead = [_at(config, reader, option) for reader in readers]
+        _, value = _select_nearest(config, recipe, option)
+        instead = [_select_nearest(config, reader, option) for reader in readers]
         if hiding := [f"{key}={shown(other)}" for key, other in instead if other != value]:
             raise ValueError(
                 f"{override} changes nothing: {hiding[0]} takes its place. Leave one out, or give both the same value"
             )
 
 
-def _marked(cfg: DictConfig, recipe: str, option: str) -> dict[str, Any]:
+def _mark_option(cfg: DictConfig, recipe: str, option: str) -> dict[str, Any]:
     """The phases of the method's order, flat, with marks: on what takes a recipe, and in the option's place."""
     marked = cfg.copy()
     OmegaConf.set_struct(marked, False)
@@ -140,16 +140,16 @@ def _marked(cfg: DictConfig, recipe: str, option: str) -> dict[str, Any]:
     return {name: method["phases"][name] for name in method["order"] if name in method["phases"]}
 
 
-def _mappings(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _find_mappings(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """All mappings in a node, itself among them, with their full names."""
     if isinstance(node, Mapping):
         yield key, node
     parts = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for name, part in parts:
-        yield from _mappings(part, f"{key}.{name}")
+        yield from _find_mappings(part, f"{key}.{name}")
 
 
-def _at(config: Mapping[str, Any], place: str, option: str) -> tuple[str, Any]:
+def _select_nearest(config: Mapping[str, Any], place: str, option: str) -> tuple[str, Any]:
     """The name and the value of an option, or of the nearest key above it."""
     node: Any = config
     for name in place.split("."):

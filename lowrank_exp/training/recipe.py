@@ -97,16 +97,16 @@ class Recipe:
         whole("batch_size", self.batch_size, 1, f"batch_size is {self.batch_size!r}; allowed is an integer, 1 or more")
         if not is_number(self.label_smoothing) or not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing!r}; allowed is a fraction in [0, 1)")
-        told = f"precision is {self.precision!r}; allowed are {' and '.join(PRECISIONS)}"
-        one_of("precision", self.precision, PRECISIONS, told)
-        told = f"accumulate is {self.accumulate!r}; allowed is an integer, 1 (a step per batch) or more"
-        whole("accumulate", self.accumulate, 1, told)
+        either = f"precision is {self.precision!r}; allowed are {' and '.join(PRECISIONS)}"
+        one_of("precision", self.precision, PRECISIONS, either)
+        count = f"accumulate is {self.accumulate!r}; allowed is an integer, 1 (a step per batch) or more"
+        whole("accumulate", self.accumulate, 1, count)
         boolean("compile", self.compile, f"compile is {self.compile!r}; allowed are true and false")
         check_channels_last(self.channels_last)
-        told = f"devices is {self.devices!r}; allowed is an integer, 1 (this process alone) or more"
-        whole("devices", self.devices, 1, told)
+        count = f"devices is {self.devices!r}; allowed is an integer, 1 (this process alone) or more"
+        whole("devices", self.devices, 1, count)
         for name, kind in MADE_OF_MAPPINGS.items():
-            object.__setattr__(self, name, _made(name, getattr(self, name), kind))
+            object.__setattr__(self, name, _make_part(name, getattr(self, name), kind))
         for part in self.parts:
             part.refuse(self)
 
@@ -176,15 +176,15 @@ class Recipe:
     def described(self) -> dict[str, Any]:
         """What decides the fit's numbers, as plain data; optimizer and schedule have to be tried for that."""
         names = ("epochs", "precision", "accumulate", "compile", "channels_last", "devices")
-        told = {"label_smoothing": float(self.label_smoothing), **{name: getattr(self, name) for name in names}}
+        deciding = {"label_smoothing": float(self.label_smoothing), **{name: getattr(self, name) for name in names}}
         if self.exempt:
-            told["exempt"] = list(self.exempt)
+            deciding["exempt"] = list(self.exempt)
         for part in self.parts:
-            told |= part.described()
-        return told
+            deciding |= part.described()
+        return deciding
 
 
-def _made(name: str, given: Any, kind: type) -> Any:
+def _make_part(name: str, given: Any, kind: type) -> Any:
     """An option that may be given as a mapping of its own options, or None.
 
     Raises:
@@ -197,5 +197,5 @@ def _made(name: str, given: Any, kind: type) -> Any:
     others = [field.name for field in fields if field.name not in needed]
     if isinstance(given, Mapping) and set(needed) <= set(given) <= {*needed, *others}:
         return kind(**given)
-    told = f"{', '.join(needed)} and perhaps {', '.join(others)}" if needed else ", ".join(others)
-    raise ValueError(f"{name} is {given!r}; allowed are null and a mapping of {told}")
+    names = f"{', '.join(needed)} and perhaps {', '.join(others)}" if needed else ", ".join(others)
+    raise ValueError(f"{name} is {given!r}; allowed are null and a mapping of {names}")

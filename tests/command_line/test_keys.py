@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.deltas import with_recipes
 from lowrank_exp.command_line.keys.check import check_values
-from lowrank_exp.command_line.keys.kinds import SHOWN, Many, Named, Part, Record, Single, anything, either, null, text
+from lowrank_exp.command_line.keys.kinds import SHOWN, Many, Named, Record, Single, Target, anything, either, null, text
 from lowrank_exp.command_line.keys.low_rank import ALLOCATE, POLICIES, of_allocate
 from lowrank_exp.command_line.keys.phases import OURS
 from lowrank_exp.command_line.keys.root import ROOT, TARGETS
@@ -56,7 +56,7 @@ def singles(kind, key="key"):
                 yield from singles(inner, f"{key}.{name}")
         case Many() | Named():
             yield from singles(kind.of, key)
-        case Part():
+        case Target():
             return
         case _:
             for inner in kind.kinds:

@@ -4,7 +4,7 @@ whole(1), number(0, 1), boolean, text, one_of("sum", "mean")   single values
 many(number())                                                 a list of them
 named(number())                                                a mapping whose names are free
 Record({"batch_size": whole(1), ...})                          a mapping whose names are fixed
-Part()                                                         a mapping with a `_target_`, whose keys are looked up
+Target()                                                         a mapping with a `_target_`, whose keys are looked up
 either(null, whole(1))                                         one of several
 """
 
@@ -153,7 +153,7 @@ class Named(Kind):
         super().check(value, key, context)
         for name, one in value.items():
             others = [str(other) for other in value if other != name]
-            if isinstance(self.of, Part) and isinstance(one, Mapping) and "_target_" not in one:
+            if isinstance(self.of, Target) and isinstance(one, Mapping) and "_target_" not in one:
                 if name in self.passed_over:
                     continue
                 raise ValueError(f"{unknown(key, str(name), others)}. One of your own has a _target_")
@@ -196,7 +196,7 @@ class Record(Kind):
 
 
 @dataclass(frozen=True)
-class Part(Kind):
+class Target(Kind):
     """A mapping with a `_target_`: a class or function of ours, whose keys are known, or another one."""
 
     extra: Mapping[str, Kind] = field(default_factory=dict)  # keys that the target does not get

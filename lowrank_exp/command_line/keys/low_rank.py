@@ -3,8 +3,8 @@
 from lowrank_exp.command_line.keys.kinds import (
     MILLION,
     Kind,
-    Part,
     Record,
+    Target,
     anything,
     boolean,
     either,
@@ -31,12 +31,12 @@ _ALS: dict[str, Kind] = {
     "seed": whole(0, SEEDS),
 }
 
-_KINDS = either(null, text, Part(), many(either(text, Part())))  # null: left alone
+_KINDS = either(null, text, Target(), many(either(text, Target())))  # null: left alone
 DECOMPOSITION = either(
     Record(
         {"conv": _KINDS, "linear": _KINDS, "layers": or_null(named(_KINDS, "layer"))}, optional=("linear", "layers")
     ),
-    Part(),  # one that goes to the layers that it takes
+    Target(),  # one that goes to the layers that it takes
 )
 
 DECOMPOSITIONS = {
@@ -120,7 +120,7 @@ POLICIES: dict[str, dict[str, Kind]] = {
     "fixed": {},
     "greedy_eval": {"threshold": or_null(number(above=True))},
     "knapsack": {
-        "metric": either(one_of("error", "energy", "measured", "sensitivity"), Part()),
+        "metric": either(one_of("error", "energy", "measured", "sensitivity"), Target()),
         "limit_seconds": number(0, MILLION, above=True),
     },
     "operator_norm": {"eps": or_null(number(0, 1, below=True))},
@@ -129,13 +129,13 @@ POLICIES: dict[str, dict[str, Kind]] = {
 }
 
 ALLOCATE: dict[str, Kind] = {
-    "policy": either(one_of(*POLICIES), import_path, Part()),
+    "policy": either(one_of(*POLICIES), import_path, Target()),
     "macs": _BUDGET,
     "weights": _BUDGET,
     "bytes": _BUDGET,
     "multiple": or_null(whole(1)),
     "over": one_of("all", "conv"),
-    "ranks": either(null, text, named(_RANK, "layer"), Part()),
+    "ranks": either(null, text, named(_RANK, "layer"), Target()),
     "rules": or_null(named(_RULE, "layer")),
     "fixed": or_null(named(_RANK, "layer")),
 }

@@ -1,6 +1,6 @@
 """Keys of pruning: schedules and criteria."""
 
-from lowrank_exp.command_line.keys.kinds import Kind, Part, boolean, either, named, number, one_of, or_null, whole
+from lowrank_exp.command_line.keys.kinds import Kind, Target, boolean, either, named, number, one_of, or_null, whole
 from lowrank_exp.command_line.keys.networks import SEEDS
 from lowrank_exp.command_line.keys.training import OPEN
 
@@ -12,14 +12,14 @@ _PART_OF_TRAINING = either(whole(1), OPEN)
 
 SCHEDULES: dict[str, dict[str, Kind]] = {
     "lowrank_exp.pruning.schedules.OneShot": {
-        "criterion": Part(),
+        "criterion": Target(),
         "share": OPEN,
         "scope": _SCOPE,
         "how": _HOW,
         "epoch": whole(0),
     },
     "lowrank_exp.pruning.schedules.AGP": {
-        "criterion": Part(),
+        "criterion": Target(),
         "share": OPEN,
         "share_at_first": number(0, 1, below=True),
         "begin": whole(0),
@@ -28,14 +28,14 @@ SCHEDULES: dict[str, dict[str, Kind]] = {
         "scope": _SCOPE,
     },
     "lowrank_exp.pruning.schedules.SFP": {
-        "criterion": Part(),
+        "criterion": Target(),
         "share": OPEN,
         "every": whole(1),
         "start": boolean,
         "coupled": boolean,
     },
     "lowrank_exp.pruning.schedules.Iterative": {
-        "criterion": Part(),
+        "criterion": Target(),
         "macs": or_null(OPEN),
         "accuracy": or_null(OPEN),
         "filters": or_null(whole(1)),
@@ -45,14 +45,14 @@ SCHEDULES: dict[str, dict[str, Kind]] = {
         "how": _HOW,
     },
     "lowrank_exp.pruning.schedules.RePr": {
-        "criterion": Part(),
+        "criterion": Target(),
         "S1": _PART_OF_TRAINING,
         "S2": _PART_OF_TRAINING,
         "N": whole(1, 10_000),
         "share": OPEN,
         "scope": _SCOPE,
         "first": boolean,
-        "null_space": Part(),
+        "null_space": Target(),
         "next_inputs": one_of("kept", "zeroed", "redrawn"),
         "same": boolean,
         "revived_gradient": number(above=True),
@@ -84,7 +84,7 @@ CRITERIA: dict[str, dict[str, Kind]] = {
         "positions": one_of("mean", "sum"),
     },
     "lowrank_exp.pruning.criteria.WeightedSum": {
-        "criteria": named(Part(), "criterion"),
+        "criteria": named(Target(), "criterion"),
         "weights": named(number(-1e9), "criterion"),
         "form": _FORM,
     },

@@ -2,8 +2,8 @@
 
 from lowrank_exp.command_line.keys.kinds import (
     Kind,
-    Part,
     Record,
+    Target,
     anything,
     boolean,
     either,
@@ -43,16 +43,16 @@ PARTS: dict[str, dict[str, Kind]] = {  # of a training, each an object of its ow
 }
 
 
-def _as_mapping_or_part(name: str, optional: tuple[str, ...]) -> Kind:
+def _as_mapping_or_target(name: str, optional: tuple[str, ...]) -> Kind:
     """A part of a training, with its `_target_` or without."""
-    return either(Record(PARTS[f"lowrank_exp.training.{name}"], optional), or_null(Part()))
+    return either(Record(PARTS[f"lowrank_exp.training.{name}"], optional), or_null(Target()))
 
 
 RECIPE: dict[str, Kind] = {
     "epochs": whole(0),
     "batch_size": whole(1),
-    "optimizer": Part(),
-    "schedule": or_null(Part()),
+    "optimizer": Target(),
+    "schedule": or_null(Target()),
     "augment": boolean,
     "label_smoothing": number(0, 1, below=True),
     "precision": one_of("fp32", "bf16"),
@@ -61,14 +61,16 @@ RECIPE: dict[str, Kind] = {
     "channels_last": either(boolean, one_of("auto")),
     "devices": whole(1, 1024),
     "exempt": many(text),
-    "stochastic_depth": _as_mapping_or_part("StochasticDepth", optional=("survival", "last", "mode")),
-    "quant_noise": _as_mapping_or_part("QuantNoise", optional=("block", "range", "centroids", "iterations", "layers")),
-    "distill": _as_mapping_or_part("Distillation", optional=("temperature", "alpha")),
+    "stochastic_depth": _as_mapping_or_target("StochasticDepth", ("survival", "last", "mode")),
+    "quant_noise": _as_mapping_or_target(
+        "QuantNoise", optional=("block", "range", "centroids", "iterations", "layers")
+    ),
+    "distill": _as_mapping_or_target("Distillation", ("temperature", "alpha")),
 }
 
 # Options of a phase that trains: `recipe` is where it takes those from that are not set beside it.
 TRAIN = RECIPE | {
-    "regularizer": or_null(Part()),
+    "regularizer": or_null(Target()),
     "snapshots": many(number(0, 1)),
     "recipe": Record(RECIPE),
 }
@@ -105,28 +107,28 @@ SCHEDULES = {
         "warmup": number(0, 1, below=True),
     },
     "lowrank_exp.training.schedules.one_cycle": {"peak": OPEN, "start": number(0, 1), "final": number(0, 1)},
-    "lowrank_exp.training.schedules.scaled": {"factor": number(0, RATE, above=True), "schedule": or_null(Part())},
+    "lowrank_exp.training.schedules.scaled": {"factor": number(0, RATE, above=True), "schedule": or_null(Target())},
     "lowrank_exp.training.slow_start.slow_start": {
         "until": OPEN,
         "factor": number(0, RATE, above=True),
-        "schedule": Part(),
+        "schedule": Target(),
     },
     "lowrank_exp.regularizers.ramp": {"begin": number(0, 1), "end": number(0, 1)},
 }
 
 _PERIOD = whole(1)
 REGULARIZERS = {
-    "lowrank_exp.regularizers.Regularizer": {"terms": named(Part(), "term"), "projection": or_null(Part())},
-    "lowrank_exp.regularizers.Weighted": {"penalty": Part(), "weight": number(), "schedule": or_null(Part())},
+    "lowrank_exp.regularizers.Regularizer": {"terms": named(Target(), "term"), "projection": or_null(Target())},
+    "lowrank_exp.regularizers.Weighted": {"penalty": Target(), "weight": number(), "schedule": or_null(Target())},
     "lowrank_exp.regularizers.FrobeniusDecay": {"layers": NAMES},
     "lowrank_exp.regularizers.Hoyer": {"layers": NAMES},
     "lowrank_exp.regularizers.HoyerSquare": {"layers": NAMES},
     "lowrank_exp.regularizers.L1": {"layers": NAMES},
     "lowrank_exp.regularizers.Orthogonality": {"layers": NAMES},
     "lowrank_exp.regularizers.SoftOrthogonality": {"norm": one_of("absolute", "squared"), "layers": NAMES},
-    "lowrank_exp.regularizers.NuclearNorm": {"decomposition": Part(), "period": _PERIOD, "layers": NAMES},
+    "lowrank_exp.regularizers.NuclearNorm": {"decomposition": Target(), "period": _PERIOD, "layers": NAMES},
     "lowrank_exp.regularizers.TRPProjection": {
-        "decomposition": Part(),
+        "decomposition": Target(),
         "energy": number(0, 1, above=True),
         "period": _PERIOD,
         "layers": NAMES,
