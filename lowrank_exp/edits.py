@@ -132,7 +132,7 @@ def placed_records(model: nn.Module) -> list[Placed]:
     placed: dict[tuple[int, int], Placed] = {}
     for _, plain, module in plain_names(model, remove_duplicate=False):
         for record in module.__dict__.get(RECORDS, ()):
-            if (place := _without(plain, record.below)) is not None:
+            if (place := _strip_end(plain, record.below)) is not None:
                 placed.setdefault((id(module), record.number), Placed(place, record))
     if any(not one.plain and isinstance(one.record.edit, Factorize | ToSVD) for one in placed.values()):
         placed = {key: one for key, one in placed.items() if one.plain}
@@ -162,7 +162,7 @@ def replace_(
     own, outer = [], []
     for _, inner, module in plain_names(old):
         for record in module.__dict__.get(RECORDS, ()):
-            if (above := _without(record.below, inner)) == "":
+            if (above := _strip_end(record.below, inner)) == "":
                 own.append(record)
             elif above is not None:
                 outer.append((above, record))
@@ -185,16 +185,16 @@ def shape_of(module: nn.Module) -> nn.Module:
     >>> shape_of(nn.Linear(6, 4)).weight.device
     device(type='meta')
     """
-    return _like(module, {})
+    return _copy_shape(module, {})
 
 
-def _like(module: nn.Module, known: dict[int, Any]) -> nn.Module:
+def _copy_shape(module: nn.Module, known: dict[int, Any]) -> nn.Module:
     if id(module) in known:
         return known[id(module)]
     like = known[id(module)] = object.__new__(type(module))
     parameters = {name: _on_meta(one, known) for name, one in own_parameters(module).items()}
     buffers = {name: _on_meta(one, known) for name, one in own_buffers(module).items()}
-    modules = {name: None if one is None else _like(one, known) for name, one in own_modules(module).items()}
+    modules = {name: None if one is None else _copy_shape(one, known) for name, one in own_modules(module).items()}
     rebuild(module, parameters, buffers, modules, into=like)
     like.__dict__.pop(RECORDS, None)
     return like
@@ -210,7 +210,7 @@ def _on_meta(tensor: Tensor | None, known: dict[int, Any]) -> Tensor | None:
     return known[id(tensor)]
 
 
-def _without(name: str, end: str) -> str | None:
+def _strip_end(name: str, end: str) -> str | None:
     """The name without its last parts `end`; None where it does not end so."""
     if not end or name == end:
         return name if not end else ""

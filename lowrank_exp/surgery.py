@@ -84,8 +84,8 @@ def factorize_(
     """
     check_network(model)
     modules = dict(model.named_modules())
-    wanted = _wanted(model, plan, Decompositions.of(decomposition))
-    reasons = _reasons(model, wanted, getattr(plan, "tried", False), example_input)
+    wanted = _resolve_ranks(model, plan, Decompositions.of(decomposition))
+    reasons = _find_reasons(model, wanted, getattr(plan, "tried", False), example_input)
     for name, (kind, _) in wanted.items():
         if refusal := reasons.get(name) or kind.refusal(modules[name]):
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
@@ -103,7 +103,7 @@ def factorize_(
             "decomposition belong to its object, as in decomposition=ChannelSVD(order='pointwise_first')"
         )
     else:
-        chains = _fitted_to_weights(modules, wanted, store)
+        chains = _fit_to_weights(modules, wanted, store)
     for name, (kind, rank) in wanted.items():
         given_bias = modules[name].bias is None and any(key.endswith("bias") for key in chains[name].state_dict())
         made = Factorize(name, kind.name, rank, kind.options())
@@ -217,7 +217,7 @@ def _replace_by_skeleton_(
         replace_(model, edit.layer, kind.skeleton(layer, rank).train(layer.training), [edit])
 
 
-def _fitted_to_weights(
+def _fit_to_weights(
     modules: Mapping[str, nn.Module], wanted: Mapping[str, tuple[Decomposition, Rank]], store: SVDStore | None
 ) -> dict[str, nn.Module]:
     chains = {}
@@ -231,14 +231,14 @@ def _fitted_to_weights(
     return chains
 
 
-def _reasons(model: nn.Module, wanted: Iterable[str], tried: bool, example_input: Tensor | None) -> dict[str, str]:
+def _find_reasons(model: nn.Module, wanted: Iterable[str], tried: bool, example_input: Tensor | None) -> dict[str, str]:
     """Why layers of `model` must not be replaced, by name."""
     if example_input is not None:
         return trial(model, example_input)
     return unsafe(model) if tried else untried(model, wanted)
 
 
-def _wanted(
+def _resolve_ranks(
     model: nn.Module, plan: Plan | Mapping[str, Rank | None], decompositions: Decompositions
 ) -> dict[str, tuple[Decomposition, Rank]]:
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}

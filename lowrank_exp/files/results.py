@@ -155,7 +155,7 @@ class Result:
         """
         path = Path(path)
         record = {name: value for name, value in asdict(self).items() if name != "folder"}
-        text = json.dumps(_plain(record, str(path)), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_to_plain(record, str(path)), indent=1, ensure_ascii=False, allow_nan=False)
         # A file's name that is not UTF-8 has halves of surrogate pairs, which no file of text can hold.
         text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
         with write_whole(path) as temporary:
@@ -169,11 +169,11 @@ class Result:
         or out of range.
         """
         path = Path(path)
-        record = _checked(cls, _content(path), str(path), "")
+        record = _check_record(cls, _content(path), str(path), "")
         nested = {"phases": PhaseResult, "layers": LayerResult}
         for name, kind in nested.items():
             items = enumerate(record.get(name, []))
-            record[name] = [kind(**_checked(kind, item, str(path), f"{name}[{number}]")) for number, item in items]
+            record[name] = [kind(**_check_record(kind, item, str(path), f"{name}[{number}]")) for number, item in items]
         try:
             return cls(**record, folder=path.parent)
         except ValueError as error:
@@ -230,14 +230,14 @@ def gather(folders: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder; give one that holds jobs, such as outputs")
-        for inner, folders_below, files in os.walk(folder, onerror=lambda error: unread.append(_told(error))):
+        for inner, folders_below, files in os.walk(folder, onerror=lambda error: unread.append(_describe(error))):
             if RESULT in files or RESULT in folders_below:
                 path_of[os.path.realpath(Path(inner, RESULT))] = Path(inner, RESULT)
     for path in sorted(path_of.values()):
         try:
             results.append(Result.read(path))
         except OSError as error:
-            unread.append(_told(error))
+            unread.append(_describe(error))
         except ValueError as error:
             unread.append(str(error))
     return results, unread
@@ -249,12 +249,12 @@ def _without(value: object, names: list[str]) -> object:
     return {key: item for key, item in value.items() if key not in names}
 
 
-def _plain(value: object, where: str) -> object:
+def _to_plain(value: object, where: str) -> object:
     """`value` with NaN and infinities as None and tuples as lists; `where` names the place in an error."""
     if isinstance(value, Mapping):
-        return {key: _plain(item, f"{where}: {key}") for key, item in value.items()}
+        return {key: _to_plain(item, f"{where}: {key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, where) for item in value]
+        return [_to_plain(item, where) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, str | int | float):
@@ -290,11 +290,11 @@ def _is_too_deep(record: object) -> bool:
     return bool(level)
 
 
-def _told(error: OSError) -> str:
+def _describe(error: OSError) -> str:
     return f"{error.filename} cannot be read: {error.strerror}"
 
 
-def _checked(kind: type, record: object, path: str, where: str) -> dict:
+def _check_record(kind: type, record: object, path: str, where: str) -> dict:
     """`record`, if it has the fields of `kind`: none missing, none unknown, each of its type and within its range."""
     place = where or "the result"
     if not isinstance(record, dict):

@@ -23,14 +23,14 @@ def by_layer(given: Mapping[str, Any], layers: Iterable[str], what: str) -> dict
     for key in given:
         if not str(key).startswith("re:"):
             if key not in layers:
-                raise ValueError(f"{what} names the layer {key!r}, which does not exist. {_nearest(str(key), layers)}")
+                raise ValueError(f"{what} names the layer {key!r}, which does not exist. {_suggest(str(key), layers)}")
             continue
         try:
             patterns[key] = re.compile(str(key)[3:])
         except re.error as error:
             raise ValueError(f"{what}: {key!r} is not a regular expression: {error}") from error
         if not any(patterns[key].fullmatch(name) for name in layers):
-            raise ValueError(f"{what}: {key!r} matches no layer. The layers are: {_listed(layers)}")
+            raise ValueError(f"{what}: {key!r} matches no layer. The layers are: {_list_layers(layers)}")
 
     settings = {}
     for name in layers:
@@ -42,12 +42,12 @@ def by_layer(given: Mapping[str, Any], layers: Iterable[str], what: str) -> dict
     return settings
 
 
-def _nearest(key: str, layers: list[str]) -> str:
+def _suggest(key: str, layers: list[str]) -> str:
     close = difflib.get_close_matches(key, layers, n=3, cutoff=0.5)
     did_you_mean = f"Did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
-    return f"{did_you_mean}The layers are: {_listed(layers)}; a pattern starts with re:"
+    return f"{did_you_mean}The layers are: {_list_layers(layers)}; a pattern starts with re:"
 
 
-def _listed(layers: list[str]) -> str:
+def _list_layers(layers: list[str]) -> str:
     shown = ", ".join(layers[:30])
     return shown if len(layers) <= 30 else f"{shown} ... ({len(layers)} in all)"

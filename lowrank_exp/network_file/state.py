@@ -65,12 +65,12 @@ def network_state(model: nn.Module) -> NetworkState:
         place = wrappers if of_wrapper else entries
         if plain in place:
             raise ValueError(f"two entries of the network's state are called {plain!r} without the wrappers around it")
-        place[plain] = _portable(key, value)
+        place[plain] = _make_portable(key, value)
     metadata = {}
     for name, found in module_versions(state).items():
         # A graph of torch.fx has lost the classes of the modules that it went through, and so their versions.
-        if name in names.modules and not _rebuilt(names.modules[name]):
-            metadata[names.plain[name]] = _plain(f"the metadata of {name!r}", found)
+        if name in names.modules and not _is_rebuilt(names.modules[name]):
+            metadata[names.plain[name]] = _to_plain(f"the metadata of {name!r}", found)
     return NetworkState(entries, wrappers, metadata)
 
 
@@ -104,15 +104,15 @@ def own_entries(model: nn.Module) -> dict[str, Any]:
     return found
 
 
-def _rebuilt(module: nn.Module) -> bool:
+def _is_rebuilt(module: nn.Module) -> bool:
     return held_as(module) is not None or type(module) is nn.Module or isinstance(module, fx.GraphModule)
 
 
-def _portable(key: str, value: Any) -> Any:
+def _make_portable(key: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         return _portable_tensor(key, value)
     if key.rpartition(".")[2] == EXTRA:
-        return _plain(key, value)
+        return _to_plain(key, value)
     raise ValueError(
         f"{key} is a {type(value).__name__} and not a tensor, as torch's quantization leaves in a network: a file of "
         "plain tensors cannot hold it. Save the network as it was before that"
@@ -135,13 +135,13 @@ def _portable_tensor(key: str, tensor: Tensor) -> Tensor:
     return plain.contiguous() if stored < plain.numel() * plain.element_size() else plain  # a view that repeats numbers
 
 
-def _plain(name: str, value: Any, depth: int = 0) -> Any:
+def _to_plain(name: str, value: Any, depth: int = 0) -> Any:
     """`value` with its tensors detached and on the CPU, if it is made of plain values and tensors alone."""
     if isinstance(value, Tensor):
         return _portable_tensor(name, value)
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
-    inner = partial(_plain, name, depth=depth + 1)
+    inner = partial(_to_plain, name, depth=depth + 1)
     if depth < DEEPEST and isinstance(value, Mapping):
         return {inner(key): inner(one) for key, one in value.items()}
     if depth < DEEPEST and type(value) in (list, tuple):

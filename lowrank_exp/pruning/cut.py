@@ -62,9 +62,9 @@ def cut_(layer: nn.Module, edit: KeepChannels) -> dict[str, Slice]:
         slices = _cut_convolution_(layer, edit)
     elif isinstance(layer, nn.Linear):
         _check(edit, layer.out_features, layer.in_features)
-        slices = _kernel(_one(edit.out), _one(edit.inputs), edit, layer)
-        layer.out_features = _left(edit.out, layer.out_features)
-        layer.in_features = _left(edit.inputs, layer.in_features)
+        slices = _kernel(_single_group(edit.out), _single_group(edit.inputs), edit, layer)
+        layer.out_features = _count_left(edit.out, layer.out_features)
+        layer.in_features = _count_left(edit.inputs, layer.in_features)
     elif hasattr(layer, "running_mean") and hasattr(layer, "num_features"):
         _check(edit, layer.num_features, None)
         slices = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), Rows(edit.out))
@@ -96,15 +96,15 @@ def compose(edits: Sequence[KeepChannels]) -> KeepChannels:
     """
     out, inputs = None, None
     for edit in edits:
-        out, inputs = _left_of(out, edit.out, edit.layer), _left_of(inputs, edit.inputs, edit.layer)
+        out, inputs = _keep_of_kept(out, edit.out, edit.layer), _keep_of_kept(inputs, edit.inputs, edit.layer)
     return KeepChannels(edits[-1].layer, out, inputs)
 
 
-def _left_of(kept: tuple[int, ...] | None, further: tuple[int, ...] | None, layer: str) -> tuple[int, ...] | None:
+def _keep_of_kept(kept: tuple[int, ...] | None, further: tuple[int, ...] | None, layer: str) -> tuple[int, ...] | None:
     if kept is None or further is None:
         return kept if further is None else further
     if any(not 0 <= channel < len(kept) for channel in further):
-        raise ValueError(f"{layer} has {len(kept)} channels left; it cannot keep {_shown(further)}")
+        raise ValueError(f"{layer} has {len(kept)} channels left; it cannot keep {_list_channels(further)}")
     return tuple(kept[channel] for channel in further)
 
 
@@ -114,7 +114,7 @@ def _cut_convolution_(layer: nn.Module, edit: KeepChannels) -> dict[str, Slice]:
     if 1 < G == I:
         return _cut_depthwise_(layer, edit)
     out, inputs = (_by_group(kept, size, G, edit) for kept, size in ((edit.out, O), (edit.inputs, I)))
-    layer.out_channels, layer.in_channels = _left(edit.out, O), _left(edit.inputs, I)
+    layer.out_channels, layer.in_channels = _count_left(edit.out, O), _count_left(edit.inputs, I)
     return _kernel(*((inputs, out) if layer.transposed else (out, inputs)), edit, layer)
 
 
@@ -124,7 +124,7 @@ def _cut_depthwise_(layer: nn.Module, edit: KeepChannels) -> dict[str, Slice]:
         raise ValueError(f"{edit.layer} is depthwise: with an input channel its {each} filters go, and no others")
     layer.groups = layer.in_channels = len(edit.inputs)
     layer.out_channels = len(edit.out)
-    return _kernel(_one(edit.inputs if layer.transposed else edit.out), None, edit, layer)
+    return _kernel(_single_group(edit.inputs if layer.transposed else edit.out), None, edit, layer)
 
 
 def _kernel(first: tuple | None, second: tuple | None, edit: KeepChannels, layer: nn.Module) -> dict[str, Slice]:
@@ -134,7 +134,7 @@ def _kernel(first: tuple | None, second: tuple | None, edit: KeepChannels, layer
     return slices
 
 
-def _one(kept: tuple[int, ...] | None) -> tuple[tuple[int, ...]] | None:
+def _single_group(kept: tuple[int, ...] | None) -> tuple[tuple[int, ...]] | None:
     return None if kept is None else (kept,)
 
 
@@ -160,16 +160,16 @@ def _check(edit: KeepChannels, out: int, inputs: int | None) -> None:
             continue
         if not kept or size is None or list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < size:
             raise ValueError(
-                f"{edit.layer} has {size or 'no'} {side} channels; it cannot keep {_shown(kept)}: at least one, in "
-                "ascending order, each once"
+                f"{edit.layer} has {size or 'no'} {side} channels; it cannot keep {_list_channels(kept)}: at least "
+                "one, in ascending order, each once"
             )
 
 
-def _shown(kept: Sequence[int] | None) -> str:
+def _list_channels(kept: Sequence[int] | None) -> str:
     return "none" if not kept else ", ".join(map(str, kept[:8])) + (" ..." if len(kept) > 8 else "")
 
 
-def _left(kept: tuple[int, ...] | None, size: int) -> int:
+def _count_left(kept: tuple[int, ...] | None, size: int) -> int:
     return size if kept is None else len(kept)
 
 

@@ -115,9 +115,9 @@ class NullSpace:
         # Of length one: the null space is the same, and a short filter is not lost in the rounding of long ones.
         A_OX = W_OX / lengths_O1 if (lengths_O1 > 0).all() else (W_OX / lengths_O1)[lengths_O1[:, 0] > 0]
         # The cheap way wants room to spare, beyond D; it says itself where rows are too near dependent for it.
-        V_DX = _far(A_OX, D, generator) if 0 < len(A_OX) <= X - 2 * D else None
+        V_DX = _draw_by_projection(A_OX, D, generator) if 0 < len(A_OX) <= X - 2 * D else None
         if V_DX is None:
-            V_DX, empty = _near(A_OX, D, X, generator)
+            V_DX, empty = _draw_by_svd(A_OX, D, X, generator)
             if empty and self.empty == "keep":
                 return W_OX[dropped]
             if empty and self.empty == "random":
@@ -131,7 +131,7 @@ class NullSpace:
         return self.gain * length[self.scale] * V_DX
 
 
-def _far(A_RX: Tensor, D: int, generator: torch.Generator) -> Tensor | None:
+def _draw_by_projection(A_RX: Tensor, D: int, generator: torch.Generator) -> Tensor | None:
     """D orthonormal rows orthogonal to the rows of A, where there is much room; None where A is too near dependent."""
     V_DX = torch.randn(D, A_RX.shape[1], generator=generator).to(A_RX.device, torch.float64)
     L_RR, failed = torch.linalg.cholesky_ex(gram(A_RX[None])[0])
@@ -147,7 +147,7 @@ def _far(A_RX: Tensor, D: int, generator: torch.Generator) -> Tensor | None:
     return None
 
 
-def _near(A_RX: Tensor, D: int, X: int, generator: torch.Generator) -> tuple[Tensor, bool]:
+def _draw_by_svd(A_RX: Tensor, D: int, X: int, generator: torch.Generator) -> tuple[Tensor, bool]:
     """D rows of length one from the null space of A by its SVD, or the least of A's directions; whether it is empty."""
     _, S, V_XX = torch.linalg.svd(A_RX, full_matrices=True)
     rounding = S[:1] * max(A_RX.shape) * torch.finfo(torch.float64).eps

@@ -31,14 +31,14 @@ def renumber(groups: Iterable[ChannelGroup], edits: Iterable[Edit]) -> list[Chan
                 for side, kept in (("out", edit.out), ("inputs", edit.inputs))
                 if kept is not None
             }
-            groups = [_moved(group, places) for group in groups]
-    return [_without_gone(group) for group in groups]
+            groups = [_renumber_group(group, places) for group in groups]
+    return [_drop_gone(group) for group in groups]
 
 
-def _moved(group: ChannelGroup, places: Places) -> ChannelGroup:
+def _renumber_group(group: ChannelGroup, places: Places) -> ChannelGroup:
     """With the entries of the edited layer numbered anew; a channel's entries that are gone are left out."""
     producers, norms, consumers = (
-        {layer: _entries(entries, places.get((layer, side))) for layer, entries in layers.items()}
+        {layer: _renumber_entries(entries, places.get((layer, side))) for layer, entries in layers.items()}
         for layers, side in ((group.producers, "out"), (group.norms, "out"), (group.consumers, "inputs"))
     )
     own = {}
@@ -46,19 +46,19 @@ def _moved(group: ChannelGroup, places: Places) -> ChannelGroup:
         filters = places.get((layer, "out"))
         kept = range(len(next(iter(by_norm.values()), ()))) if filters is None else filters
         own[layer] = {
-            norm: _entries(tuple(entries[f] for f in kept), places.get((norm, "out")))
+            norm: _renumber_entries(tuple(entries[f] for f in kept), places.get((norm, "out")))
             for norm, entries in by_norm.items()
         }
     return ChannelGroup(group.name, group.channels, producers, norms, consumers, own, group.blocks)
 
 
-def _entries(entries: Entries, place: dict[int, int] | None) -> Entries:
+def _renumber_entries(entries: Entries, place: dict[int, int] | None) -> Entries:
     if place is None:
         return entries
     return tuple(tuple(place[e] for e in of_channel if e in place) for of_channel in entries)
 
 
-def _without_gone(group: ChannelGroup) -> ChannelGroup:
+def _drop_gone(group: ChannelGroup) -> ChannelGroup:
     """Without the channels that no filter makes any more."""
     left = [c for c in range(group.channels) if any(entries[c] for entries in group.producers.values())]
     number = {c: i for i, c in enumerate(left)}

@@ -27,7 +27,7 @@ def silent_channels(model: nn.Module, groups: Iterable[ChannelGroup]) -> dict[st
     for group in groups:
         for layer in (*group.producers, *group.norms):
             if layer not in off:
-                off[layer] = _off(modules[layer])
+                off[layer] = _silent_entries(modules[layer])
         silent = tuple(
             c
             for c in range(group.channels)
@@ -41,7 +41,7 @@ def silent_channels(model: nn.Module, groups: Iterable[ChannelGroup]) -> dict[st
 
 
 @torch.no_grad()
-def _off(module: nn.Module) -> list[bool]:
+def _silent_entries(module: nn.Module) -> list[bool]:
     """For each filter, or entry of a batch norm, whether nothing comes out of it."""
     bias = getattr(module, "bias", None)
     if hasattr(module, "running_mean"):

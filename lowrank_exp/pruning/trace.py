@@ -102,10 +102,10 @@ def trace(model: nn.Module, example_input: Tensor) -> Trace:
     Raises:
         ValueError: whatever the network's code raises.
     """
-    return by_shapes(_traced, model, example_input)
+    return by_shapes(_trace_where_it_lies, model, example_input)
 
 
-def _traced(network: nn.Module, example_input: Tensor) -> Trace:
+def _trace_where_it_lies(network: nn.Module, example_input: Tensor) -> Trace:
     """Likewise of a copy, which is changed, where it lies."""
     import torch_pruning
 
@@ -120,7 +120,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
         for module in names
         if isinstance(module, (*LAYERS, *PER_CHANNEL, Moving))
     ]
-    hooks += [module.register_forward_pre_hook(_followed_anew) for module in names if isinstance(module, LAYERS)]
+    hooks += [module.register_forward_pre_hook(_follow_anew) for module in names if isinstance(module, LAYERS)]
     graph = torch_pruning.DependencyGraph()
     try:
         with torch.enable_grad(), Followed():
@@ -128,7 +128,7 @@ def _traced(network: nn.Module, example_input: Tensor) -> Trace:
                 nn.Sequential(entry, network),
                 x,
                 forward_fn=lambda sequence, x: sequence(x),
-                output_transform=_ended,
+                output_transform=_end_outputs,
                 customized_pruners={kind: Through() for kind in (Entry, Moving)},
                 verbose=False,
             )
@@ -162,7 +162,7 @@ def _to_trace_(network: nn.Module) -> nn.Module:
     return network.requires_grad_(False)
 
 
-def _followed_anew(layer: nn.Module, inputs: tuple) -> tuple | None:
+def _follow_anew(layer: nn.Module, inputs: tuple) -> tuple | None:
     """What a layer reads, followed from there on where it comes from a part that autograd cannot record."""
     untracked = inputs and isinstance(inputs[0], Tensor) and not inputs[0].requires_grad
     if untracked and not torch.is_inference_mode_enabled():
@@ -170,6 +170,6 @@ def _followed_anew(layer: nn.Module, inputs: tuple) -> tuple | None:
     return None
 
 
-def _ended(output: Any) -> list[Tensor]:
+def _end_outputs(output: Any) -> list[Tensor]:
     """Every tensor of the output behind one more operation, which then is the graph's end."""
     return [tensor * 1 for tensor in tensors_of(output) if tensor.grad_fn is not None]

@@ -33,10 +33,10 @@ def chain_refusal(chain: nn.Module) -> str | None:
 
 def dense_GOD(parts: list[nn.Module], weights: list[Tensor], groups: int) -> Tensor:
     """The weight that `weights` make in the place of those of `parts`, `(G, O, D)`; differentiable."""
-    return _blocks(_through(_nothing(parts, weights), parts, weights), groups)
+    return _blocks(_kernel_through(_identity_kernel(parts, weights), parts, weights), groups)
 
 
-def _nothing(parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
+def _identity_kernel(parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
     """The kernel `(I, I, 1 ...)` that every channel passes as it is."""
     first = next(part for part in parts if not isinstance(part, Reorder))
     channels = weights[0].shape[1] * getattr(first, "groups", 1)
@@ -44,7 +44,7 @@ def _nothing(parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
     return one.reshape(channels, channels, *(1,) * (weights[0].dim() - 2))
 
 
-def _through(kernel_IMK: Tensor, parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
+def _kernel_through(kernel_IMK: Tensor, parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
     """The kernel from the same inputs to the outputs of the last of `parts`.
 
     No two factors have a kernel along the same axis, so their kernels multiply entry by entry, one of them of size 1.
@@ -131,10 +131,10 @@ def _one_factor(
     """The weight of factor `turn` that is best for the others as they are."""
     places = [place for place, part in enumerate(parts) if not isinstance(part, Reorder)]
     before, after = parts[: places[turn]], parts[places[turn] :]
-    kernel_IMK = _through(_nothing(parts, weights), before, weights[:turn])
+    kernel_IMK = _kernel_through(_identity_kernel(parts, weights), before, weights[:turn])
 
     def dense(weight: Tensor) -> Tensor:
-        return _blocks(_through(kernel_IMK, after, [weight, *weights[turn + 1 :]]), len(target_GOD))
+        return _blocks(_kernel_through(kernel_IMK, after, [weight, *weights[turn + 1 :]]), len(target_GOD))
 
     # The dense weight is linear in this factor, so autograd's gradient is the adjoint map, whatever layers the chain
     # has: nothing has to be derived by hand for groups and reorderings.

@@ -78,7 +78,7 @@ def fit_to_data(
     """
     options = Options(images, positions, seed, schedule, cutoff)
     with kept_generators():
-        layers = _checked(model, wanted, batches, fit, asymmetric, options, memory)
+        layers = _check_layers(model, wanted, batches, fit, asymmetric, options, memory)
         if not layers:
             return {}
         chains = _chains(model, layers, wanted, batches, fit, asymmetric, options, memory)
@@ -150,7 +150,7 @@ def _is_stage(stage: Any) -> bool:
     return isinstance(penalty, int | float) and penalty > 0 and isinstance(iterations, int) and iterations >= 0
 
 
-def _checked(
+def _check_layers(
     model: nn.Module,
     wanted: Mapping[str, tuple[Decomposition, Rank]],
     batches: Iterable[Any],

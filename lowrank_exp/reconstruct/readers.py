@@ -50,7 +50,7 @@ def readers(model: nn.Module, names: Mapping[str, nn.Module], run: Callable[[], 
     (True, False)
     """
     trace = _Trace()
-    with _noted(names, trace), trace:
+    with _note_outputs(names, trace), trace:
         run()
     reader_of = {}
     for name in names:
@@ -99,10 +99,10 @@ class _Trace(TorchFunctionMode):
             return self.reader(result, behind, normed)
         if func is F.batch_norm and not normed and self.reader(result, behind, normed=True).relu:
             scale = _scale(*args, **kwargs)
-            return Reader(relu=False) if scale is None else Reader(True, *self._once(args, kwargs, scale))
+            return Reader(relu=False) if scale is None else Reader(True, *self._affine_once(args, kwargs, scale))
         return Reader(relu=False)
 
-    def _once(self, args: tuple, kwargs: dict, scale: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _affine_once(self, args: tuple, kwargs: dict, scale: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """The same tensors for the same batch norm, so that two calls can be compared."""
         key = tuple(id(value) for value in [*args[1:], *kwargs.values()] if isinstance(value, Tensor))
         return self._scales.setdefault(key, scale)
@@ -128,7 +128,7 @@ def _scale(
 
 
 @contextmanager
-def _noted(names: Mapping[str, nn.Module], trace: _Trace) -> Iterator[None]:
+def _note_outputs(names: Mapping[str, nn.Module], trace: _Trace) -> Iterator[None]:
     """Every call's output of the layers goes to `trace.outputs`."""
     hooks = []
     try:

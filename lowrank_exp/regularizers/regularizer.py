@@ -48,7 +48,7 @@ class Regularizer:
     """
 
     def __init__(self, terms: Mapping[str, Weighted], projection: TRPProjection | None = None) -> None:
-        self.terms = {name: _checked(name, term) for name, term in terms.items()}
+        self.terms = {name: _check_term(name, term) for name, term in terms.items()}
         if projection is not None and not isinstance(projection, TRPProjection):
             raise ValueError(f"projection is {projection!r}; allowed is a TRPProjection, or null for none")
         self.projection = projection
@@ -112,7 +112,7 @@ def _weight(name: str, term: Weighted, progress: float) -> float:
     return term.weight * factor
 
 
-def _checked(name: str, term: Weighted) -> Weighted:
+def _check_term(name: str, term: Weighted) -> Weighted:
     try:
         term = Weighted(*term)
     except TypeError:

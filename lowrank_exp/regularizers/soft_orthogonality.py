@@ -60,7 +60,7 @@ class SoftOrthogonality(Penalty):
         terms = []
         for layer in self._layers(network):
             W_GFX = kernel_GOIK(layer, layer.weight).flatten(2)
-            W_GFX = W_GFX / _lengths(W_GFX)
+            W_GFX = W_GFX / _filter_lengths(W_GFX)
             P_GFF = W_GFX @ W_GFX.mT
             P_GFF = P_GFF - torch.diag_embed(P_GFF.diagonal(dim1=1, dim2=2))
             terms.append(P_GFF.square().sum() if self.norm == "squared" else P_GFF.abs().sum())
@@ -71,7 +71,7 @@ class SoftOrthogonality(Penalty):
         for layer in self._layers(network):
             kernel = kernel_GOIK(layer, layer.weight)
             W_GFX = kernel.flatten(2)
-            lengths_GF1 = _lengths(W_GFX)
+            lengths_GF1 = _filter_lengths(W_GFX)
             W_GFX = W_GFX / lengths_GF1
             P_GFF = gram(W_GFX)
             P_GFF.diagonal(dim1=1, dim2=2).zero_()
@@ -96,7 +96,7 @@ class SoftOrthogonality(Penalty):
         return list(fits.values())
 
 
-def _lengths(W_GFX: Tensor) -> Tensor:
+def _filter_lengths(W_GFX: Tensor) -> Tensor:
     """The norm of every filter, `(G, F, 1)`; 1 for filters of zeros."""
     lengths_GF1 = torch.linalg.vector_norm(W_GFX, dim=2, keepdim=True)
     return torch.where(lengths_GF1 > 0, lengths_GF1, 1)

@@ -43,7 +43,7 @@ class _Sparsity(Penalty):
 
     def _add_(self, network: nn.Module, weight: float) -> Tensor:
         forms = svd_forms(network, self.layers, self.name)
-        s_LR, rows = _stacked(forms)
+        s_LR, rows = _stack_by_length(forms)
         trainable = [form.s.requires_grad for form in forms]
         if weight != 0 and any(trainable):
             slope_LR = self.slope(s_LR)
@@ -56,7 +56,7 @@ class _Sparsity(Penalty):
         return self.of(s_LR).sum()
 
 
-def _stacked(forms: list[SVDForm]) -> tuple[Tensor, list[slice]]:
+def _stack_by_length(forms: list[SVDForm]) -> tuple[Tensor, list[slice]]:
     """The s of all layers as rows of one matrix `(L, R)`, and which rows are whose."""
     ends = accumulate((form.groups for form in forms), initial=0)
     rows = [slice(start, end) for start, end in pairwise(ends)]
@@ -70,7 +70,7 @@ def _one_where_zero(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 1)
 
 
-def _scaled(s_LR: Tensor) -> tuple[Tensor, Tensor]:
+def _scale_rows(s_LR: Tensor) -> tuple[Tensor, Tensor]:
     """Every row over its largest entry, so that no square leaves the range of numbers, and that entry `(L, 1)`."""
     peak_L1 = _one_where_zero(s_LR.abs().amax(dim=1, keepdim=True))
     return s_LR / peak_L1, peak_L1
@@ -126,12 +126,12 @@ class Hoyer(_Sparsity):
 
     @staticmethod
     def of(s_LR: Tensor) -> Tensor:
-        t_LR, _ = _scaled(s_LR)
+        t_LR, _ = _scale_rows(s_LR)
         return t_LR.abs().sum(dim=1) / _one_where_zero(torch.linalg.vector_norm(t_LR, dim=1))
 
     @staticmethod
     def slope(s_LR: Tensor) -> Tensor:
-        t_LR, peak_L1 = _scaled(s_LR)
+        t_LR, peak_L1 = _scale_rows(s_LR)
         l1_L1 = t_LR.abs().sum(dim=1, keepdim=True)
         l2_L1 = _one_where_zero(torch.linalg.vector_norm(t_LR, dim=1, keepdim=True))
         return (t_LR.sign() / l2_L1 - t_LR * (l1_L1 / l2_L1**3)) / peak_L1
@@ -159,12 +159,12 @@ class HoyerSquare(_Sparsity):
 
     @staticmethod
     def of(s_LR: Tensor) -> Tensor:
-        t_LR, _ = _scaled(s_LR)
+        t_LR, _ = _scale_rows(s_LR)
         return t_LR.abs().sum(dim=1).square() / _one_where_zero(t_LR.square().sum(dim=1))
 
     @staticmethod
     def slope(s_LR: Tensor) -> Tensor:
-        t_LR, peak_L1 = _scaled(s_LR)
+        t_LR, peak_L1 = _scale_rows(s_LR)
         l1_L1 = t_LR.abs().sum(dim=1, keepdim=True)
         squares_L1 = _one_where_zero(t_LR.square().sum(dim=1, keepdim=True))
         return 2 * l1_L1 / squares_L1 * (t_LR.sign() - t_LR * (l1_L1 / squares_L1)) / peak_L1

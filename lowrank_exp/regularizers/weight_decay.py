@@ -63,7 +63,7 @@ def parameter_groups(
         id(parameter)
         for prefix, module in network.named_modules(remove_duplicate=False)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
-        if _word(module, name, f"{prefix}.".startswith(factored)) in exempt
+        if _kind_of_parameter(module, name, f"{prefix}.".startswith(factored)) in exempt
         or (f"{prefix}.{name}" if prefix else name) in named
     }
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -74,7 +74,7 @@ def parameter_groups(
     return [group for group in (decayed, rest) if group["params"]]
 
 
-def _word(module: nn.Module, name: str, factored: bool) -> str | None:
+def _kind_of_parameter(module: nn.Module, name: str, factored: bool) -> str | None:
     """What `exempt` calls a parameter of `module`."""
     if isinstance(module, _NORMS):
         return "norm"

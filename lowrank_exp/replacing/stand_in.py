@@ -28,12 +28,12 @@ class Seen:
     def fault(self) -> str | None:
         """Why the layer must be left alone; None where nothing was seen that forbids to replace it."""
         if self.arguments:
-            return f"it is called with {_listed(self.arguments)}"
+            return f"it is called with {_list_names(self.arguments)}"
         if self.hooks:
             return "; ".join(f"it has a {hook} that {does}" for hook, does in self.hooks.items())
         if self.read:
-            return f"its parent reads {_listed(self.read)}"
-        return f"its parent sets {_listed(self.written)}" if self.written else None
+            return f"its parent reads {_list_names(self.read)}"
+        return f"its parent sets {_list_names(self.written)}" if self.written else None
 
 
 class StandIn(nn.Sequential):
@@ -48,7 +48,7 @@ class StandIn(nn.Sequential):
         super().__init__(_idle(layer), make_fresh(layer))
         self.training = layer.training
         give_hooks_(self, layer)
-        wrap_forward_hooks_(self, self._watched)
+        wrap_forward_hooks_(self, self._watch)
         self.__dict__["_seen"] = Seen(layer, lost_by_replacing(layer))
 
     def __getattr__(self, name: str) -> Any:
@@ -77,7 +77,7 @@ class StandIn(nn.Sequential):
             self._seen.arguments |= {*names[1 : len(args)], *kwargs} - {"input"}
         return inner(*args, **kwargs)
 
-    def _watched(self, hook: Callable, what: str) -> Callable:
+    def _watch(self, hook: Callable, what: str) -> Callable:
         def watched(module: nn.Module, *args: Any) -> Any:
             before, seen = versions(args), self._seen
             seen.in_hook = what
@@ -115,5 +115,5 @@ def _alias(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(parameter.detach(), parameter.requires_grad and not parameter.is_inference())
 
 
-def _listed(names: set[str]) -> str:
+def _list_names(names: set[str]) -> str:
     return ", ".join(sorted(names, key=lambda name: (name != "weight", name)))

@@ -38,7 +38,7 @@ def trial(model: nn.Module, example_input: Tensor) -> dict[str, str]:
     if not layers:
         return refused
     with evaluating(model):
-        faults = _Trial(model, layers, _lively(one_image(model, example_input))).faults()
+        faults = _Trial(model, layers, _make_lively(one_image(model, example_input))).faults()
     return {name: faults.get(name, refused.get(name)) for name, _ in model.named_modules() if name in faults | refused}
 
 
@@ -64,27 +64,27 @@ class _Trial:
             first = self.last
             self._leave_out_what_varies()
             if first.differs(self.wanted) & self.compared:
-                self._settled([], [name for name in self.layers if name in self.called])
-        uncalled = [name for name in self._left(list(self.layers)) if name not in self.called]
+                self._try_in_halves([], [name for name in self.layers if name in self.called])
+        uncalled = [name for name in self._without_reasons(list(self.layers)) if name not in self.called]
         return self.reasons | dict.fromkeys(uncalled, f"{UNCALLED}: {IDLE}")
 
-    def _settled(self, good: Sequence[str], more: Sequence[str]) -> list[str]:
+    def _try_in_halves(self, good: Sequence[str], more: Sequence[str]) -> list[str]:
         """`good` and those of `more` that can be replaced together with it; why the others cannot goes to `reasons`."""
-        good, more = self._left(good), self._left(more)
+        good, more = self._without_reasons(good), self._without_reasons(more)
         if not more:
             return good
         if self.good([*good, *more]):
-            return self._left([*good, *more])
-        if self._left(more) != more:  # the pass itself told some layers: without them the rest may do
-            return self._settled(good, more)
+            return self._without_reasons([*good, *more])
+        if self._without_reasons(more) != more:  # the pass itself told some layers: without them the rest may do
+            return self._try_in_halves(good, more)
         if len(more) == 1:
-            self.reasons[more[0]] = self._why(more[0], self.last)
+            self.reasons[more[0]] = self._explain(more[0], self.last)
             return good
         # The second half is tried beside what is good of the first: layers may spoil one another only together.
         middle = len(more) // 2
-        return self._settled(self._settled(good, more[:middle]), more[middle:])
+        return self._try_in_halves(self._try_in_halves(good, more[:middle]), more[middle:])
 
-    def _left(self, names: Sequence[str]) -> list[str]:
+    def _without_reasons(self, names: Sequence[str]) -> list[str]:
         return [name for name in names if name not in self.reasons]
 
     def good(self, names: Sequence[str]) -> bool:
@@ -116,7 +116,7 @@ class _Trial:
         self.compared -= again.differs(self.wanted)
         self.wanted = again
 
-    def _why(self, name: str, seen: Pass) -> str:
+    def _explain(self, name: str, seen: Pass) -> str:
         parent = type(self.model.get_submodule(name.rpartition(".")[0])).__name__
         if seen.error is not None:
             message = f"{type(seen.error).__name__}: {seen.error}".splitlines()[0]
@@ -132,7 +132,7 @@ def describe_holder(model: nn.Module, name: str) -> str:
     return f"it is also held by `{where}`" if where else "it is also held by something outside of the network"
 
 
-def _lively(x: Tensor) -> Tensor:
+def _make_lively(x: Tensor) -> Tensor:
     """`x`, or random numbers where it says nothing."""
     if x.is_meta or not x.is_floating_point() or not x.numel() or not bool((x == x.flatten()[0]).all()):
         return x

@@ -39,7 +39,7 @@ def untried(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
     candidates = {name: layer for name, layer in plain_layers(model) if name in set(layers) - reasons.keys()}
     if not candidates:
         return reasons
-    told = _guessed(model, candidates)
+    told = _try_guessed_inputs(model, candidates)
     if told is None:
         told = {name: f"{why}; {PASS_EXAMPLE}" for name, why in _by_structure(model, candidates).items()}
     for name, layer in candidates.items():
@@ -87,7 +87,7 @@ def _function(hook: Any) -> Any:
     return getattr(hook, "__func__", hook)
 
 
-def _guessed(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str, str] | None:
+def _try_guessed_inputs(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str, str] | None:
     """What a trial on the meta device says, but of layers not reached; None where no input can be guessed.
 
     A copy that calls layers of `model` itself, or computes with their weights, has them from elsewhere than its places.
@@ -102,16 +102,15 @@ def _guessed(model: nn.Module, candidates: Mapping[str, nn.Module]) -> dict[str,
                 with evaluating(network):
                     seen = observe(network, x, {id(layer): name for name, layer in candidates.items()})
                 if seen.error is None:
-                    told = {name: why for name, why in trial(network, x).items() if not why.endswith(IDLE)}
-                    return told | {
-                        name: describe_holder(model, name) for name, layer in candidates.items() if _used(layer, seen)
-                    }
+                    reasons = {name: why for name, why in trial(network, x).items() if not why.endswith(IDLE)}
+                    used = [name for name, layer in candidates.items() if _is_used(layer, seen)]
+                    return reasons | {name: describe_holder(model, name) for name in used}
     except Exception:  # a network that cannot be copied, or that runs on nothing but real numbers
         return None
     return None
 
 
-def _used(layer: nn.Module, seen: Pass) -> bool:
+def _is_used(layer: nn.Module, seen: Pass) -> bool:
     return any(id(one) in seen.used for one in (layer, *layer.parameters()))
 
 

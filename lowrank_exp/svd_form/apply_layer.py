@@ -17,7 +17,7 @@ def apply_layer(layer: nn.Module, x: Tensor, kernel_GOIK: Tensor, bias: Tensor |
     """What `layer` does, with another weight and bias, in the memory format of `x`."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, kernel_GOIK[0], bias)
-    weight = _laid_out(weight_like(layer, kernel_GOIK), channels_last=_in_channels_last(x, len(layer.kernel_size)))
+    weight = _lay_out(weight_like(layer, kernel_GOIK), channels_last=_in_channels_last(x, len(layer.kernel_size)))
     if not isinstance(layer, TRANSPOSED):
         return convolved(layer, x, weight, bias)
     settings = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
@@ -31,7 +31,7 @@ def _in_channels_last(x: Tensor, axes: int) -> bool:
     return x.is_contiguous(memory_format=_CHANNELS_LAST[axes])
 
 
-def _laid_out(weight_OIK: Tensor, channels_last: bool) -> Tensor:
+def _lay_out(weight_OIK: Tensor, channels_last: bool) -> Tensor:
     """The weight in a memory format, copied only where it lies in another.
 
     Sizes of 1 get the strides of that format too; torch's own `contiguous` leaves them, and its convolution of float64

@@ -197,7 +197,7 @@ class SVDForm(nn.Module, ABC):
         if not self._through_factors(x):
             kernel = self.layout.kernel(self._product())
             return apply_layer(self._like[0], x, kernel, self.bias)
-        U_GRM, V_GNR = self._scaled()
+        U_GRM, V_GNR = self._scale_factors()
         first, second = self._factors
         x = apply_layer(first, x, self.layout.first_kernel(U_GRM), None)
         return apply_layer(second, x, self.layout.second_kernel(V_GNR), self.bias)
@@ -212,7 +212,7 @@ class SVDForm(nn.Module, ABC):
             self._cheaper[shape] = factors_are_cheaper(self._like[0], self._factors, shape)
         return self._cheaper[shape]
 
-    def _scaled(self) -> tuple[Tensor, Tensor]:
+    def _scale_factors(self) -> tuple[Tensor, Tensor]:
         """The factors `(G, R, M)` and `(G, N, R)`, contiguous, with s on the smaller one."""
         U_GRM, V_GNR = self.U.mT, self.V.mT
         if U_GRM.shape[2] < V_GNR.shape[1]:
@@ -221,7 +221,7 @@ class SVDForm(nn.Module, ABC):
 
     def _product(self) -> Tensor:
         """The transposed matrices, `(G, N, M)`."""
-        U_GRM, V_GNR = self._scaled()
+        U_GRM, V_GNR = self._scale_factors()
         if self.groups == 1:
             return torch.mm(V_GNR.squeeze(0), U_GRM.squeeze(0)).unsqueeze(0)
         return torch.bmm(V_GNR, U_GRM)

@@ -97,27 +97,27 @@ def truncate_(
         raise ValueError("no layer of this network is in SVD form: there is nothing to truncate")
     forms = {name: everything[name] for name in by_layer(dict.fromkeys(layers), everything, "layers")}
     if ranks is None:
-        chosen = {name: _kept(name, form, by, energy, threshold, empty) for name, form in forms.items()}
+        chosen = {name: _rank_by_rule(name, form, by, energy, threshold, empty) for name, form in forms.items()}
     else:
-        chosen = _given(forms, ranks)
+        chosen = _ranks_by_hand(forms, ranks)
     costs, refused = _costs(model, example_input)
-    planned = {name: _untouched(one, "it stays in SVD form") for name, one in costs.items() if name in everything}
+    planned = {name: _leave_dense(one, "it stays in SVD form") for name, one in costs.items() if name in everything}
     for name, (rank, reason) in chosen.items():
-        planned[name] = _planned(costs[name], forms[name], rank, reason)
-        after, before, unit = _compared(planned[name], example_input)
+        planned[name] = _plan_layer(costs[name], forms[name], rank, reason)
+        after, before, unit = _costs_to_compare(planned[name], example_input)
         if rank is None or after < before:
             continue
         cost = f"rank {rank} has {after:,} of {before:,} {unit}"
         if ranks is not None:
             warnings.warn(f"{name}: {cost}: not cheaper than the dense layer", stacklevel=2)
         elif costly == "dense":
-            planned[name] = _planned(costs[name], forms[name], None, f"not cheaper than dense: {cost}")
+            planned[name] = _plan_layer(costs[name], forms[name], None, f"not cheaper than dense: {cost}")
     plain = {name: _plain(forms[name], planned[name].rank, by) for name in chosen}
     for name, layer in plain.items():
         rank, kind = planned[name].rank, forms[name].decomposition
         made = [] if rank is None else [Factorize(name, kind.name, rank, kind.options())]
         replace_(model, name, layer, made, undone=ToSVD)
-    others = {name: _untouched(one, not_in_form(refused.get(name))) for name, one in costs.items()}
+    others = {name: _leave_dense(one, not_in_form(refused.get(name))) for name, one in costs.items()}
     policy = "energy" if energy is not None else "threshold" if threshold is not None else _policy(ranks)
     return Plan({name: planned.get(name, others[name]) for name in costs}, policy)
 
@@ -143,7 +143,7 @@ def kept_by_threshold(values_GR: np.ndarray, threshold: float) -> int:
     return int((values_GR > threshold).sum(axis=1).max())
 
 
-def _kept(
+def _rank_by_rule(
     name: str, form: SVDForm, by: str, energy: float | None, threshold: float | None, empty: str
 ) -> tuple[int, str]:
     """The rank by a rule, and the reason."""
@@ -163,7 +163,9 @@ def _kept(
     return 1, f"kept at rank 1, for it would be emptied: {reason}, and its largest value is {values_GR.max():g}"
 
 
-def _given(forms: Mapping[str, SVDForm], ranks: Plan | Mapping[str, int | None]) -> dict[str, tuple[int | None, str]]:
+def _ranks_by_hand(
+    forms: Mapping[str, SVDForm], ranks: Plan | Mapping[str, int | None]
+) -> dict[str, tuple[int | None, str]]:
     """Ranks set by hand or by a plan, with the reasons."""
     if isinstance(ranks, Plan):
         _check_plan(forms, ranks)
@@ -207,24 +209,24 @@ def _costs(model: nn.Module, example_input: Tensor | None) -> tuple[dict[str, La
     return costs, unsafe(dense)
 
 
-def _planned(cost: LayerCost, form: SVDForm, rank: int | None, reason: str) -> PlannedLayer:
+def _plan_layer(cost: LayerCost, form: SVDForm, rank: int | None, reason: str) -> PlannedLayer:
     size, kind, like = form.U.element_size(), form.decomposition, form.like
     if rank is None:
-        return _untouched(cost, reason, size)
+        return _leave_dense(cost, reason, size)
     weights = int(kind.rank_weights(like, [rank])[0])
     macs = int(kind.rank_macs(like, cost.input_shapes, [rank])[0]) if cost.input_shapes else 0
     costs = (cost.macs, macs, cost.weights, weights, size * cost.weights, size * weights)
     return PlannedLayer(rank, kind.name, reason, *costs, options=kind.options())
 
 
-def _untouched(cost: LayerCost, reason: str, size: int = 4) -> PlannedLayer:
+def _leave_dense(cost: LayerCost, reason: str, size: int = 4) -> PlannedLayer:
     """A layer that stays as it is."""
     weight_bytes = size * cost.weights
     costs = (cost.macs, cost.macs, cost.weights, cost.weights, weight_bytes, weight_bytes)
     return PlannedLayer(None, None, reason, *costs)
 
 
-def _compared(layer: PlannedLayer, example_input: Tensor | None) -> tuple[int, int, str]:
+def _costs_to_compare(layer: PlannedLayer, example_input: Tensor | None) -> tuple[int, int, str]:
     if example_input is None:
         return layer.weights_after, layer.weights_before, "weights"
     return layer.macs_after, layer.macs_before, "MACs"

@@ -67,7 +67,7 @@ def filter_scores(
     """
     modules = scored_layers(network, layers)
     if isinstance(criterion, Oracle):
-        return criterion.scores(network, layers, _given(batches, criterion), loss, path)
+        return criterion.scores(network, layers, _require_batches(batches, criterion), loss, path)
     if isinstance(criterion, WeightedSum):
         several = {
             name: normalise(filter_scores(network, layers, one, batches, loss), criterion.form)
@@ -75,9 +75,9 @@ def filter_scores(
         }
         return weighted_sum(list(several.values()), [criterion.weights[name] for name in several])
     if isinstance(criterion, DataCriterion):
-        scores = _of_data(network, modules, criterion, _given(batches, criterion), loss)
+        scores = _of_data(network, modules, criterion, _require_batches(batches, criterion), loss)
     else:
-        norms = _norms(network, layers, _given(batches, criterion)) if criterion.needs_norm else {}
+        norms = _norms(network, layers, _require_batches(batches, criterion)) if criterion.needs_norm else {}
         scores = {name: criterion.of_layer(name, layer, norms.get(name)) for name, layer in modules.items()}
     for name, s_O in scores.items():
         if not s_O.isfinite().all():
@@ -87,7 +87,7 @@ def filter_scores(
     return {name: s_O.double().cpu() for name, s_O in scores.items()}
 
 
-def _given(batches: Batches | None, criterion: object) -> Batches:
+def _require_batches(batches: Batches | None, criterion: object) -> Batches:
     if batches is None:
         raise ValueError(f"{type(criterion).__name__} looks at images: give batches of images and labels")
     return batches

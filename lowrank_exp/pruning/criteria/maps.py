@@ -41,7 +41,7 @@ class Maps(TorchFunctionMode):
         self._hooks: list[Any] = []
 
     def __enter__(self) -> "Maps":
-        self._hooks = [layer.register_forward_hook(self._made) for layer in self._layers]
+        self._hooks = [layer.register_forward_hook(self._take_output) for layer in self._layers]
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
@@ -55,7 +55,7 @@ class Maps(TorchFunctionMode):
         self._underway.clear()
         self._kept.clear()
 
-    def _made(self, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def _take_output(self, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
         if self._at == "layer":
             self._hand_over(self._layers[layer], output)
         else:

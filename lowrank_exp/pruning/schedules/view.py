@@ -82,7 +82,7 @@ class View:
         """
         example = torch.zeros(1, *input_shape) if example is None else example
         groups = channel_groups(network, example, ignored)
-        chosen = _chosen(network, layers)
+        chosen = _choose_layers(network, layers)
         groups = [group for group in groups if any(layer in chosen for layer in group.producers)]
         made = {layer for group in groups for layer in group.producers if layer in chosen}
         names = [name for name, _ in network.named_modules() if name in made]
@@ -144,7 +144,7 @@ class View:
         return {name: out_channels(self.network.get_submodule(name)) for name in names}
 
 
-def _chosen(network: nn.Module, layers: Sequence[str] | None) -> set[str]:
+def _choose_layers(network: nn.Module, layers: Sequence[str] | None) -> set[str]:
     modules = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
     if layers is None:
         return {name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)}
