@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.keys.kinds import inside, unknown
 from lowrank_exp.command_line.tables import read_table, sets, table_path
-from lowrank_exp.command_line.used import unused_part
+from lowrank_exp.command_line.used import part_of
 
 NAMES = ("method", "experiment", "row")
 NOT_RECORDED = ("experiment", "row", "scale/", "recipe", "logger", "hydra/")  # the first two stand by themselves
@@ -24,10 +24,11 @@ def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
 
 def options(hydra_cfg: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
     """The chosen option of every group that a job's configuration has, and the scale."""
+    chosen = {group: option for group, option in hydra_cfg.runtime.choices.items() if option not in (None, "null")}
     return {
         group: str(option)
-        for group, option in hydra_cfg.runtime.choices.items()
-        if option not in (None, "null") and unused_part(group, config) is None and not group.startswith(NOT_RECORDED)
+        for group, option in chosen.items()
+        if part_of(group) in (None, *config) and not group.startswith(NOT_RECORDED)
     }
 
 

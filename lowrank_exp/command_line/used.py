@@ -33,55 +33,81 @@ def only_used(config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str
     method = config.get("method")
     if not isinstance(method, Mapping) or not isinstance(method.get("phases"), Mapping):
         return dict(config)  # the job says what is wrong with it
-    order = [name for name in method.get("order") or [] if name in method["phases"]]
+    used = used_parts(config, written)
+    remaining = {key: value for key, value in config.items() if key not in GROUPS or key in used}
+    remaining["method"] = {key: method[key] for key in METHOD if key in method}
+    remaining["method"]["phases"] = {name: method["phases"][name] for name in _order(method)}
+    return remaining
+
+
+def used_parts(config: Mapping[str, Any], written: Mapping[str, Any]) -> set[str]:
+    """The groups, and the phases, that the phases in order take something from, themselves among them.
+
+    Args:
+        config, written: see `only_used`.
+
+    >>> phases = {"train": {"epochs": 3}, "again": {"recipe": "${method.phases.train}", "rank": "${rank}"}, "cut": {}}
+    >>> written = {"rank": {"macs": 0.5}, "pruning": {}, "method": {"order": ["again"], "phases": phases}}
+    >>> sorted(used_parts(written, written))
+    ['method.phases.again', 'method.phases.train', 'rank']
+    """
+    phases = [f"method.phases.{name}" for name in _order(config["method"])]
     rest = {key: value for key, value in written.items() if key not in (*GROUPS, "method")}
-    names = _reached([rest, *(written["method"]["phases"][name] for name in order)], written)
+    names = {*phases, *_reached([rest, *(part for phase in phases for part in _at(written, phase))], written)}
     if (config.get("model") or {}).get("weights") is not None:
         names.add("decomposition")  # one of the user's own may have made the layers in the file
-    kept = {key: value for key, value in config.items() if key not in GROUPS or key in names}
-    kept["method"] = {key: method[key] for key in METHOD if key in method}
-    kept["method"]["phases"] = {name: method["phases"][name] for name in order}
-    return kept
+    groups = {name.partition(".")[0] for name in names}
+    used = {".".join(name.split(".")[:3]) for name in names if name.startswith("method.phases.")}
+    return used | groups.intersection(GROUPS)
 
 
-def without_use(overrides: Sequence[str], config: Mapping[str, Any], method: str | None) -> list[str]:
-    """A sentence on every group or phase that is overridden, and that a job's configuration lacks: nothing uses it.
+def without_use(overrides: Sequence[str], cfg: DictConfig, method: str | None) -> list[str]:
+    """A sentence on every group or phase that is overridden, and that no phase of the method's order uses.
 
-    >>> without_use(["rank=evbmf", "rank.macs=0.3"], {"seed": 1, "method": {"phases": {"train": {}}}}, "train")
+    Args:
+        overrides: as they were typed.
+        cfg: the composed configuration, without Hydra's own node.
+        method: its name.
+
+    >>> method = {"order": ["train"], "phases": {"train": {}, "later": {}}}
+    >>> cfg = OmegaConf.create({"rank": {"macs": 0.5}, "method": method})
+    >>> without_use(["rank=evbmf", "rank.macs=0.3"], cfg, "train")
     ['method train does not use rank: rank=evbmf rank.macs=0.3 changes nothing']
     """
-    told: dict[str, list[str]] = {}
+    written, config = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (False, True))
+    used, unused = used_parts(config, written), dict[str, list[str]]()
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        if (part := unused_part(key, config)) is not None:
-            told.setdefault(part, []).append(override.lstrip("+"))
-    return [f"method {method} does not use {part}: {' '.join(typed)} changes nothing" for part, typed in told.items()]
+        part = part_of(override.lstrip("+~").partition("=")[0])
+        if part is not None and part not in used:
+            unused.setdefault(part, []).append(override.lstrip("+"))
+    return [f"method {method} does not use {part}: {' '.join(typed)} changes nothing" for part, typed in unused.items()]
 
 
-def unused_part(key: str, config: Mapping[str, Any]) -> str | None:
-    """The group or phase that a key or group is of, as it is overridden, if a job's configuration lacks it.
+def part_of(key: str) -> str | None:
+    """The group of `GROUPS`, or the phase, that a key or group is of, as it is overridden; None: it is of neither.
 
-    >>> config = {"training": {}, "method": {"phases": {"train": {}}}}
-    >>> [unused_part(key, config) for key in ("rank.macs", "method.phases.finetune.epochs", "training.epochs")]
-    ['rank', 'method.phases.finetune', None]
+    >>> [part_of(key) for key in ("rank.macs", "pruning/criterion", "method.phases.finetune.epochs", "data.root")]
+    ['rank', 'pruning', 'method.phases.finetune', None]
     """
     group, _, package = key.partition("@")
     top, *rest = (package or group).replace("/", ".").split(".")
-    if top in GROUPS:
-        return None if top in config else top
-    if (top, *rest[:1]) == ("method", "phases") and len(rest) > 1 and rest[1] not in config["method"]["phases"]:
+    if (top, *rest[:1]) == ("method", "phases") and len(rest) > 1:
         return f"method.phases.{rest[1]}"
-    return None
+    return top if top in GROUPS else None
+
+
+def _order(method: Mapping[str, Any]) -> list[str]:
+    return [name for name in method.get("order") or [] if name in method["phases"]]
 
 
 def _reached(nodes: Sequence[Any], written: Mapping[str, Any]) -> set[str]:
-    """The keys at the top that nodes take values from, themselves or through others."""
-    found: set[str] = set()
+    """The names that nodes take values from, themselves or through others."""
+    reached: set[str] = set()
     names = set().union(*map(interpolated, nodes))
-    while new := names - found:
-        found |= new
-        names = set().union(*(interpolated(one) for name in new for one in _at(written, name)))
-    return {name.partition(".")[0] for name in found}
+    while new := names - reached:
+        reached |= new
+        names = set().union(*(interpolated(node) for name in new for node in _at(written, name)))
+    return reached
 
 
 def _at(written: Mapping[str, Any], name: str) -> Iterator[Any]:

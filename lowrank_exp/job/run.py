@@ -60,7 +60,7 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config, **names}
     identity["choices"] = options(hydra_cfg, config)
     console = Console(cfg.progress)
-    for line in without_use(hydra_cfg.overrides.task, config, names["method"]):
+    for line in without_use(hydra_cfg.overrides.task, cfg, names["method"]):
         console.say(line)
     if cfg.dry_run:
         _Job(cfg, config, folder, names, console, Place()).dry_run(identity["fingerprint"])
