@@ -59,7 +59,7 @@ def test_cycles_are_the_papers(row):
     assert drops_and_revivals(row) == [20, 30, 50, 60, 80, 90]
     assert phase(row)[1].train.recipe.epochs == (150 if "resnet20" in row else 100)
     found = schedule(row)
-    assert (found.N, found.p, found.scope, found.first, found.criterion) == (
+    assert (found.N, found.share, found.scope, found.first, found.criterion) == (
         *(3, 0.3, "global", True),
         criteria.Orthogonality(),
     )
