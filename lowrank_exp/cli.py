@@ -80,8 +80,8 @@ def job(cfg: DictConfig) -> None:
         interrupted.job = hydra_cfg.job.get("num")
         raise
     if result is not None and result.status == "missed":
-        told = [f"{phase.name}: {warning}" for phase in result.phases if phase.missed for warning in phase.warnings]
-        raise MissedTargetError("; ".join(told))
+        lines = [f"{phase.name}: {warning}" for phase in result.phases if phase.missed for warning in phase.warnings]
+        raise MissedTargetError("; ".join(lines))
 
 
 def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:

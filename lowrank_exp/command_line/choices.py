@@ -19,7 +19,7 @@ NOT_RECORDED = ("experiment", "row", "scale/", "recipe", "logger", "hydra/")  # 
 
 def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
     """The names of the method, the experiment and the row that were chosen."""
-    return {name: None if one is None else one.rpartition("/")[2] for name, one in _chosen(hydra_cfg).items()}
+    return {name: None if option is None else option.rpartition("/")[2] for name, option in _chosen(hydra_cfg).items()}
 
 
 def options(hydra_cfg: DictConfig, config: Mapping[str, Any]) -> dict[str, str]:
@@ -63,7 +63,7 @@ def check_choices(hydra_cfg: DictConfig, config: Mapping[str, Any]) -> None:
 def check_hydra(hydra_cfg: DictConfig) -> None:
     """Raise ValueError for a key of Hydra's own node that Hydra does not read."""
     for part, kind in {"": HydraConf, "run": RunDir, "sweep": SweepDir, "job": JobConf}.items():
-        known = [one.name for one in fields(kind)]
+        known = [field.name for field in fields(kind)]
         for name in hydra_cfg[part] if part else hydra_cfg:
             if name not in known and (part, name) != ("", "env"):  # a group of Hydra's that its schema leaves out
                 raise ValueError(unknown(inside("hydra", part) if part else "hydra", name, known))
@@ -77,9 +77,9 @@ def check_row(hydra_cfg: DictConfig) -> None:
     table, _, name = row.rpartition("/")
     path = table_path(table, folders(hydra_cfg))
     if experiment is None or (experiment != table and path is not None and name in read_table(path).rows):
-        got = "no experiment" if experiment is None else f"experiment={experiment}"
+        words = "no experiment" if experiment is None else f"experiment={experiment}"
         raise ValueError(
-            f"row={row} with {got}: a row says what it changes of its own table alone. Write "
+            f"row={row} with {words}: a row says what it changes of its own table alone. Write "
             f"experiment={table or '<table>'} hydra.mode=RUN row={row}"
         )
 
@@ -87,8 +87,8 @@ def check_row(hydra_cfg: DictConfig) -> None:
 def set_by_table(message: str, hydra_cfg: DictConfig) -> str:
     """Where the key that a message begins with is set, if it is by a table and not on the command line; else ""."""
     key, (_, experiment, row) = re.match(r"[\w.]*", message)[0], _chosen(hydra_cfg).values()
-    typed = (one.lstrip("+~").partition("=")[0] for one in hydra_cfg.overrides.task)
-    if not key or experiment is None or any(sets({one: None}, key) for one in typed):
+    typed = (override.lstrip("+~").partition("=")[0] for override in hydra_cfg.overrides.task)
+    if not key or experiment is None or any(sets({override: None}, key) for override in typed):
         return ""
     if (path := table_path(experiment, folders(hydra_cfg))) is None:
         return ""
@@ -113,15 +113,15 @@ def check_effect(overrides: Sequence[str], config: Mapping[str, Any]) -> None:
         key, _, value = override.lstrip("+").partition("=")
         name = key.split(".")[2] if key.startswith("method.phases.") else None
         if name in phases and "_target_" not in (phases[name] or {}):
-            there = ", ".join(one for one, phase in phases.items() if phase and "_target_" in phase)
+            there = ", ".join(other for other, phase in phases.items() if phase and "_target_" in phase)
             raise ValueError(f"{override}: this method has no phase {name}. Its phases are: {there}")
         if value.replace(" ", "") != "{}" or "@" in key:
             continue
-        kept = OmegaConf.select(OmegaConf.create(dict(config)), key)
-        if kept:
+        remaining = OmegaConf.select(OmegaConf.create(dict(config)), key)
+        if remaining:
             raise ValueError(
-                f"{override} changes nothing: mappings are merged, and {key} keeps {', '.join(map(str, kept))}. Take a "
-                f"name away by ~{key}.{next(iter(kept))}"
+                f"{override} changes nothing: mappings are merged, and {key} keeps {', '.join(map(str, remaining))}. "
+                f"Take a name away by ~{key}.{next(iter(remaining))}"
             )
 
 

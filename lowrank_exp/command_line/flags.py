@@ -44,11 +44,11 @@ def checked(arguments: Sequence[str]) -> list[str]:
             "again: a finished job is read, an interrupted one goes on"
         )
     other = {"-m": flags.multirun, "-r": flags.run, "--info": flags.info, "--shell-completion": flags.shell_completion}
-    given = [flag for flag, there in other.items() if there]
+    named = [flag for flag, there in other.items() if there]
     if (flags.package is not None or flags.resolve) and flags.cfg is None:
         flag = "--resolve" if flags.package is None else f"-p {flags.package}"
-        if given:
-            raise ValueError(f"{flag} is for --cfg job and does nothing beside {given[0]}: leave one of them out")
+        if named:
+            raise ValueError(f"{flag} is for --cfg job and does nothing beside {named[0]}: leave one of them out")
         return ["--cfg", "job", *allowed(arguments)]
     return allowed(arguments)
 

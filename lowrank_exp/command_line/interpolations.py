@@ -14,4 +14,4 @@ def interpolated(node: Any) -> set[str]:
         return set().union(*map(interpolated, node.values()))
     if isinstance(node, list | tuple):
         return set().union(*map(interpolated, node))
-    return {name for one in _INSIDE.findall(node) for name in _NAMES.findall(one)} if isinstance(node, str) else set()
+    return {name for text in _INSIDE.findall(node) for name in _NAMES.findall(text)} if isinstance(node, str) else set()

@@ -34,8 +34,8 @@ def shortened(message: str) -> str:
     return message if len(message) <= LONG else f"{message[: LONG - 1000]} ... {message[-900:]}"
 
 
-def _cut(found: re.Match) -> str:
-    word = found[0]
+def _cut(match: re.Match) -> str:
+    word = match[0]
     return f"{word[: WORD - 50]}... ({len(word):,} letters) ...{word[-14:]}"
 
 
@@ -43,8 +43,8 @@ def _explained(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, InstantiationException) and cause is not None:
         place = str(error).rpartition("full_key: ")[2].strip() if "full_key: " in str(error) else ""
-        said = _explained(cause) if isinstance(cause, OURS) else f"{type(cause).__name__}: {cause}"
-        return f"{place}: {said}" if place else said
+        words = _explained(cause) if isinstance(cause, OURS) else f"{type(cause).__name__}: {cause}"
+        return f"{place}: {words}" if place else words
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
     if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which is there with its launcher alone

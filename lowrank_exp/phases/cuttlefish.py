@@ -73,11 +73,11 @@ class TrainUntilSettled(Phase):
         settling = self.settling(network, setting.example)
         done = self.train.changed(until=settling).run_(network, setting)
         if done.history and not settling.still(done.history):
-            told = (
+            warning = (
                 f"the stable ranks had not settled after {len(done.history)} of {self.train.recipe.epochs} epochs, the "
                 "latest allowed: the network is factorized all the same. Raise latest, or the threshold"
             )
-            return replace(done, warnings=[*done.warnings, told])
+            return replace(done, warnings=[*done.warnings, warning])
         return done
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:

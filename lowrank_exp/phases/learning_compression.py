@@ -104,10 +104,10 @@ class LearningCompression(Phase):
                 f"the last of {self.steps} steps: lower growth, or take fewer steps"
             )
         options = getattr(self.rank, "keywords", {})
-        if asked := needs(options["policy"], options) if "policy" in options else ():
+        if looks_at := needs(options["policy"], options) if "policy" in options else ():
             raise ValueError(
                 f"the C step chooses ranks by the weights alone, and {options['policy']} looks at data "
-                f"({', '.join(sorted(asked))}): take c_step or another policy"
+                f"({', '.join(sorted(looks_at))}): take c_step or another policy"
             )
 
     @property
@@ -125,7 +125,7 @@ class LearningCompression(Phase):
         state = _State.read(setting.folder / "last.ckpt", network)
         if state is None:
             plan, theta = self.c_step(network, {}, self.mu, example)
-            state = _State(0, theta, {name: torch.zeros_like(one) for name, one in theta.items()}, plan)
+            state = _State(0, theta, {name: torch.zeros_like(part) for name, part in theta.items()}, plan)
         for metrics in state.history:
             setting.on_epoch(metrics)
         for k in range(state.step):  # left over where it was killed right after a C step
@@ -230,7 +230,7 @@ class _State:
 
     def write(self, path: Path, network: nn.Module) -> None:
         content = {"step": self.step, "theta": self.theta, "multipliers": self.multipliers, "history": self.history}
-        plan = {"layers": {n: asdict(one) for n, one in self.plan.layers.items()}}
+        plan = {"layers": {n: asdict(part) for n, part in self.plan.layers.items()}}
         plan |= {"policy": self.plan.policy, "over": self.plan.over}
         with write_whole(path) as temporary:
             torch.save({**content, "plan": plan, "network": network.state_dict()}, temporary)
@@ -245,7 +245,7 @@ class _State:
             check_sums(path)
             content = torch.load(path, map_location=where, weights_only=True)
             weights, plan = content.pop("network"), content.pop("plan")
-            layers = {name: PlannedLayer(**one) for name, one in plan.pop("layers").items()}
+            layers = {name: PlannedLayer(**part) for name, part in plan.pop("layers").items()}
             state = cls(**content, plan=Plan(layers, **plan))
             network.load_state_dict(weights)
             return state
@@ -266,4 +266,4 @@ def _apart(history: Sequence[Mapping[str, float]]) -> list[str]:
 
 def _squares(weights: Mapping[str, Tensor]) -> Tensor:
     """The sum of all squares, in double precision."""
-    return torch.stack([one.double().square().sum() for one in weights.values()]).sum()
+    return torch.stack([part.double().square().sum() for part in weights.values()]).sum()

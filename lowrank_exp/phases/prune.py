@@ -83,11 +83,11 @@ class Prune(Phase):
         self.train.walk_(network, example)
         view = self.pruning(example).view(network)
         summed = isinstance(self.criterion, WeightedSum)
-        for one in self.criterion.criteria.values() if summed else [self.criterion]:
-            if isinstance(one, WeightCriterion) and one.needs_norm:
+        for part in self.criterion.criteria.values() if summed else [self.criterion]:
+            if isinstance(part, WeightCriterion) and part.needs_norm:
                 norms = norms_behind(network, view.layers, example[:1])
                 for name in view.layers:
-                    one.of_layer(name, network.get_submodule(name), norms.get(name))
+                    part.of_layer(name, network.get_submodule(name), norms.get(name))
         if self.schedule.removes:
             remove_(network, self.schedule.stand_in(view), groups=view.groups)
 
@@ -101,9 +101,9 @@ class Prune(Phase):
             Pruner(pruning, network, setting.seed, 1, 0).before_epoch([])
         after = replace(pruning.view(network), dense_macs=before)
         after.accuracies = [line["val_accuracy"] for line in done.history if line["val_accuracy"] is not None]
-        told = [missed] if (missed := self.schedule.missed(after)) else []
+        missed_target = [missed] if (missed := self.schedule.missed(after)) else []
         values = revival_figures(done.history)
-        return replace(done, values=values, warnings=[*done.warnings, *told], missed=bool(told))
+        return replace(done, values=values, warnings=[*done.warnings, *missed_target], missed=bool(missed_target))
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         training = self.train.rehearse(network, setting)

@@ -46,8 +46,8 @@ class Rewind(Phase):
 
     def __post_init__(self) -> None:
         fraction("at", self.at, f"at={self.at!r} must be a fraction of the epochs, in [0, 1)", zero=True, one=False)
-        kept = [self.train.recipe.epochs_at(point) for point in self.train.recipe.snapshots]
-        if self.weights and self.train.recipe.epochs_at(self.at) not in kept:
+        points = [self.train.recipe.epochs_at(point) for point in self.train.recipe.snapshots]
+        if self.weights and self.train.recipe.epochs_at(self.at) not in points:
             raise ValueError(
                 f"the weights at {self.at} of the training {self.phase} are not kept: set "
                 f"method.phases.{self.phase}.snapshots=[{self.at}], or weights=false"

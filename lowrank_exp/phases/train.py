@@ -64,10 +64,10 @@ class Train(Phase):
             progress=setting.progress,
             label=setting.name,
         )
-        told = []
+        signs = []
         if recipe.regularizer is not None and recipe.regularizer.terms:
-            told = outweighed(history, recipe.regularizer.weights, recipe.epochs, setting.data.num_classes)
-        return Done(history, warnings=told)
+            signs = outweighed(history, recipe.regularizer.weights, recipe.epochs, setting.data.num_classes)
+        return Done(history, warnings=signs)
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         recipe, total = self._taught(setting), self.recipe.epochs
@@ -84,7 +84,7 @@ class Train(Phase):
         left = f"{epochs} of {total} epochs" if epochs < total else f"{epochs} epochs"
         steps = -(-len(loader) // recipe.accumulate)
         otherwise = (("not compiled", recipe.compile), ("on one device", recipe.devices > 1))
-        measured = [told for told, differs in otherwise if differs]
+        measured = [words for words, differs in otherwise if differs]
         part = ", ".join([left, f"{steps:,} steps each", *measured])
         return Rehearsal(network, [(part, seconds)], same_weights=not total, epochs=total)
 

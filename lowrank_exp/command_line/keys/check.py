@@ -21,6 +21,6 @@ def check_values(config: Mapping[str, Any], written: Mapping[str, Any] | None = 
     taken = interpolated(written or {})
 
     def is_read(key: str) -> bool:
-        return any(one == key or one.startswith(f"{key}.") for one in taken)
+        return any(name == key or name.startswith(f"{key}.") for name in taken)
 
     ROOT.check(config, "", Context(keys_of, is_read))

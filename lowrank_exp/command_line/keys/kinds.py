@@ -286,10 +286,10 @@ def inside(key: str, name: Any) -> str:
 def shown(value: Any) -> str:
     """A value as it is written on the command line, and no more of it than a message should hold."""
     plain = value is None or isinstance(value, bool)
-    said = {None: "null", True: "true", False: "false"}[value] if plain else str(value)
+    words = {None: "null", True: "true", False: "false"}[value] if plain else str(value)
     if isinstance(value, str) and re.fullmatch(r"[-+.\d]*|(?i:true|false|null|nan|inf)", value):
-        said = repr(value)  # a text in quotes, not the number or word that it looks like
-    return said if len(said) <= SHOWN else f"{said[:SHOWN]}... ({len(said):,} letters)"
+        words = repr(value)  # a text in quotes, not the number or word that it looks like
+    return words if len(words) <= SHOWN else f"{words[:SHOWN]}... ({len(words):,} letters)"
 
 
 def refusal(key: str, value: Any, allowed: str, example: str) -> str:

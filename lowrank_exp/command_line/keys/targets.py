@@ -51,11 +51,11 @@ def _check(key: str, node: Mapping[str, Any]) -> None:
         ) from error
     if parameters is None:
         raise ValueError(f"{key}._target_={shown(target)} is a {type(called).__name__}, not a class or function")
-    given = [name for name in node if not name.startswith("_")]
+    names = [name for name in node if not name.startswith("_")]
     kinds = {parameter.kind for parameter in parameters.values()}
     named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if inspect.Parameter.VAR_KEYWORD not in kinds:
-        for name in given:
+        for name in names:
             if name not in named:
                 raise ValueError(f"{target} does not take {name}. {unknown(key, name, named)}")
     if "_args_" in node:
@@ -63,10 +63,10 @@ def _check(key: str, node: Mapping[str, Any]) -> None:
     needed = [name for name, p in named.items() if p.default is p.empty]
     if node.get("_partial_"):  # the first one is given when it is called
         needed = [name for name in needed[1:] if name not in LATER]
-    if missing := [name for name in needed if name not in given]:
+    if missing := [name for name in needed if name not in names]:
         later = "" if node.get("_partial_") else f", or set {inside(key, '_partial_')}=true if its caller gives it"
-        told = ", ".join(needed)
-        raise ValueError(f"{inside(key, missing[0])} is missing: {target} needs {told}. Give it a value{later}")
+        listed = ", ".join(needed)
+        raise ValueError(f"{inside(key, missing[0])} is missing: {target} needs {listed}. Give it a value{later}")
 
 
 def _reason(error: BaseException) -> str:
