@@ -48,6 +48,8 @@ class FileConfigSource(file_config_source.FileConfigSource):
         return super().is_config(config_path) or self._table_and_row(config_path) is not None
 
     def is_group(self, config_path: str) -> bool:
+        if config_path in (EXPERIMENT, ROW):  # known by the names of files, of which none is read
+            return super().is_group(config_path) or bool(table_names([Path(self.path)]))
         return super().is_group(config_path) or bool(self._options(config_path))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> Sequence[str]:
@@ -55,7 +57,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
         if results_filter != ObjectType.GROUP:
             found += self._options(config_path)
         if results_filter != ObjectType.CONFIG and config_path == "":
-            found += [group for group in (EXPERIMENT, ROW) if self._options(group)]
+            found += [group for group in (EXPERIMENT, ROW) if self.is_group(group)]
         return sorted(set(found))
 
     def _options(self, group: str) -> Sequence[str]:

@@ -181,6 +181,13 @@ def test_choices_that_there_are_not_name_the_file_the_row_and_the_group(conf, ol
     assert composed(conf, "experiment=mine", "row=mine/half").rank.macs == 0.5
 
 
+def test_a_table_that_is_not_named_is_not_read(conf):
+    (conf / "table" / "broken.yaml").write_text("[")
+    assert composed(conf, "experiment=mine", "row=mine/half").rank.macs == 0.5
+    with pytest.raises(ValueError, match=r"broken\.yaml is not YAML"):
+        composed(conf, "experiment=broken")
+
+
 def test_a_file_is_read_again_when_it_has_changed(conf):
     path = conf / "table" / "mine.yaml"
     assert read_table(path) is read_table(path)
