@@ -21,7 +21,7 @@ from lowrank_exp.checks import whole
 from lowrank_exp.command_line.choices import check_choices, check_row, labels, set_by_table
 from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.command_line.deltas import check_hidden, flat, with_recipes
+from lowrank_exp.command_line.deltas import check_hidden, merge_recipes, nest_recipes
 from lowrank_exp.command_line.flags import checked, missing_part_told, own_folders, put_working_folder_last
 from lowrank_exp.command_line.help import help_text
 from lowrank_exp.command_line.keys.check import check_values
@@ -107,14 +107,14 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
 def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     """Raise ValueError for a mistake in the configuration; all that can be seen without torch comes first."""
     check_row(hydra_cfg)
-    config = flat(OmegaConf.to_container(cfg, resolve=True))
+    config = merge_recipes(OmegaConf.to_container(cfg, resolve=True))
     try:
         check_values(config, OmegaConf.to_container(cfg, resolve=False))
     except ValueError as error:
         raise ValueError(f"{error}{set_by_table(str(error), hydra_cfg)}") from error
     check_choices(hydra_cfg, config)
     check_hidden(hydra_cfg.overrides.task, cfg)
-    check_targets(with_recipes(config))
+    check_targets(nest_recipes(config))
 
 
 def stay_where_it_started(paths: DictConfig, start: Path) -> None:

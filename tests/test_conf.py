@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.command_line.deltas import with_recipes
+from lowrank_exp.command_line.deltas import nest_recipes
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.command_line.tables import FOLDER
@@ -35,7 +35,7 @@ def checked(*overrides: str) -> Decompositions:
     cfg = composed(*overrides)
     config = OmegaConf.to_container(flattened(cfg), throw_on_missing=True)
     check_values(config, OmegaConf.to_container(cfg, resolve=False))  # a new key: a line in command_line/keys/
-    check_targets(with_recipes(config))
+    check_targets(nest_recipes(config))
     assert all(isinstance(phase, Phase) for phase in make_phases(config["method"]).values())
     assert isinstance(instantiate(cfg.data), ImageData)
     with torch.device("meta"):  # shapes are enough: some networks have more than 100 million weights

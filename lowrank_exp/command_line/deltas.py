@@ -24,40 +24,40 @@ _TYPED = re.compile(r"(training|finetune|method\.phases\.\w+)\.([^=\s]+)=")
 _READ, _MARK = "read by a phase", "a value that no option has"
 
 
-def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def merge_recipes(config: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved configuration, in which every phase has the options of its trainings beside its own.
 
     >>> phase = {"_target_": "Train", "recipe": {"epochs": 30, "optimizer": {"lr": 0.1}}, "epochs": 10}
-    >>> flat({"method": {"phases": {"train": phase}}})["method"]["phases"]["train"]
+    >>> merge_recipes({"method": {"phases": {"train": phase}}})["method"]["phases"]["train"]
     {'epochs': 10, 'optimizer': {'lr': 0.1}, '_target_': 'Train'}
     """
     method = config.get("method")
     if not isinstance(method, Mapping) or not isinstance(method.get("phases"), Mapping):
         return dict(config)  # which is told by the check of its keys
-    return {**config, "method": {**method, "phases": _flatten(method["phases"])}}
+    return {**config, "method": {**method, "phases": _merge_within(method["phases"])}}
 
 
-def _flatten(node: Any) -> Any:
+def _merge_within(node: Any) -> Any:
     if isinstance(node, list | tuple):
-        return [_flatten(part) for part in node]
+        return [_merge_within(part) for part in node]
     if not isinstance(node, Mapping):
         return node
-    parts = {name: _flatten(part) for name, part in node.items()}
+    parts = {name: _merge_within(part) for name, part in node.items()}
     if "_target_" in parts and isinstance(parts.get("recipe"), Mapping):
         return merge(parts.pop("recipe"), parts)
     return parts
 
 
-def with_recipes(node: Any) -> Any:
+def nest_recipes(node: Any) -> Any:
     """The same, flat, with the options of a training as an object of their own where a `_target_` takes a `recipe`.
 
     Modules that a `_target_` names are imported for that; what is wrong with one is told elsewhere.
     """
     if isinstance(node, list):
-        return [with_recipes(part) for part in node]
+        return [nest_recipes(part) for part in node]
     if not isinstance(node, Mapping):
         return node
-    parts = {name: with_recipes(part) for name, part in node.items()}
+    parts = {name: nest_recipes(part) for name, part in node.items()}
     if not _takes_a_recipe(parts.get("_target_")):
         return parts
     own = {name: part for name, part in parts.items() if name not in TRAIN}
@@ -88,10 +88,10 @@ def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def allowed(arguments: Sequence[str]) -> list[str]:
+def allow_deltas(arguments: Sequence[str]) -> list[str]:
     """Arguments as Hydra takes them: an option of a training need not stand beside the recipe before it is set there.
 
-    >>> allowed(["method.phases.finetune.epochs=3", "method.phases.factorize.rank.macs=0.4"])
+    >>> allow_deltas(["method.phases.finetune.epochs=3", "method.phases.factorize.rank.macs=0.4"])
     ['++method.phases.finetune.epochs=3', 'method.phases.factorize.rank.macs=0.4']
     """
     return [f"++{argument}" if _DELTA.match(argument) else argument for argument in arguments]
@@ -106,7 +106,7 @@ def check_hidden(overrides: Sequence[str], cfg: DictConfig) -> None:
         overrides: as they were typed.
         cfg: the composed configuration, without Hydra's own node.
     """
-    config = flat(OmegaConf.to_container(cfg, resolve=True))
+    config = merge_recipes(OmegaConf.to_container(cfg, resolve=True))
     for override in overrides:
         typed = _TYPED.match(override.lstrip("+"))
         if typed is None:
@@ -136,7 +136,7 @@ def _mark_option(cfg: DictConfig, recipe: str, option: str) -> dict[str, Any]:
             leaves += [f"{key}.{name}" for name in node]
         else:
             OmegaConf.update(marked, key, _MARK, merge=False)
-    method = flat(OmegaConf.to_container(marked, resolve=True))["method"]
+    method = merge_recipes(OmegaConf.to_container(marked, resolve=True))["method"]
     return {name: method["phases"][name] for name in method["order"] if name in method["phases"]}
 
 

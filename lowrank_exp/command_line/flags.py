@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
-from lowrank_exp.command_line.deltas import allowed
+from lowrank_exp.command_line.deltas import allow_deltas
 from lowrank_exp.command_line.mistakes import KEY, unreadable
 
 
@@ -49,8 +49,8 @@ def checked(arguments: Sequence[str]) -> list[str]:
         flag = "--resolve" if flags.package is None else f"-p {flags.package}"
         if named:
             raise ValueError(f"{flag} is for --cfg job and does nothing beside {named[0]}: leave one of them out")
-        return ["--cfg", "job", *allowed(arguments)]
-    return allowed(arguments)
+        return ["--cfg", "job", *allow_deltas(arguments)]
+    return allow_deltas(arguments)
 
 
 def own_folders(arguments: Sequence[str]) -> list[Path]:

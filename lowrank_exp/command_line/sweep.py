@@ -7,20 +7,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from lowrank_exp.command_line.deltas import allowed
+from lowrank_exp.command_line.deltas import allow_deltas
 
 
 class CheckJobs(Callback):
     """Ends a sweep that has no job, or the same one twice. Of Hydra's own sweeper: others choose jobs as they go.
 
-    Options of trainings that an experiment sweeps may be set beside a recipe, see `deltas.allowed`.
+    Options of trainings that an experiment sweeps may be set beside a recipe, see `deltas.allow_deltas`.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         sweeper = config.hydra.sweeper
         if sweeper._target_ != f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
             return
-        params = allowed([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
+        params = allow_deltas([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
         with read_write(sweeper), open_dict(sweeper):
             sweeper.params = dict(one.split("=", 1) for one in params) if params else sweeper.params
         try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lowrank_exp.command_line.deltas import flat
+from lowrank_exp.command_line.deltas import merge_recipes
 from lowrank_exp.command_line.interpolations import interpolated
 
 # Groups that a job's configuration has only if one of its phases uses them.
@@ -16,7 +16,7 @@ METHOD = ("order", "phases", "dense")  # of a method: its other keys are taken u
 def job_config(cfg: DictConfig, labels: Mapping[str, str | None]) -> dict[str, Any]:
     """The resolved configuration of a job: what its phases use, and its experiment and row."""
     config, written = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (True, False))
-    return only_used(flat(config), written) | {"experiment": labels["experiment"], "row": labels["row"]}
+    return only_used(merge_recipes(config), written) | {"experiment": labels["experiment"], "row": labels["row"]}
 
 
 def only_used(config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lowrank_exp.command_line.deltas import with_recipes
+from lowrank_exp.command_line.deltas import nest_recipes
 from lowrank_exp.data import ImageData
 from lowrank_exp.job.outcomes import check_name
 from lowrank_exp.network.copying import copy_network
@@ -19,7 +19,7 @@ from lowrank_exp.replacing import note_, trial
 
 
 def make_phases(method: Mapping[str, Any]) -> dict[str, Phase]:
-    """The phases of a method, in order; its configuration is resolved, and flat (`command_line.deltas.flat`).
+    """The phases of a method, in order; its configuration is resolved, and flat (`command_line.deltas.merge_recipes`).
 
     Raises:
         ValueError: a name that no phase has or may have, a phase named twice, or something else than a phase.
@@ -31,7 +31,7 @@ def make_phases(method: Mapping[str, Any]) -> dict[str, Phase]:
             raise ValueError(f"method.order names the phase {name!r}; method.phases has: {', '.join(method['phases'])}")
     if not order or len(set(order)) != len(order):
         raise ValueError(f"method.order must name at least one phase, each once, got {order}")
-    configured = OmegaConf.create({"method": with_recipes(method)}).method.phases  # with their full names, for errors
+    configured = OmegaConf.create({"method": nest_recipes(method)}).method.phases  # with their full names, for errors
     phases = {name: instantiate(configured[name], _convert_="all") for name in order}
     for name, phase in phases.items():
         if not isinstance(phase, Phase):

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from lowrank_exp.command_line.deltas import allowed, check_hidden, flat
+from lowrank_exp.command_line.deltas import allow_deltas, check_hidden, merge_recipes
 from lowrank_exp.command_line.sweep import CheckJobs
 from support.composed import composed, flattened
 
@@ -109,8 +109,8 @@ def test_what_some_phase_gets_and_what_no_method_reads_is_let_through(overrides)
 
 def test_keys_that_trainings_do_not_have_are_left_to_hydra():
     arguments = ["method.phases.train.epoch=3", "method.phases.train.recipe.epochs=3", "training.epochs=3", "-m"]
-    assert allowed(arguments) == arguments
-    assert allowed(["method.phases.a.train.snapshots=[0]"]) == ["++method.phases.a.train.snapshots=[0]"]
+    assert allow_deltas(arguments) == arguments
+    assert allow_deltas(["method.phases.a.train.snapshots=[0]"]) == ["++method.phases.a.train.snapshots=[0]"]
 
 
 def test_a_key_that_a_training_does_not_have_is_told_beside_those_that_it_has(command, capsys):
@@ -122,13 +122,13 @@ def test_a_key_that_a_training_does_not_have_is_told_beside_those_that_it_has(co
 
 def test_a_configuration_without_phases_stays_as_it_is():
     for config in ({}, {"method": None}, {"method": {"phases": None}}, {"method": {"phases": {"a": None}}}):
-        assert flat(config) == config
+        assert merge_recipes(config) == config
 
 
 def test_the_recipe_need_not_be_named_where_all_options_are_there():
     """A method of one's own may list them."""
     whole = OmegaConf.to_container(flattened(composed("method=train")))
-    again = flat({"method": whole["method"]})
+    again = merge_recipes({"method": whole["method"]})
     assert again["method"]["phases"]["train"] == whole["method"]["phases"]["train"]
 
 

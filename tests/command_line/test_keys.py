@@ -9,7 +9,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.command_line.deltas import with_recipes
+from lowrank_exp.command_line.deltas import nest_recipes
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.kinds import SHOWN, Many, Named, Record, Single, Target, anything, either, null, text
 from lowrank_exp.command_line.keys.low_rank import ALLOCATE, POLICIES, of_allocate
@@ -309,16 +309,16 @@ def test_targets_are_let_through():
     check_targets({"model": {"_target_": f"{HERE}Network", "num_classes": 10, "weights": None}})
     check_targets({"model": {"_target_": f"{HERE}Open", "foo": 10, "bar": 1}})
     config = container("+training.optimizer.maximize=true")
-    check_targets(with_recipes(config))
+    check_targets(nest_recipes(config))
     config["training"]["optimizer"]["maximise"] = True
     with pytest.raises(ValueError, match=r"training\.optimizer\.maximise is read by nobody\. Did you mean"):
-        check_targets(with_recipes(config))
+        check_targets(nest_recipes(config))
 
 
 def test_optimizer_with_keys_of_another_one():
     config = container("training.optimizer._target_=torch.optim.AdamW")
     with pytest.raises(ValueError, match=r"torch\.optim\.AdamW does not take momentum"):
-        check_targets(with_recipes(config))
+        check_targets(nest_recipes(config))
 
 
 def test_kinds():

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.choices import check_effect
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.command_line.deltas import allowed, check_hidden, flat
+from lowrank_exp.command_line.deltas import allow_deltas, check_hidden, merge_recipes
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.root import ROOT
 from lowrank_exp.command_line.used import part_of, used_parts, without_use
@@ -54,12 +54,12 @@ class Job:
 
     @staticmethod
     def containers(cfg: DictConfig) -> tuple[dict, dict]:
-        return flat(OmegaConf.to_container(cfg, resolve=True)), OmegaConf.to_container(cfg, resolve=False)
+        return merge_recipes(OmegaConf.to_container(cfg, resolve=True)), OmegaConf.to_container(cfg, resolve=False)
 
     def phases(self, *overrides: str, hidden: bool = False) -> dict:
         """What the phases are made of; raises what the command line would, `hidden`: also of what others hide."""
         cfg = copy.deepcopy(self.cfg)
-        ConfigLoaderImpl._apply_overrides_to_config(self.parser.parse_overrides(allowed(overrides)), cfg)
+        ConfigLoaderImpl._apply_overrides_to_config(self.parser.parse_overrides(allow_deltas(overrides)), cfg)
         config, written = self.containers(cfg)
         check_values(config, written)
         check_effect(overrides, config)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from lowrank_exp.command_line.deltas import flat
+from lowrank_exp.command_line.deltas import merge_recipes
 from lowrank_exp.command_line.keys.kinds import Either, Kind, Many, Named, Record, Single, Target, null, text
 from lowrank_exp.command_line.keys.root import keys_of
 from lowrank_exp.command_line.keys.training import TRAIN
@@ -48,7 +48,7 @@ def leaves(written: Any, resolved: Any, kind: Kind, key: str) -> Iterator[tuple[
         if not name.startswith("_"):
             yield from leaves(written[name], resolved[name], kinds[name], f"{key}.{name}")
     if "recipe" in written:  # its options, which may be set beside it
-        options = flat({"method": {"phases": {"": resolved}}})["method"]["phases"][""]
+        options = merge_recipes({"method": {"phases": {"": resolved}}})["method"]["phases"][""]
         for name in options:
             if name in TRAIN and name not in written:
                 yield from leaves(options[name], options[name], kinds[name], f"{key}.{name}")

@@ -20,7 +20,7 @@ def check_targets(config: Mapping[str, Any]) -> None:
     """Raise ValueError for a `_target_` that cannot be imported, does not take a key beside it, or lacks one.
 
     Args:
-        config: resolved, trainings as `command_line.deltas.with_recipes` gives them.
+        config: resolved, trainings as `command_line.deltas.nest_recipes` gives them.
     """
     for name in ROOT.keys:
         for key, node in _nodes(config.get(name), name):
