@@ -1,175 +1,158 @@
 """Keys of decompositions, rank policies and fits to data."""
 
-from lowrank_exp.command_line.keys.kinds import (
-    MILLION,
-    Kind,
-    Record,
-    Target,
-    anything,
-    boolean,
-    either,
-    import_path,
-    many,
-    named,
-    null,
-    number,
-    one_of,
-    or_null,
-    text,
-    whole,
-)
+from lowrank_exp.command_line.keys import kinds as k
 from lowrank_exp.command_line.keys.networks import SEEDS
 
 _COUNT = 10_000
-_ALS: dict[str, Kind] = {
-    "ridge": number(),
-    "acceleration": boolean,
-    "tolerance": number(0, 1),
-    "max_iterations": whole(1),
-    "max_seconds": or_null(number(0, MILLION, above=True)),
-    "restarts": whole(0, _COUNT),
-    "seed": whole(0, SEEDS),
+_ALS: dict[str, k.Kind] = {
+    "ridge": k.number(),
+    "acceleration": k.boolean,
+    "tolerance": k.number(0, 1),
+    "max_iterations": k.whole(1),
+    "max_seconds": k.or_null(k.number(0, k.MILLION, above=True)),
+    "restarts": k.whole(0, _COUNT),
+    "seed": k.whole(0, SEEDS),
 }
 
-_KINDS = either(null, text, Target(), many(either(text, Target())))  # null: left alone
-DECOMPOSITION = either(
-    Record(
-        {"conv": _KINDS, "linear": _KINDS, "layers": or_null(named(_KINDS, "layer"))}, optional=("linear", "layers")
+_KINDS = k.either(k.null, k.text, k.Target(), k.many(k.either(k.text, k.Target())))  # null: left alone
+DECOMPOSITION = k.either(
+    k.Record(
+        {"conv": _KINDS, "linear": _KINDS, "layers": k.or_null(k.named(_KINDS, "layer"))}, optional=("linear", "layers")
     ),
-    Target(),  # one that goes to the layers that it takes
+    k.Target(),  # one that goes to the layers that it takes
 )
 
 DECOMPOSITIONS = {
-    "lowrank_exp.decomposition.ChannelSVD": {"order": one_of("kernel_first", "pointwise_first")},
-    "lowrank_exp.decomposition.SpatialSVD": {"order": one_of("vertical_first", "horizontal_first")},
+    "lowrank_exp.decomposition.ChannelSVD": {"order": k.one_of("kernel_first", "pointwise_first")},
+    "lowrank_exp.decomposition.SpatialSVD": {"order": k.one_of("vertical_first", "horizontal_first")},
     "lowrank_exp.decomposition.LinearSVD": {},
-    "lowrank_exp.decomposition.GroupedChannelSVD": {"groups": whole(1, _COUNT)},
-    "lowrank_exp.decomposition.SliceWiseSVD": {"form": one_of("auto", "dense", "chain"), "maps_limit": whole(1)},
-    "lowrank_exp.decomposition.Tucker1": {"mode": one_of("out", "in")},
-    "lowrank_exp.decomposition.Tucker2": {"iterations": whole(0), "tolerance": number(0, 1)},
+    "lowrank_exp.decomposition.GroupedChannelSVD": {"groups": k.whole(1, _COUNT)},
+    "lowrank_exp.decomposition.SliceWiseSVD": {"form": k.one_of("auto", "dense", "chain"), "maps_limit": k.whole(1)},
+    "lowrank_exp.decomposition.Tucker1": {"mode": k.one_of("out", "in")},
+    "lowrank_exp.decomposition.Tucker2": {"iterations": k.whole(0), "tolerance": k.number(0, 1)},
     "lowrank_exp.decomposition.TensorTrain": {},
     "lowrank_exp.decomposition.CP": _ALS
     | {
-        "spatial": one_of("separate", "merged"),
-        "stable": boolean,
-        "init": one_of("auto", "slices", "pencil", "hosvd", "random"),
+        "spatial": k.one_of("separate", "merged"),
+        "stable": k.boolean,
+        "init": k.one_of("auto", "slices", "pencil", "hosvd", "random"),
     },
     "lowrank_exp.decomposition.JaderbergScheme1": _ALS,
     "lowrank_exp.decomposition.Monochromatic": {
-        "centres": one_of("best", "mean"),
-        "restarts": whole(1, _COUNT),
-        "seed": whole(0, SEEDS),
+        "centres": k.one_of("best", "mean"),
+        "restarts": k.whole(1, _COUNT),
+        "seed": k.whole(0, SEEDS),
     },
     "lowrank_exp.decomposition.Biclustering": {
-        "in_clusters": whole(1, _COUNT),
-        "out_clusters": whole(1, _COUNT),
-        "restarts": whole(1, _COUNT),
-        "seed": whole(0, SEEDS),
-        "inner": one_of("outer", "svd"),
-        "iterations": whole(1),
+        "in_clusters": k.whole(1, _COUNT),
+        "out_clusters": k.whole(1, _COUNT),
+        "restarts": k.whole(1, _COUNT),
+        "seed": k.whole(0, SEEDS),
+        "inner": k.one_of("outer", "svd"),
+        "iterations": k.whole(1),
     },
     "lowrank_exp.decomposition.ProductQuantization": {
-        "kernels_per_block": whole(1, _COUNT),
-        "pointwise_block": whole(1, _COUNT),
-        "linear_block": whole(1, _COUNT),
-        "iterations": whole(1),
-        "centroids": one_of("float16", "float32"),
-        "gradient": one_of("sum", "mean"),
-        "seed": whole(0, SEEDS),
+        "kernels_per_block": k.whole(1, _COUNT),
+        "pointwise_block": k.whole(1, _COUNT),
+        "linear_block": k.whole(1, _COUNT),
+        "iterations": k.whole(1),
+        "centroids": k.one_of("float16", "float32"),
+        "gradient": k.one_of("sum", "mean"),
+        "seed": k.whole(0, SEEDS),
     },
 }
 
-_RANK = either(null, whole(0), many(whole(0)))  # how high, and that it is not 0, the layer tells
-_RULE = either(_RANK, Record({"min": or_null(whole(1)), "max": or_null(whole(1))}, optional=("min", "max")))
-_BUDGET = or_null(number(0, 1, above=True))
-_FIRST = one_of("map", "half", "max")
-_METRIC = one_of("A_p", "A_m", "A_c")
-_SETS: dict[str, Kind] = {
+_RANK = k.either(k.null, k.whole(0), k.many(k.whole(0)))  # how high, and that it is not 0, the layer tells
+_RULE = k.either(_RANK, k.Record({"min": k.or_null(k.whole(1)), "max": k.or_null(k.whole(1))}, optional=("min", "max")))
+_BUDGET = k.or_null(k.number(0, 1, above=True))
+_FIRST = k.one_of("map", "half", "max")
+_METRIC = k.one_of("A_p", "A_m", "A_c")
+_SETS: dict[str, k.Kind] = {
     "metric": _METRIC,
-    "space": number(0, 1, above=True),
-    "margin": number(0, 1, above=True),
-    "density": or_null(number(0, 1, above=True)),
+    "space": k.number(0, 1, above=True),
+    "margin": k.number(0, 1, above=True),
+    "density": k.or_null(k.number(0, 1, above=True)),
     "first": _FIRST,
-    "sub_groups": or_null(whole(1)),
-    "curve": or_null(one_of("energy", "measured")),
+    "sub_groups": k.or_null(k.whole(1)),
+    "curve": k.or_null(k.one_of("energy", "measured")),
 }
 
-POLICIES: dict[str, dict[str, Kind]] = {
+POLICIES: dict[str, dict[str, k.Kind]] = {
     "alds": {
-        "bound": one_of("paper", "code"),
-        "solver": one_of("alternating", "exact"),
-        "restarts": whole(1, _COUNT),
-        "iterations": whole(1, _COUNT),
-        "seed": whole(0, SEEDS),
+        "bound": k.one_of("paper", "code"),
+        "solver": k.one_of("alternating", "exact"),
+        "restarts": k.whole(1, _COUNT),
+        "iterations": k.whole(1, _COUNT),
+        "seed": k.whole(0, SEEDS),
     },
     "c_step": {
-        "price": or_null(number(above=True)),
-        "mu": number(above=True),
-        "cost": one_of("macs", "weights"),
-        "normalised": boolean,
+        "price": k.or_null(k.number(above=True)),
+        "mu": k.number(above=True),
+        "cost": k.one_of("macs", "weights"),
+        "normalised": k.boolean,
     },
-    "enc_inf": _SETS | {"candidates": whole(1, _COUNT)},
-    "enc_map": {"metric": one_of("energy", "measured"), "first": _FIRST},
+    "enc_inf": _SETS | {"candidates": k.whole(1, _COUNT)},
+    "enc_map": {"metric": k.one_of("energy", "measured"), "first": _FIRST},
     "enc_model": _SETS,
     "energy": {
-        "share": or_null(number(0, 1, above=True)),
-        "power": one_of(1, 2),
-        "rule": one_of("share", "product"),
+        "share": k.or_null(k.number(0, 1, above=True)),
+        "power": k.one_of(1, 2),
+        "rule": k.one_of("share", "product"),
     },
-    "evbmf": {"solver": one_of("global", "reference"), "weaken": number(0, 1, above=True)},
+    "evbmf": {"solver": k.one_of("global", "reference"), "weaken": k.number(0, 1, above=True)},
     "fixed": {},
-    "greedy_eval": {"threshold": or_null(number(above=True))},
+    "greedy_eval": {"threshold": k.or_null(k.number(above=True))},
     "knapsack": {
-        "metric": either(one_of("error", "energy", "measured", "sensitivity"), Target()),
-        "limit_seconds": number(0, MILLION, above=True),
+        "metric": k.either(k.one_of("error", "energy", "measured", "sensitivity"), k.Target()),
+        "limit_seconds": k.number(0, k.MILLION, above=True),
     },
-    "operator_norm": {"eps": or_null(number(0, 1, below=True))},
-    "stable_rank": {"scaled": boolean, "times": or_null(number(above=True))},
+    "operator_norm": {"eps": k.or_null(k.number(0, 1, below=True))},
+    "stable_rank": {"scaled": k.boolean, "times": k.or_null(k.number(above=True))},
     "uniform": {},
 }
 
-ALLOCATE: dict[str, Kind] = {
-    "policy": either(one_of(*POLICIES), import_path, Target()),
+ALLOCATE: dict[str, k.Kind] = {
+    "policy": k.either(k.one_of(*POLICIES), k.import_path, k.Target()),
     "macs": _BUDGET,
     "weights": _BUDGET,
     "bytes": _BUDGET,
-    "multiple": or_null(whole(1)),
-    "over": one_of("all", "conv"),
-    "ranks": either(null, text, named(_RANK, "layer"), Target()),
-    "rules": or_null(named(_RULE, "layer")),
-    "fixed": or_null(named(_RANK, "layer")),
+    "multiple": k.or_null(k.whole(1)),
+    "over": k.one_of("all", "conv"),
+    "ranks": k.either(k.null, k.text, k.named(_RANK, "layer"), k.Target()),
+    "rules": k.or_null(k.named(_RULE, "layer")),
+    "fixed": k.or_null(k.named(_RANK, "layer")),
 }
-RANKS_AT_WIDTH = {"width": number(0, 100, above=True), "*": _RANK}
+RANKS_AT_WIDTH = {"width": k.number(0, 100, above=True), "*": _RANK}
 
 
-def of_allocate(policy: object) -> dict[str, Kind]:
+def of_allocate(policy: object) -> dict[str, k.Kind]:
     """Keys of `lowrank_exp.rank.allocate`: its own and those of the policy, which are any where it is not ours."""
     ours = isinstance(policy, str) and "." not in policy
-    return ALLOCATE | (POLICIES.get(policy, {}) if ours else {"*": anything})
+    return ALLOCATE | (POLICIES.get(policy, {}) if ours else {"*": k.anything})
 
 
-_STAGE = many(number(above=True), 2)  # penalty and iterations
-RECONSTRUCT = Record(
+_STAGE = k.many(k.number(above=True), 2)  # penalty and iterations
+RECONSTRUCT = k.Record(
     {
-        "fit": or_null(one_of("whitened", "response", "relu")),
-        "images": whole(1, 10**8),
-        "batch_size": whole(1),
-        "asymmetric": boolean,
-        "positions": whole(1),
-        "schedule": many(_STAGE),
-        "cutoff": number(0, 1, below=True),
-        "memory": whole(1, 2**60),
+        "fit": k.or_null(k.one_of("whitened", "response", "relu")),
+        "images": k.whole(1, 10**8),
+        "batch_size": k.whole(1),
+        "asymmetric": k.boolean,
+        "positions": k.whole(1),
+        "schedule": k.many(_STAGE),
+        "cutoff": k.number(0, 1, below=True),
+        "memory": k.whole(1, 2**60),
     },
     optional=("images", "batch_size", "asymmetric", "positions", "schedule", "cutoff", "memory"),
 )
-MEASURE = Record(
+MEASURE = k.Record(
     {
-        "quality": one_of("accuracy", "loss"),
-        "images": whole(1, 10**8),
-        "seed": whole(0, SEEDS),
-        "samples": whole(1, _COUNT),
-        "others": one_of("dense", "highest"),
-        "gradients": whole(1, 10**8),
-        "batch_size": whole(1),
+        "quality": k.one_of("accuracy", "loss"),
+        "images": k.whole(1, 10**8),
+        "seed": k.whole(0, SEEDS),
+        "samples": k.whole(1, _COUNT),
+        "others": k.one_of("dense", "highest"),
+        "gradients": k.whole(1, 10**8),
+        "batch_size": k.whole(1),
     }
 )

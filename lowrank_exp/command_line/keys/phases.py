@@ -1,18 +1,6 @@
 """Keys of phases."""
 
-from lowrank_exp.command_line.keys.kinds import (
-    Kind,
-    Target,
-    boolean,
-    either,
-    many,
-    named,
-    number,
-    one_of,
-    or_null,
-    text,
-    whole,
-)
+from lowrank_exp.command_line.keys import kinds as k
 from lowrank_exp.command_line.keys.low_rank import DECOMPOSITION, MEASURE, RECONSTRUCT
 from lowrank_exp.command_line.keys.networks import SEEDS
 from lowrank_exp.command_line.keys.training import NAMES, TRAIN
@@ -34,74 +22,74 @@ OURS = (
     *("until_settled", "train_on", "lc", "prune", "remove", "rewind", "agree"),
 )
 
-_IMAGES = whole(1, 10**8)
-_WANTED = either(whole(1), number(0, 1, above=True))
+_IMAGES = k.whole(1, 10**8)
+_WANTED = k.either(k.whole(1), k.number(0, 1, above=True))
 
-PHASES: dict[str, dict[str, Kind]] = {
+PHASES: dict[str, dict[str, k.Kind]] = {
     "lowrank_exp.phases.Train": TRAIN,
     "lowrank_exp.phases.Factorize": {
         "decomposition": DECOMPOSITION,
-        "rank": Target(),
+        "rank": k.Target(),
         "measure": MEASURE,
         "reconstruct": RECONSTRUCT,
     },
-    "lowrank_exp.phases.Recompose": {"layers": many(text)},
-    "lowrank_exp.phases.Recalibrate": {"max_images": whole(2, 10**8), "batch_size": whole(1)},
+    "lowrank_exp.phases.Recompose": {"layers": k.many(k.text)},
+    "lowrank_exp.phases.Recalibrate": {"max_images": k.whole(2, 10**8), "batch_size": k.whole(1)},
     "lowrank_exp.phases.Evaluate": {},
     "lowrank_exp.phases.ToSVD": {
         "decomposition": DECOMPOSITION,
-        "rank": either(_WANTED, or_null(named(or_null(_WANTED), "layer"))),
+        "rank": k.either(_WANTED, k.or_null(k.named(k.or_null(_WANTED), "layer"))),
         "layers": NAMES,
     },
     "lowrank_exp.phases.Truncate": {
-        "energy": or_null(number(0, 1, below=True)),
-        "threshold": or_null(number()),
-        "rank": or_null(Target()),
-        "by": one_of("resvd", "by_s"),
-        "empty": one_of("keep_one", "refuse"),
-        "costly": one_of("dense", "truncate"),
+        "energy": k.or_null(k.number(0, 1, below=True)),
+        "threshold": k.or_null(k.number()),
+        "rank": k.or_null(k.Target()),
+        "by": k.one_of("resvd", "by_s"),
+        "empty": k.one_of("keep_one", "refuse"),
+        "costly": k.one_of("dense", "truncate"),
     },
     "lowrank_exp.phases.TrainUntilSettled": {
-        "train": Target(),
-        "factorize": Target(),
-        "window": whole(2, 10_000),
-        "threshold": number(),
-        "latest": number(0, 1, above=True),
+        "train": k.Target(),
+        "factorize": k.Target(),
+        "window": k.whole(2, 10_000),
+        "threshold": k.number(),
+        "latest": k.number(0, 1, above=True),
     },
-    "lowrank_exp.phases.TrainOn": {"train": Target(), "regularizer": or_null(Target()), "exempt": many(text)},
+    "lowrank_exp.phases.TrainOn": {"train": k.Target(), "regularizer": k.or_null(k.Target()), "exempt": k.many(k.text)},
     "lowrank_exp.phases.LearningCompression": {
-        "train": Target(),
-        "epochs": whole(1),
-        "steps": whole(1, 10_000),
-        "mu": number(above=True),
-        "growth": number(1),
-        "multipliers": boolean,
+        "train": k.Target(),
+        "epochs": k.whole(1),
+        "steps": k.whole(1, 10_000),
+        "mu": k.number(above=True),
+        "growth": k.number(1),
+        "multipliers": k.boolean,
         "decomposition": DECOMPOSITION,
-        "rank": Target(),
+        "rank": k.Target(),
     },
     "lowrank_exp.phases.Prune": {
-        "train": Target(),
-        "schedule": Target(),
+        "train": k.Target(),
+        "schedule": k.Target(),
         "layers": NAMES,
-        "ignored": many(text),
+        "ignored": k.many(k.text),
         "images": _IMAGES,
-        "batch_size": whole(1),
+        "batch_size": k.whole(1),
     },
-    "lowrank_exp.phases.Remove": {"prune": Target()},
+    "lowrank_exp.phases.Remove": {"prune": k.Target()},
     "lowrank_exp.phases.Rewind": {
-        "train": Target(),
-        "phase": text,
-        "at": number(0, 1, below=True),
-        "weights": boolean,
+        "train": k.Target(),
+        "phase": k.text,
+        "at": k.number(0, 1, below=True),
+        "weights": k.boolean,
     },
     "lowrank_exp.phases.Agree": {
-        "criteria": named(Target(), "criterion"),
-        "layers": either(text, NAMES),
+        "criteria": k.named(k.Target(), "criterion"),
+        "layers": k.either(k.text, NAMES),
         "images": _IMAGES,
-        "seed": whole(0, SEEDS),
-        "batch_size": whole(1),
-        "score_on": one_of("val", "train"),
-        "absolute": boolean,
-        "at": one_of("relu", "layer"),
+        "seed": k.whole(0, SEEDS),
+        "batch_size": k.whole(1),
+        "score_on": k.one_of("val", "train"),
+        "absolute": k.boolean,
+        "at": k.one_of("relu", "layer"),
     },
 }

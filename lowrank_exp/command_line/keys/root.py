@@ -3,32 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lowrank_exp.command_line.keys import kinds as k
 from lowrank_exp.command_line.keys import low_rank, networks, phases, pruning, training
-from lowrank_exp.command_line.keys.kinds import (
-    Kind,
-    Record,
-    Target,
-    boolean,
-    many,
-    named,
-    number,
-    one_of,
-    or_null,
-    text,
-    whole,
-)
 
-_LOGGERS: dict[str, Mapping[str, Kind]] = {
+_LOGGERS: dict[str, Mapping[str, k.Kind]] = {
     "lowrank_exp.job.loggers.csv": {},
     "lowrank_exp.job.loggers.tensorboard": {},
     "lowrank_exp.job.loggers.wandb": {
-        "project": text,
-        "mode": one_of("offline", "online", "disabled"),
-        "entity": or_null(text),
+        "project": k.text,
+        "mode": k.one_of("offline", "online", "disabled"),
+        "entity": k.or_null(k.text),
     },
 }
 
-TARGETS: dict[str, Mapping[str, Kind]] = {
+TARGETS: dict[str, Mapping[str, k.Kind]] = {
     **networks.DATA,
     **networks.MODELS,
     **training.PARTS,
@@ -43,7 +31,7 @@ TARGETS: dict[str, Mapping[str, Kind]] = {
 }
 
 
-def keys_of(node: Mapping[str, Any]) -> Mapping[str, Kind] | None:
+def keys_of(node: Mapping[str, Any]) -> Mapping[str, k.Kind] | None:
     """What the keys of a node with a `_target_` may be; None where that is not ours to know."""
     target = node["_target_"]
     if target == "lowrank_exp.rank.allocate":
@@ -51,39 +39,39 @@ def keys_of(node: Mapping[str, Any]) -> Mapping[str, Kind] | None:
     return training.OPTIMIZER if target.startswith("torch.optim.") else TARGETS.get(target)
 
 
-_RECIPE = Record(training.RECIPE)
+_RECIPE = k.Record(training.RECIPE)
 
-ROOT = Record(
+ROOT = k.Record(
     {
-        "seed": whole(0, 2**32 - 1),
-        "device": text,
-        "devices": whole(1, 1024),
-        "threads": or_null(whole(1, 1024)),
-        "force_threads": boolean,
-        "progress": boolean,
-        "dry_run": boolean,
-        "debug": boolean,
-        "tags": many(text),
-        "evaluation": Record({"batch_size": whole(1)}),
-        "latency": Record({"batch_size": whole(1, 10_000), "seconds": number(0, 3600)}),
-        "store": Record({"exact": boolean}),
-        "paths": Record({"outputs": text, "store": text, "cache": text}),
-        "data": Target(),
-        "model": Target({"weights": networks.WEIGHTS}),
-        "regularizer": Target(),
+        "seed": k.whole(0, 2**32 - 1),
+        "device": k.text,
+        "devices": k.whole(1, 1024),
+        "threads": k.or_null(k.whole(1, 1024)),
+        "force_threads": k.boolean,
+        "progress": k.boolean,
+        "dry_run": k.boolean,
+        "debug": k.boolean,
+        "tags": k.many(k.text),
+        "evaluation": k.Record({"batch_size": k.whole(1)}),
+        "latency": k.Record({"batch_size": k.whole(1, 10_000), "seconds": k.number(0, 3600)}),
+        "store": k.Record({"exact": k.boolean}),
+        "paths": k.Record({"outputs": k.text, "store": k.text, "cache": k.text}),
+        "data": k.Target(),
+        "model": k.Target({"weights": networks.WEIGHTS}),
+        "regularizer": k.Target(),
         "decomposition": low_rank.DECOMPOSITION,
-        "rank": Target(),
-        "pruning": Target(),
+        "rank": k.Target(),
+        "pruning": k.Target(),
         "reconstruct": low_rank.RECONSTRUCT,
         "training": _RECIPE,
         "finetune": _RECIPE,
-        "logger": Target(or_none=True),
-        "method": Record(  # last: what phases take from the keys above is told there
+        "logger": k.Target(or_none=True),
+        "method": k.Record(  # last: what phases take from the keys above is told there
             {
-                "order": many(text),
-                "phases": named(Target(), "phase", phases.OURS),
-                "dense": text,
-                "full_rank": Target(),
+                "order": k.many(k.text),
+                "phases": k.named(k.Target(), "phase", phases.OURS),
+                "dense": k.text,
+                "full_rank": k.Target(),
             },
             optional=("dense", "full_rank"),
         ),

@@ -1,66 +1,52 @@
 """Keys of a training: options of a fit, optimizers, schedules, penalties."""
 
-from lowrank_exp.command_line.keys.kinds import (
-    Kind,
-    Record,
-    Target,
-    anything,
-    boolean,
-    either,
-    many,
-    named,
-    number,
-    one_of,
-    or_null,
-    text,
-    whole,
-)
+from lowrank_exp.command_line.keys import kinds as k
 
-NAMES = or_null(many(text))  # of layers, or re: patterns
-OPEN = number(0, 1, above=True, below=True)
+NAMES = k.or_null(k.many(k.text))  # of layers, or re: patterns
+OPEN = k.number(0, 1, above=True, below=True)
 RATE = 1000.0  # the highest learning rate
 
-PARTS: dict[str, dict[str, Kind]] = {  # of a training, each an object of its own
+PARTS: dict[str, dict[str, k.Kind]] = {  # of a training, each an object of its own
     "lowrank_exp.training.StochasticDepth": {
-        "survival": one_of("linear", "uniform"),
-        "last": number(0, 1, above=True),
-        "mode": one_of("batch", "row"),
+        "survival": k.one_of("linear", "uniform"),
+        "last": k.number(0, 1, above=True),
+        "mode": k.one_of("batch", "row"),
     },
     "lowrank_exp.training.QuantNoise": {
-        "phi": one_of("pq", "proxy", *(f"int{bits}" for bits in range(2, 17))),
-        "p": number(0, 1),
-        "block": or_null(whole(1)),
-        "range": one_of("tensor", "channel"),
-        "centroids": whole(1),
-        "iterations": whole(1),
+        "phi": k.one_of("pq", "proxy", *(f"int{bits}" for bits in range(2, 17))),
+        "p": k.number(0, 1),
+        "block": k.or_null(k.whole(1)),
+        "range": k.one_of("tensor", "channel"),
+        "centroids": k.whole(1),
+        "iterations": k.whole(1),
         "layers": NAMES,
     },
     "lowrank_exp.training.Distillation": {
-        "teacher": text,
-        "temperature": number(0, above=True),
-        "alpha": number(0, 1),
+        "teacher": k.text,
+        "temperature": k.number(0, above=True),
+        "alpha": k.number(0, 1),
     },
 }
 
 
-def _as_mapping_or_target(name: str, optional: tuple[str, ...]) -> Kind:
+def _as_mapping_or_target(name: str, optional: tuple[str, ...]) -> k.Kind:
     """A part of a training, with its `_target_` or without."""
-    return either(Record(PARTS[f"lowrank_exp.training.{name}"], optional), or_null(Target()))
+    return k.either(k.Record(PARTS[f"lowrank_exp.training.{name}"], optional), k.or_null(k.Target()))
 
 
-RECIPE: dict[str, Kind] = {
-    "epochs": whole(0),
-    "batch_size": whole(1),
-    "optimizer": Target(),
-    "schedule": or_null(Target()),
-    "augment": boolean,
-    "label_smoothing": number(0, 1, below=True),
-    "precision": one_of("fp32", "bf16"),
-    "accumulate": whole(1),
-    "compile": boolean,
-    "channels_last": either(boolean, one_of("auto")),
-    "devices": whole(1, 1024),
-    "exempt": many(text),
+RECIPE: dict[str, k.Kind] = {
+    "epochs": k.whole(0),
+    "batch_size": k.whole(1),
+    "optimizer": k.Target(),
+    "schedule": k.or_null(k.Target()),
+    "augment": k.boolean,
+    "label_smoothing": k.number(0, 1, below=True),
+    "precision": k.one_of("fp32", "bf16"),
+    "accumulate": k.whole(1),
+    "compile": k.boolean,
+    "channels_last": k.either(k.boolean, k.one_of("auto")),
+    "devices": k.whole(1, 1024),
+    "exempt": k.many(k.text),
     "stochastic_depth": _as_mapping_or_target("StochasticDepth", ("survival", "last", "mode")),
     "quant_noise": _as_mapping_or_target(
         "QuantNoise", optional=("block", "range", "centroids", "iterations", "layers")
@@ -70,66 +56,73 @@ RECIPE: dict[str, Kind] = {
 
 # Options of a phase that trains: `recipe` is where it takes those from that are not set beside it.
 TRAIN = RECIPE | {
-    "regularizer": or_null(Target()),
-    "snapshots": many(number(0, 1)),
-    "recipe": Record(RECIPE),
+    "regularizer": k.or_null(k.Target()),
+    "snapshots": k.many(k.number(0, 1)),
+    "recipe": k.Record(RECIPE),
 }
 
-OPTIMIZER: dict[str, Kind] = {  # of torch.optim; what a certain one takes is known by its signature
-    "lr": number(0, RATE),
-    "weight_decay": number(0, RATE),
-    "momentum": number(0, 1),
-    "dampening": number(0, 1),
-    "nesterov": boolean,
-    "betas": many(number(0, 1, below=True), 2),
-    "eps": number(0, 1),
-    "alpha": number(0, 1),
-    "rho": number(0, 1),
-    "lr_decay": number(0, RATE),
-    "momentum_decay": number(0, RATE),
-    "amsgrad": boolean,
-    "centered": boolean,
-    "maximize": boolean,
-    "foreach": or_null(boolean),
-    "fused": or_null(boolean),
-    "capturable": boolean,
-    "differentiable": boolean,
-    "decoupled_weight_decay": boolean,
-    "*": anything,
+OPTIMIZER: dict[str, k.Kind] = {  # of torch.optim; what a certain one takes is known by its signature
+    "lr": k.number(0, RATE),
+    "weight_decay": k.number(0, RATE),
+    "momentum": k.number(0, 1),
+    "dampening": k.number(0, 1),
+    "nesterov": k.boolean,
+    "betas": k.many(k.number(0, 1, below=True), 2),
+    "eps": k.number(0, 1),
+    "alpha": k.number(0, 1),
+    "rho": k.number(0, 1),
+    "lr_decay": k.number(0, RATE),
+    "momentum_decay": k.number(0, RATE),
+    "amsgrad": k.boolean,
+    "centered": k.boolean,
+    "maximize": k.boolean,
+    "foreach": k.or_null(k.boolean),
+    "fused": k.or_null(k.boolean),
+    "capturable": k.boolean,
+    "differentiable": k.boolean,
+    "decoupled_weight_decay": k.boolean,
+    "*": k.anything,
 }
 
 SCHEDULES = {
     "lowrank_exp.training.schedules.constant": {},
-    "lowrank_exp.training.schedules.cosine": {"warmup": number(0, 1, below=True), "final": number(0, 1)},
+    "lowrank_exp.training.schedules.cosine": {"warmup": k.number(0, 1, below=True), "final": k.number(0, 1)},
     "lowrank_exp.training.schedules.steps": {
-        "at": many(OPEN),
-        "factor": number(0, RATE, above=True),
-        "warmup": number(0, 1, below=True),
+        "at": k.many(OPEN),
+        "factor": k.number(0, RATE, above=True),
+        "warmup": k.number(0, 1, below=True),
     },
-    "lowrank_exp.training.schedules.one_cycle": {"peak": OPEN, "start": number(0, 1), "final": number(0, 1)},
-    "lowrank_exp.training.schedules.scaled": {"factor": number(0, RATE, above=True), "schedule": or_null(Target())},
+    "lowrank_exp.training.schedules.one_cycle": {"peak": OPEN, "start": k.number(0, 1), "final": k.number(0, 1)},
+    "lowrank_exp.training.schedules.scaled": {
+        "factor": k.number(0, RATE, above=True),
+        "schedule": k.or_null(k.Target()),
+    },
     "lowrank_exp.training.slow_start.slow_start": {
         "until": OPEN,
-        "factor": number(0, RATE, above=True),
-        "schedule": Target(),
+        "factor": k.number(0, RATE, above=True),
+        "schedule": k.Target(),
     },
-    "lowrank_exp.regularizers.ramp": {"begin": number(0, 1), "end": number(0, 1)},
+    "lowrank_exp.regularizers.ramp": {"begin": k.number(0, 1), "end": k.number(0, 1)},
 }
 
-_PERIOD = whole(1)
+_PERIOD = k.whole(1)
 REGULARIZERS = {
-    "lowrank_exp.regularizers.Regularizer": {"terms": named(Target(), "term"), "projection": or_null(Target())},
-    "lowrank_exp.regularizers.Weighted": {"penalty": Target(), "weight": number(), "schedule": or_null(Target())},
+    "lowrank_exp.regularizers.Regularizer": {"terms": k.named(k.Target(), "term"), "projection": k.or_null(k.Target())},
+    "lowrank_exp.regularizers.Weighted": {
+        "penalty": k.Target(),
+        "weight": k.number(),
+        "schedule": k.or_null(k.Target()),
+    },
     "lowrank_exp.regularizers.FrobeniusDecay": {"layers": NAMES},
     "lowrank_exp.regularizers.Hoyer": {"layers": NAMES},
     "lowrank_exp.regularizers.HoyerSquare": {"layers": NAMES},
     "lowrank_exp.regularizers.L1": {"layers": NAMES},
     "lowrank_exp.regularizers.Orthogonality": {"layers": NAMES},
-    "lowrank_exp.regularizers.SoftOrthogonality": {"norm": one_of("absolute", "squared"), "layers": NAMES},
-    "lowrank_exp.regularizers.NuclearNorm": {"decomposition": Target(), "period": _PERIOD, "layers": NAMES},
+    "lowrank_exp.regularizers.SoftOrthogonality": {"norm": k.one_of("absolute", "squared"), "layers": NAMES},
+    "lowrank_exp.regularizers.NuclearNorm": {"decomposition": k.Target(), "period": _PERIOD, "layers": NAMES},
     "lowrank_exp.regularizers.TRPProjection": {
-        "decomposition": Target(),
-        "energy": number(0, 1, above=True),
+        "decomposition": k.Target(),
+        "energy": k.number(0, 1, above=True),
         "period": _PERIOD,
         "layers": NAMES,
     },
