@@ -9,6 +9,7 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 
 from lowrank_exp.command_line.deltas import allow_deltas
+from lowrank_exp.command_line.keys.renamed import under_new_names
 from lowrank_exp.command_line.mistakes import KEY, unreadable
 
 
@@ -29,7 +30,8 @@ def checked(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a flag of Hydra's that would be without effect here, or do harm, or an override without a key.
     """
-    flags = get_args_parser().parse_args(list(arguments))
+    arguments = under_new_names(arguments)
+    flags = get_args_parser().parse_args(arguments)
     for override in flags.overrides:
         if not KEY.fullmatch(override.partition("=")[0]):
             raise ValueError(unreadable(override))
