@@ -86,7 +86,7 @@ def check_row(hydra_cfg: DictConfig) -> None:
 
 def set_by_table(message: str, hydra_cfg: DictConfig) -> str:
     """Where the key that a message begins with is set, if it is by a table and not on the command line; else ""."""
-    key, (_, experiment, row) = re.match(r"[\w.]*", message)[0], _chosen(hydra_cfg).values()
+    key, (_, experiment, row) = re.split(r"[^\w.]", message)[0], _chosen(hydra_cfg).values()
     typed = (override.lstrip("+~").partition("=")[0] for override in hydra_cfg.overrides.task)
     if not key or experiment is None or any(sets({override: None}, key) for override in typed):
         return ""

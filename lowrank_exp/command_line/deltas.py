@@ -81,9 +81,9 @@ def merge(base: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for name, value in delta.items():
         there = base.get(name)
-        alike = isinstance(value, Mapping) and isinstance(there, Mapping)
-        if alike and value.get("_target_", there.get("_target_")) == there.get("_target_"):
-            value = merge(there, value)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            alike = value.get("_target_", there.get("_target_")) == there.get("_target_")
+            value = merge(there, value) if alike else value
         result[name] = value
     return result
 

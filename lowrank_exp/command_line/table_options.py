@@ -64,7 +64,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
         """What tables add to a group."""
         names = table_names([Path(self.path)]) if group in (EXPERIMENT, ROW) else []
         if group == ROW:
-            return [f"{name}/{row}" for name in names for row in self._table(name).rows]
+            return [f"{name}/{row}" for name in names if (table := self._table(name)) for row in table.rows]
         table = self._table(group.removeprefix(f"{ROW}/")) if group.startswith(f"{ROW}/") else None
         return names if table is None else [*table.rows]
 

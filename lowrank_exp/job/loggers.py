@@ -132,7 +132,7 @@ class Log:
     """
 
     def __init__(self, logger: Logger | None, say: Callable[[str], None] = print) -> None:
-        self.logger = logger
+        self.logger: Any = logger  # the methods below do nothing where it is None
         self.say = say
         self.step = 0
         self.warnings: list[str] = []

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from lowrank_exp.files import confusion
 from lowrank_exp.job.outcomes import Outcome, OutcomeStore
@@ -52,18 +52,18 @@ class PhaseMeter:
         network = self.parts.load_network(path).to(self.device)
         test = evaluate(network, data.test_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
         warnings, by_class, now, val = [*done.warnings], {}, [], None
-        if test.confusion is None:
+        if test.confusion is None or test.class_accuracy is None:
             warnings.append(why_no_scores(network, test))
         else:
             confusion.write(self.store.confusion(step.name, step.key), data.classes, test.confusion.numpy())
             names = confusion.class_names(data.classes)
             by_class = dict(zip(names, test.class_accuracy[: len(names)], strict=True))
-            now.append(_with_classes("test", test))
+            now.append(_with_classes("test", test, test.confusion))
         if data.sizes["val"]:
             on_val = evaluate(network, data.val_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
             val = on_val.accuracy
             if now and on_val.confusion is not None:
-                now.append(_with_classes("validation", on_val))
+                now.append(_with_classes("validation", on_val, on_val.confusion))
         learnt = self.cfg.model.get("weights") is not None or any(epochs.values()) or bool(done.history)
         if done.applied:
             warnings += ruined(now, accuracies, learnt, step.phase.remedy)
@@ -114,5 +114,5 @@ class PhaseMeter:
         return Outcome(**(asdict(outcome) | {"latency_ms": self.measure_latency(network), "latency_at": here}))
 
 
-def _with_classes(images: str, scores: Scores) -> Measured:
-    return Measured(images, scores.accuracy, scores.confusion.sum(1).tolist())
+def _with_classes(images: str, scores: Scores, confusion_CC: Tensor) -> Measured:
+    return Measured(images, scores.accuracy, confusion_CC.sum(1).tolist())

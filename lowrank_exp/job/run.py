@@ -193,20 +193,20 @@ class _Job:
         for number, step in enumerate(self.parts.steps, start=1):
             raise_received()
             self.place.phase(step.name, step.phase)
-            stored = self.store.read(step.name, step.key)
-            if stored is None:
+            outcome, stored = self.store.read(step.name, step.key), True
+            if outcome is None:
                 self.console.phase(number, len(self.parts.steps), step.name)
-                stored, outcome = self.compute(step, functools.partial(self.end_epoch, log, step.name))
-            if stored is not None:
-                for metrics in stored.history:
+                outcome, stored = self.compute(step, functools.partial(self.end_epoch, log, step.name))
+            if stored:
+                for metrics in outcome.history:
                     log.epoch(step.name, metrics)
-                outcome = self.meter.renew_latency(stored)
+                outcome = self.meter.renew_latency(outcome)
             plan = self.store.plan(step.name, step.key) or plan
             self.files = self.store.network(step.name, step.key)
             self.epochs[step.name] = len(outcome.history)
             self.accuracies[step.name] = (outcome.scores["accuracy"], outcome.scores["val_accuracy"])
             if outcome.applied or outcome.warnings:
-                results.append(outcome.result(stored is not None))
+                results.append(outcome.result(stored))
                 log.phase(results[-1])
                 self.console.row(results[-1])
             else:
@@ -220,16 +220,14 @@ class _Job:
         log.epoch(phase, metrics)
         raise_received()
 
-    def compute(
-        self, step: Step, on_epoch: Callable[[Mapping[str, float]], None]
-    ) -> tuple[Outcome | None, Outcome | None]:
+    def compute(self, step: Step, on_epoch: Callable[[Mapping[str, float]], None]) -> tuple[Outcome, bool]:
         """Run one phase, store its network, and measure the network read back from the file.
 
-        Returns what another process has stored meanwhile, or else what came out.
+        Returns what came out, or what another process has stored meanwhile, and whether it is that.
         """
         with self.store.writing(step.name, step.key, self.console.say) as folder:
             if (outcome := self.store.read(step.name, step.key)) is not None:
-                return outcome, None
+                return outcome, True
             seconds = stopwatch()
             network, done = self.run_from_last_epoch(step, self.make_setting(step, folder, on_epoch))
             seconds = seconds()
@@ -239,7 +237,7 @@ class _Job:
                 done.plan.write(folder / PLAN)
             outcome = self.meter.measure(step, done, seconds, self.accuracies, self.epochs)
             self.store.write(outcome)
-        return None, outcome
+        return outcome, False
 
     def run_from_last_epoch(self, step: Step, setting: Setting) -> tuple[nn.Module, Done]:
         """Run one phase, from its checkpoint if one is there; from a damaged one it does not start."""

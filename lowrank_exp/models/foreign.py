@@ -146,7 +146,8 @@ def _read_skeleton(path: Path) -> tuple[bool, Any, list[str]]:
             first = _read_pickle(file)
             if first[0] != MAGIC:
                 return False, *first
-            _read_pickle(file), _read_pickle(file)  # the protocol, and the machine that wrote the file
+            _read_pickle(file)  # the protocol
+            _read_pickle(file)  # the machine that wrote the file
             return True, *_read_pickle(file)
     except Exception:  # pickle meets other files with UnpicklingError, EOFError, ValueError, UnicodeDecodeError ...
         return False, None, []

@@ -51,7 +51,7 @@ def ruined(
         remedy: what to try, a sentence.
     """
     for place, measured in enumerate(now):
-        known = {name: values[place] for name, values in before.items() if values[place] is not None}
+        known = {name: value for name, values in before.items() if (value := values[place]) is not None}
         best = max(known, key=known.__getitem__, default=None)
         fell = best is not None and measured.well_above(known[best])
         too_few = measured.chance >= 1  # images to tell chance from a network that knows everything

@@ -172,7 +172,7 @@ class LearningCompression(Phase):
         for name, kind in kinds.items():
             if not isinstance(kind, SVDDecomposition):
                 raise ValueError(
-                    f"{name}: the C step is an SVD, and {kind.name} is none: take channel_svd or spatial_svd"
+                    f"{name}: the C step is an SVD, and {kind and kind.name} is none: take channel_svd or spatial_svd"
                 )
             layer, rank = network.get_submodule(name), plan[name]
             low = layer if rank is None else recompose(kind.factorize(layer, rank))

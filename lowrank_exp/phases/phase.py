@@ -14,6 +14,10 @@ from lowrank_exp.phases.rehearsal import Prospect, Rehearsal, walked
 from lowrank_exp.rank import Plan
 
 
+def _no_network(phase: str) -> nn.Module:
+    raise ValueError(f"the network that phase {phase} has left is not at hand")
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a phase may use: the data, its own seed, where it runs, and folders for what it must not lose.
@@ -35,7 +39,7 @@ class Setting:
     on_epoch: Callable[[Mapping[str, float]], None]
     epochs: Mapping[str, int] = field(default_factory=dict)
     folders: Mapping[str, Path] = field(default_factory=dict)
-    network: Callable[[str], nn.Module] | None = None
+    network: Callable[[str], nn.Module] = _no_network
     example: Tensor | None = None
 
 

@@ -112,7 +112,7 @@ class Prune(Phase):
         batches = -(-setting.data.sizes["train"] // self.train.recipe.batch_size)
         rankings = self.schedule.rankings(view, -(-batches // self.train.recipe.accumulate), self.train.recipe.epochs)
         parts, unknown = [*training.parts], ""
-        if self.criterion is None or rankings is None:
+        if self.criterion is None or rankings is None or pruning.batches is None:
             unknown = f"the rankings of {type(self.schedule).__name__}"
         elif isinstance(self.criterion, WeightCriterion):
             seconds = ranking_seconds(network, view.layers, self.criterion, pruning.batches(0), 1, setting.device)

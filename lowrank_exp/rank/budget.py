@@ -170,7 +170,7 @@ def _fill_up(problem: Problem, level: Callable[[LayerProfile], np.ndarray]) -> l
     for index, candidate in enumerate(problem.candidates):
         levels = level(candidate.profile)
         for option, rung in enumerate(candidate.rungs[1:], start=1):
-            wished = candidate.rungs[option - 1] + 1 if rung is None else rung
+            wished = (candidate.rungs[option - 1] or 0) + 1 if rung is None else rung
             at = float(levels[min(wished, len(levels)) - 1])
             steps.append((at, -candidate.cost(0, "macs"), index, option))
 

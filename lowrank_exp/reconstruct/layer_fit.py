@@ -85,7 +85,7 @@ class LayerFit:
         """The factors; the statistics are given up."""
         self._check()
         if self.sample is not None:
-            chain = self._of_map(*self._relu())
+            chain = self._of_map(*self._relu(self.sample))
         elif self.fit != "whitened":
             moments, W_GOK = self.moments, weight_GOK(self.layer, self.moments.mean_GD.device)
             chain = self._of_map(*linear_response(moments, W_GOK, self.rank, self.options.cutoff))
@@ -122,13 +122,13 @@ class LayerFit:
         ]
         return fitted if errors[0] <= errors[1] else plain  # the rounding of the weights could make it worse
 
-    def _relu(self) -> tuple[Tensor, Tensor]:
+    def _relu(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """M and b of the layer's responses, found in the coordinates of the batch norm behind it: y' = a y + c."""
-        y_GPO, hat_GPO = self.sample.rows_GPO(self.layer)
+        y_GPO, hat_GPO = sample.rows_GPO(self.layer)
         G, W_GOK = len(y_GPO), weight_GOK(self.layer, y_GPO.device)
         a_GO = torch.ones_like(W_GOK[:, :, 0])
         c_GO = torch.zeros_like(a_GO)
-        if self.reader.a is not None:
+        if self.reader.a is not None and self.reader.c is not None:
             a_GO = _safe(self.reader.a.to(a_GO)).reshape(G, -1)
             c_GO = self.reader.c.to(a_GO).reshape(G, -1)
         scaled = [rows_GPO * a_GO[:, None] + c_GO[:, None] for rows_GPO in (y_GPO, hat_GPO)]

@@ -105,8 +105,9 @@ def _published(axes: Axes, paper: Published, points: pd.DataFrame, names: list[s
 def _dense(axes: Axes, points: pd.DataFrame, paper: Published | None) -> None:
     """A star at ratio 1 for every distinct dense accuracy, ours filled and the paper's hollow."""
     ours = (100 * points["accuracy_dense_mean"].dropna().round(6)).drop_duplicates()
-    names = paper.rows if paper else ()
-    printed = {100 * paper.of_row(name)["accuracy_dense"] for name in names if _base(paper, name)}
+    printed = set()
+    if paper is not None:
+        printed = {100 * paper.of_row(name)["accuracy_dense"] for name in paper.rows if _base(paper, name)}
     star = {"marker": "*", "color": "black", "ls": "", "ms": 12, "zorder": 5}
     if printed:
         axes.plot([1] * len(printed), sorted(printed), mfc="white", mew=1.0, label=DENSE_PUBLISHED, **star)

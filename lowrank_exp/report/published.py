@@ -107,8 +107,7 @@ def compared(paper: Published, frame: pd.DataFrame) -> pd.DataFrame:
         printed = next((values for name, values in paper.rows.items() if same_row(name, row["row"])), {})
         for name, value in printed.items():
             column = paper.columns[name]
-            mean = row.get(f"{column.ours}_mean", math.nan) * column.factor
-            std = row.get(f"{column.ours}_std", math.nan) * column.factor
+            mean, std = (float(row.get(f"{column.ours}_{of}", math.nan)) * column.factor for of in ("mean", "std"))
             lines.append((row["configuration"], name, column.unit, value, mean, std, row["n"], mean - value))
     columns = ["configuration", "column", "unit", "paper", "ours", "std", "n", "difference"]
     return pd.DataFrame(lines, columns=columns)

@@ -53,7 +53,7 @@ def to_svd_(
     kinds = Decompositions.of(decomposition).by_layer(modules)
     reasons = untried(model, modules) if example_input is None else trial(model, example_input)
     named = modules if layers is None else by_layer(dict.fromkeys(layers), modules, "layers")
-    wanted = {name: kinds[name] for name in named if kinds[name] is not None}
+    wanted = {name: kind for name in named if (kind := kinds[name]) is not None}
     refused = {n: reasons.get(n) or form_refusal(modules[n], kind) for n, kind in wanted.items()}
     if layers is None:
         wanted = {n: kind for n, kind in wanted.items() if not (reasons.get(n) or _no_svd(modules[n], kind))}

@@ -112,7 +112,7 @@ class SVDForm(nn.Module, ABC):
         with torch.no_grad():
             if not layer.weight.is_meta:
                 form.set_svd_(*orthonormal_svd(decomposition, layer, form.rank, svd))
-            if layer.bias is not None:
+            if form.bias is not None:
                 form.bias.copy_(layer.bias)
         return form
 

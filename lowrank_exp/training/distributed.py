@@ -138,7 +138,7 @@ def in_processes(
         for rank in range(len(devices)):  # a file for each, as what stands for a shared tensor can be used once
             (Path(folder) / f"loaders-{rank}").write_bytes(ForkingPickler.dumps(loaders))
         arguments = (devices, threads, freed_memory_is_kept(), folder, sent, heard)
-        workers = mp.start_processes(_work, arguments, nprocs=len(devices), join=False, start_method="spawn")
+        workers: Any = mp.start_processes(_work, arguments, nprocs=len(devices), join=False, start_method="spawn")
         try:
             ended = False
             while not ended:
@@ -241,7 +241,8 @@ def _work(
 
 def _end_with_the_main_process() -> None:
     """However that one ends. torch sends workers an interrupt then, which those started in the background ignore."""
-    multiprocessing.parent_process().join()
+    if (main := multiprocessing.parent_process()) is not None:
+        main.join()
     os._exit(1)
 
 

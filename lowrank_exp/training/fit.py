@@ -89,8 +89,9 @@ def fit_(
     stored = checkpoints.read(path, decides) if path is not None and path.exists() else None
     history = [] if stored is None else stored[checkpoints.FIT]["history"]
     left = {} if stored is None else {part.name: stored[checkpoints.FIT].get(part.name) for part in recipe.parts}
-    for metrics in history if on_epoch is not None else []:
-        on_epoch(dict(metrics))
+    if on_epoch is not None:
+        for metrics in history:
+            on_epoch(dict(metrics))
     until = recipe.until
     if len(history) == recipe.epochs or (until is not None and history and until.met(history)):
         if stored is not None:

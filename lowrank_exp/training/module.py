@@ -123,7 +123,8 @@ class Classifier(pl.LightningModule):
         if self._processes == 1:
             loss.backward()
             return
-        with nullcontext() if steps else self.trainer.strategy.model.no_sync():
+        model: Any = self.trainer.strategy.model
+        with nullcontext() if steps else model.no_sync():
             self.manual_backward(loss)
 
     def _step(self) -> None:

@@ -47,7 +47,7 @@ def recalibrate_(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], im
     if not layers:
         return 0
     where = resolve(device)
-    home = next(iter(layers)).running_mean.device
+    home = next(layers[0].buffers()).device
     before = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in layers]
     momenta = [layer.momentum for layer in layers]
     seen = dict.fromkeys(layers, 0)

@@ -97,7 +97,7 @@ class Gradient(DataCriterion):
     needs_gradient: ClassVar[bool] = True
 
     def of_map(self, z: Tensor, g: Tensor | None) -> tuple[Tensor, ...]:
-        return (over_positions(g.abs()),)
+        return (over_positions(torch.abs(g)),)
 
     def of_images(self, sums_SNO: Tensor, M: int) -> Tensor:
         return sums_SNO / M

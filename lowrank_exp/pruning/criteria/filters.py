@@ -24,7 +24,8 @@ def filters(layer: nn.Module, weight: Tensor | None = None) -> Tensor:
     >>> filters(nn.Conv2d(4, 6, 3, groups=2)).shape
     torch.Size([2, 3, 18])
     """
-    weight = (layer.weight if weight is None else weight).detach()
+    own: Tensor = layer.weight
+    weight = (own if weight is None else weight).detach()
     return by_filter(layer, weight if weight.dtype == torch.float64 else weight.float()).flatten(2)
 
 

@@ -177,7 +177,7 @@ class _LossFile:
         if not lines:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"")
-            self._append(heading)
+            _append(path, heading)
             return
         self.whole = lines[0]["whole"]
         if any(lines[0][key] != heading[key] for key in ("at", "layers")):
@@ -191,11 +191,12 @@ class _LossFile:
     def add(self, name: str, f: int, loss: float) -> None:
         self.known[name, f] = loss
         if self.path is not None:
-            self._append({"layer": name, "filter": f, "loss": loss})
+            _append(self.path, {"layer": name, "filter": f, "loss": loss})
 
-    def _append(self, line: dict) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+
+def _append(path: Path, line: dict) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _whole_lines(path: Path) -> tuple[list[dict], int]:

@@ -95,7 +95,7 @@ class Iterative(Schedule):
             )
         self._check_updates(steps)
         if self.filters is not None:
-            self._check_steps(MostSaved(view), steps_per_epoch, epochs)
+            self._check_steps(self.macs, MostSaved(view), steps_per_epoch, epochs)
 
     def _check_updates(self, steps: int) -> None:
         if self.updates > steps:
@@ -104,19 +104,19 @@ class Iterative(Schedule):
                 "once and never again. Lower updates, or train for longer"
             )
 
-    def _check_steps(self, most: MostSaved, steps_per_epoch: int, epochs: int) -> None:
+    def _check_steps(self, macs: float, most: MostSaved, steps_per_epoch: int, epochs: int) -> None:
         """Nothing, if so many steps may be enough for the target, whichever channels the criterion chooses."""
         steps = steps_per_epoch * epochs
         times = len(range(0, steps, self.updates))
         left = most.left(times * self.filters)
-        if left <= self.macs * (1 + TOLERANCE):
+        if left <= macs * (1 + TOLERANCE):
             return
-        channels = most.needed(self.macs)
+        channels = most.needed(macs)
         turns = -(-channels // self.filters)
         enough = (turns - 1) * self.updates + 1
         sooner = f"updates={(steps - 1) // (turns - 1)}, " if 1 < turns <= steps else ""
         raise ValueError(
-            f"Iterative: macs={self.macs} cannot be reached: {steps:,} steps ({epochs} epochs of {steps_per_epoch:,}), "
+            f"Iterative: macs={macs} cannot be reached: {steps:,} steps ({epochs} epochs of {steps_per_epoch:,}), "
             f"{self.updates} from one time to the next, remove {times} x {self.filters} channels, and at least "
             f"{left:.3f} of the MACs remain. {channels:,} channels or more have to go: set filters=null (as many as it "
             f"takes) or filters={-(-channels // times)}, {sooner}or train for {enough:,} steps "

@@ -120,8 +120,8 @@ class Pruner(AtWork):
         self.step = epochs_done * steps_per_epoch
         self.view = pruning.view(network)
         self.schedule.check(self.view, steps_per_epoch, epochs)
-        if pruning.batches is not None:
-            self.view.batches = lambda ranking: _Undisturbed(pruning.batches(ranking), network)
+        if (batches := pruning.batches) is not None:
+            self.view.batches = lambda ranking: _Undisturbed(batches(ranking), network)
         if pruning.held_out is not None:
             self.view.held_out = _Undisturbed(pruning.held_out, network)
         self.view.folder = pruning.folder
@@ -202,7 +202,7 @@ class Pruner(AtWork):
                 Masks(self.network, self.view.groups, filters, norms=False).apply_(self.network)
                 self.view.masked = _plain(filters)
             case Revive():
-                self._revive(action)
+                self._revive(action, self.masks)
             case Remove(keep):
                 self._remove(keep)
 
@@ -227,11 +227,11 @@ class Pruner(AtWork):
             if name in entries and self.optimizer is not None:
                 forget_(self.optimizer, parameter, entries[name])
 
-    def _revive(self, action: Revive) -> None:
+    def _revive(self, action: Revive, masks: Masks) -> None:
         """New filters; what lies behind them is as in a new network, and what reads them as the action says."""
-        masks, modules = self.masks, dict(self.network.named_modules())
+        modules = dict(self.network.named_modules())
         forgotten = dict(masks.entries)
-        for name, mask in self._reading_silent(modules).items() if action.next_inputs != "kept" else ():
+        for name, mask in self._reading_silent(modules, masks).items() if action.next_inputs != "kept" else ():
             weight, key = modules[name].weight, f"{name}.weight"
             bound = weight[0].numel() ** -0.5 if action.next_inputs == "redrawn" else 0.0
             drawn = (torch.rand(weight.shape, generator=self.generator) * 2 - 1) * bound
@@ -247,16 +247,16 @@ class Pruner(AtWork):
         self.revived = dict(masks.filters)
         self.masks, self.held, self.old, self.view.masked = None, [], {}, {}
 
-    def _reading_silent(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    def _reading_silent(self, modules: Mapping[str, nn.Module], masks: Masks) -> dict[str, Tensor]:
         """By layer where the weights of its filters that are not silent read a channel of which nothing comes."""
         read: dict[str, set[int]] = {}
         for group in self.view.groups:
             for layer, entries in group.consumers.items():
                 if layer not in group.producers and isinstance(modules[layer], LAYERS):
-                    read.setdefault(layer, set()).update(e for c in self.masks.silent(group) for e in entries[c])
+                    read.setdefault(layer, set()).update(e for c in masks.silent(group) for e in entries[c])
         found = {layer: where_read(modules[layer], inputs) for layer, inputs in read.items() if inputs}
-        own = {layer: self.masks.entries.get(f"{layer}.weight") for layer in found}
-        return {layer: mask if own[layer] is None else mask & ~own[layer] for layer, mask in found.items()}
+        own = masks.entries
+        return {layer: mask & ~own[key] if (key := f"{layer}.weight") in own else mask for layer, mask in found.items()}
 
     def _remove(self, keep: Mapping[str, Sequence[int]]) -> None:
         before = dict(self.network.named_parameters())

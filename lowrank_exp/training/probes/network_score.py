@@ -98,9 +98,10 @@ class NetworkScore:
                 with write_whole(path, durable=False) as temporary:
                     temporary.write_text(json.dumps({**record, "digest": digest(record)}), encoding="utf-8")
         self._bar.update()
-        if scores["accuracy"] is None:
+        accuracy, loss = scores["accuracy"], scores["loss"]
+        if accuracy is None or loss is None:
             return 0.0
-        return scores["accuracy"] if self.quality == "accuracy" else math.exp(-scores["loss"])
+        return accuracy if self.quality == "accuracy" else math.exp(-loss)
 
     def _choices(self, ranks: Mapping[str, Rank | Choice | None]) -> dict[str, Choice]:
         if unknown := sorted(ranks.keys() - self.layers.keys()):
