@@ -41,8 +41,8 @@ def test_a_swapped_group_is_named_once(job: Callable) -> None:
 def test_results_of_earlier_versions_are_told_apart_by_their_keys(job: Callable) -> None:
     rows = configurations([job(policy=p, ratio=r, choices={}) for p, r in (("uniform", 0.5), ("energy", 0.3))])
     assert [row.label for row in rows] == [
-        "rank._target_=lowrank_exp.rank.uniform.uniform rank.macs=0.5",
-        "rank._target_=lowrank_exp.rank.energy.energy rank.macs=0.3",
+        "rank._target_=lowrank_exp.rank.policies.uniform.uniform rank.macs=0.5",
+        "rank._target_=lowrank_exp.rank.policies.energy.energy rank.macs=0.3",
     ]
     assert [row.series for row in rows] == ["decompose"] * 2
 

@@ -340,7 +340,7 @@ def test_stand_ins_have_the_shares():
 
 def test_defaults_are_the_papers():
     schedule = RePr()
-    assert (schedule.S1, schedule.S2, schedule.N, schedule.p) == (20, 10, 3, 0.3)
+    assert (schedule.S1, schedule.S2, schedule.N, schedule.share) == (20, 10, 3, 0.3)
     assert schedule.criterion == Orthogonality()
     assert schedule.null_space == NullSpace()
     assert SFP().criterion == L2()
