@@ -16,6 +16,7 @@ from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.job.walk import make_phases
 from lowrank_exp.phases.phase import Phase
+from support.cells import cells
 from support.composed import composed, flattened
 from support.table_rows import PUBLISHED, TABLES
 
@@ -43,7 +44,7 @@ def checked(*overrides: str) -> Decompositions:
     return Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@cells("option", OPTIONS, by=lambda option: option.partition("/")[0])
 def test_option_composes_and_instantiates(option):
     group, _, name = option.partition("/")
     decompositions = checked(f"{group}={name}", *NEEDS.get(option, []))
