@@ -125,11 +125,11 @@ class ZeroShot(nn.Module):
         self, names: list[str], templates: list[str], device: str | torch.device, cache: Path | None, say: Callable
     ) -> Tensor:
         """W, from the cache if it is there."""
-        text = self.published.text or {}
+        text = self.published.text
         content = hashlib.sha256(json.dumps([self.published.name, self.published.config, names, templates]).encode())
-        for name in sorted(text):
-            content.update(f"{name} {tuple(text[name].shape)} {text[name].dtype}".encode())
-            content.update(text[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+        for name, tensor in sorted((text or {}).items()):
+            content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            content.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
         stored = None if cache is None else Path(cache) / f"{content.hexdigest()[:32]}.pt"
         if stored is not None and stored.is_file():
             return torch.load(stored, weights_only=True)
