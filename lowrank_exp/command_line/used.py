@@ -33,6 +33,8 @@ def only_used(config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str
     method = config.get("method")
     if not isinstance(method, Mapping) or not isinstance(method.get("phases"), Mapping):
         return dict(config)  # the job says what is wrong with it
+    if any(name not in method["phases"] for name in method.get("order") or []):
+        return dict(config)  # and so here, with the names of all phases
     used = used_parts(config, written)
     remaining = {key: value for key, value in config.items() if key not in GROUPS or key in used}
     remaining["method"] = {key: method[key] for key in METHOD if key in method}
