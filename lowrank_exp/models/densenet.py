@@ -176,7 +176,7 @@ def compress(channels: int, reduction: float) -> int:
     Raises:
         ValueError: if none is left.
 
-    >>> compress(160, 1.0), compressed(219, 0.5)
+    >>> compress(160, 1.0), compress(219, 0.5)
     (160, 109)
     """
     remaining = int(reduction * channels)
