@@ -123,6 +123,7 @@ class Job:
                     wrong |= {} if f"{key}=" in str(error) else {key: error}
 
 
+@pytest.mark.slow
 def test_every_key_of_every_method_arrives():
     wrong = {
         method: failures for method in options("method") if (failures := Job(f"method={method}").failures(["method"]))
