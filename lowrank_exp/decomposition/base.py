@@ -15,7 +15,7 @@ from lowrank_exp.network.cost import LAYERS, macs_of_factors, out_channels
 
 Rank = int | tuple[int, ...]
 FITS = ("whitened", "response", "relu")  # to data; see `lowrank_exp.reconstruct`
-WHAT = ("macs", "weights", "bytes")  # what a layer costs, and what a budget may bound
+WHAT = ("macs", "weights", "bytes")  # what a layer costs, as far as its sizes tell
 
 
 class Decomposition(ABC):

@@ -1,7 +1,8 @@
 """What a rank policy knows of a layer: what it costs dense, and what each of its decompositions offers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ class LayerProfile:
     Numbers and names alone, so it can be pickled and written down. Most layers have one offer, and policies that do not
     choose among decompositions see profiles with one: the properties below are those of the first. A layer that cannot
     be decomposed has a `refusal` and no offers; its properties are empty.
+
+    Of a profile with times `timed` has the conditions of their measurement (runtime, version, threads, batch size,
+    machine ...), the same for all layers; None: there are no times.
     """
 
     name: str
@@ -27,6 +31,7 @@ class LayerProfile:
     shape: LayerShape | None = field(default=None, repr=False)  # for ranks off the ladders; None: these cannot be had
     dense_option: bool = True  # False: a rank must be chosen, cheaper than dense or not
     compressed: bool = False  # the network had been compressed before
+    timed: Mapping[str, Any] | None = field(default=None, repr=False)
     tried: bool = field(default=False, repr=False, compare=False)  # in the network, by `lowrank_exp.replacing.trial`
 
     @property
@@ -53,6 +58,11 @@ class LayerProfile:
     def bytes(self) -> int:
         """Bytes of the dense weight in a file."""
         return self.dense.bytes
+
+    @property
+    def latency(self) -> int:
+        """Nanoseconds that the dense layer takes; 0 without times."""
+        return self.dense.latency
 
     @property
     def decomposition(self) -> str | None:
@@ -102,6 +112,11 @@ class LayerProfile:
         return self.offer.costs.bytes
 
     @property
+    def rank_latency(self) -> np.ndarray:
+        """Nanoseconds that the factors take, `(rungs,)`; empty without times."""
+        return self.offer.costs.latency
+
+    @property
     def singular_values(self) -> np.ndarray:
         """Of every group, falling, `(G, full rank)`; `(1, 0)` where a decomposition has none."""
         return self.offer.singular_values
@@ -147,7 +162,7 @@ class LayerProfile:
         return self.offer.sensitivity
 
     def cost(self, rank: Rank | None) -> Cost:
-        """What the layer costs at a rank, on the ladder or not; dense at None.
+        """What the layer costs at a rank, on the ladder or not; dense at None. There are times on the ladder alone.
 
         Raises:
             ValueError: no such rank.

@@ -6,7 +6,6 @@ import numpy as np
 
 from lowrank_exp.checks import whole
 from lowrank_exp.decomposition import Rank
-from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.enc.curves import measured_curve
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.offer import Costs, Offer
@@ -30,7 +29,8 @@ def at_multiples(layer: LayerProfile, multiple: int) -> LayerProfile:
 
     A number of a rank whose highest is below `multiple` (three input channels) is left at its highest, where the rank
     has other numbers; the ranks of a ladder of pairs are raised to multiples. What was measured or computed at some
-    ranks is interpolated. A layer without any such rank gets a refusal.
+    ranks is interpolated, but times are not: of a ladder with times those ranks stay that are such multiples. A layer
+    without any such rank gets a refusal.
 
     >>> from lowrank_exp.rank import Cost, Costs, Offer
     >>> offer = Offer("channel_svd", range(1, 21), Costs(*[np.arange(1, 21)] * 2), np.ones((1, 20)))
@@ -42,8 +42,8 @@ def at_multiples(layer: LayerProfile, multiple: int) -> LayerProfile:
         return layer
     offers = [(one, _raise_to_multiples(one, multiple)) for one in layer.alternatives]
     cut = tuple(_restrict(one, ranks) for one, ranks in offers if ranks)
-    refusal = None if cut else f"no multiple of {multiple} up to its full rank {layer.full_rank}"
-    return replace(layer, offers=cut, refusal=refusal)
+    where = "up to its full rank" if layer.timed is None else "among its ranks with a measured time, the highest"
+    return replace(layer, offers=cut, refusal=None if cut else f"no multiple of {multiple} {where} {layer.full_rank}")
 
 
 def _restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
@@ -52,7 +52,8 @@ def _restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
     places = [layer.place_below(rank) if pairs else offer.ranks.index(rank) for rank in ranks]
     if pairs:
         every = [layer.cost(rank) for rank in ranks]
-        costs = Costs(*(np.array([getattr(cost, what) for cost in every], dtype=np.int64) for what in WHAT))
+        known = offer.costs.known
+        costs = Costs(**{what: np.array([getattr(cost, what) for cost in every], dtype=np.int64) for what in known})
         kept = layer.energy_at(ranks)
     else:
         costs, kept = offer.costs.some(places), offer.kept[places] if len(offer.kept) else offer.kept
@@ -77,7 +78,8 @@ def _raise_to_multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
         tuple(min(-(-one // multiple) * multiple, most) for one, most in zip(rank, highest, strict=True))
         for rank in layer.ranks
     ]
-    return tuple(dict.fromkeys(raised))
+    measured = layer.ranks if len(layer.rank_latency) else raised
+    return tuple(rank for rank in dict.fromkeys(raised) if rank in measured)
 
 
 def _resample(layer: LayerProfile, ranks: tuple[Rank, ...], places: list[int]) -> dict:

@@ -10,15 +10,21 @@ from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.decomposition.fitting.energy import energy_of
 
 BYTES = 4  # of a weight in a file, where nothing else is said
+COSTS = (*WHAT, "latency")  # what a budget may bound: what sizes tell, and what is measured
 
 
 @dataclass(frozen=True)
 class Cost:
-    """MACs of one image, weights, and bytes of the weights in a file; 0: four for every weight."""
+    """What a layer costs.
+
+    `macs` of one image, `weights`, and `bytes` of the weights in a file (0: four for every weight). `latency`:
+    nanoseconds of one forward pass, as measured on a runtime; 0 where nothing was measured, see `LayerProfile.timed`.
+    """
 
     macs: int
     weights: int
     bytes: int = 0
+    latency: int = 0
 
     def __post_init__(self) -> None:
         if not self.bytes:
@@ -27,11 +33,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """The same of every rung, `(rungs,)` each; empty bytes: four for every weight."""
+    """The same of every rung, `(rungs,)` each; empty bytes: four for every weight; empty latency: not measured."""
 
     macs: np.ndarray
     weights: np.ndarray
     bytes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    latency: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if not len(self.bytes):
@@ -39,11 +46,16 @@ class Costs:
 
     def at(self, rung: int) -> Cost:
         """Those of one rung, counted from 0."""
-        return Cost(*(int(getattr(self, what)[rung]) for what in WHAT))
+        return Cost(**{what: int(getattr(self, what)[rung]) for what in self.known})
 
     def some(self, places: slice | Sequence[int]) -> "Costs":
         """Those of some rungs."""
-        return Costs(*(getattr(self, what)[places] for what in WHAT))
+        return Costs(**{what: getattr(self, what)[places] for what in self.known})
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The names of those that are known: not latency where it was not measured."""
+        return COSTS if len(self.latency) else WHAT
 
 
 def _no_numbers() -> np.ndarray:

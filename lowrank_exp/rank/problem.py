@@ -179,6 +179,9 @@ def planned_layer(layer: LayerProfile, rank: Rank | None, reason: str) -> Planne
     before, after = layer.cost(None), layer.cost(rank)
     costs = {f"{what}_before": getattr(before, what) for what in WHAT}
     costs |= {f"{what}_after": getattr(after, what) for what in WHAT}
+    if layer.timed is not None:
+        measured = rank is None or rank in layer.ranks
+        costs |= {"latency_before": before.latency, "latency_after": after.latency if measured else None}
     kind, options = (None, {}) if rank is None else (layer.decomposition, layer.options)
     return PlannedLayer(rank, kind, reason, **costs, options=options)
 
