@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lowrank_exp.artifact import load, save
+    from lowrank_exp.export import export
     from lowrank_exp.network.cost import Measurement, measure
     from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity
     from lowrank_exp.surgery import factorize_
@@ -21,6 +22,7 @@ __all__ = [
     "Measurement",
     "Plan",
     "allocate",
+    "export",
     "factorize_",
     "load",
     "measure",
@@ -36,6 +38,7 @@ _HOMES = {
     "Measurement": "lowrank_exp.network.cost",
     "Plan": "lowrank_exp.rank",
     "allocate": "lowrank_exp.rank",
+    "export": "lowrank_exp.export",
     "factorize_": "lowrank_exp.surgery",
     "load": "lowrank_exp.artifact",
     "measure": "lowrank_exp.network.cost",
@@ -49,7 +52,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lowrank_exp' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    home = importlib.import_module(_HOMES[name])
+    return home if home.__name__ == f"{__name__}.{name}" else getattr(home, name)  # `export` is module and function
 
 
 def __dir__() -> list[str]:

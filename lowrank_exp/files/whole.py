@@ -46,6 +46,38 @@ def write_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Pa
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def write_whole_together(path: str | os.PathLike) -> Iterator[Path]:
+    """The path of `path`'s name in a temporary folder beside it, for files that belong together and name each other.
+
+    When the block ends well all files of that folder take their places beside `path`, that of `path` itself last; where
+    there are several, a former `path` is taken away before, so that it never stands beside files that are not its own.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "model.xml"
+    >>> with write_whole_together(target) as temporary:
+    ...     _ = temporary.write_text("graph"), temporary.with_suffix(".bin").write_text("weights")
+    >>> sorted(file.name for file in target.parent.iterdir())
+    ['model.bin', 'model.xml']
+    """
+    path = Path(path)
+    folder = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder / path.name
+        *others, main = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+        for file in (*others, main):
+            _to_disk(file)
+        if others:
+            path.unlink(missing_ok=True)
+        for file in (*others, main):
+            os.replace(file, path.with_name(file.name))
+        _to_disk(path.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def copy_whole(source: str | os.PathLike, target: str | os.PathLike) -> None:
     """Copy a file so that `target` is there whole or not at all."""
     with write_whole(target) as temporary:
@@ -57,7 +89,7 @@ def sweep_parts(folder: Path) -> None:
     for part in folder.glob(".*.part"):
         match = PART.fullmatch(part.name)
         if match and match[1] == _host() and not _lives(int(match[2])):
-            part.unlink(missing_ok=True)
+            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def file_digest(path: str | os.PathLike) -> str:

@@ -13,6 +13,7 @@ from lowrank_exp.files.whole import (
     find_difference,
     sweep_parts,
     write_whole,
+    write_whole_together,
 )
 
 
@@ -54,6 +55,9 @@ def test_what_dead_processes_left_half_written_is_swept(tmp_path):
     ours, elsewhere = tmp_path / f".b.pt.{_host()}.{os.getpid()}.part", tmp_path / ".c.pt.another-host.1.part"
     for path in (dead, ours, elsewhere, tmp_path / "d.pt"):
         path.touch()
+    several = tmp_path / f".e.xml.{_host()}.{process.pid}.part"
+    several.mkdir()
+    (several / "e.bin").touch()
     sweep_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ours.name, elsewhere.name, "d.pt"])
 
@@ -92,3 +96,27 @@ def test_check_sums_of_torch_files(tmp_path):
             check_sums(path)
     with pytest.raises(FileNotFoundError):
         check_sums(tmp_path / "none")
+
+
+def test_files_that_belong_together_come_together(tmp_path):
+    target = tmp_path / "model.xml"
+    with write_whole_together(target) as temporary:
+        temporary.write_text("graph")
+        (temporary.parent / "model.bin").write_text("weights")
+        assert list(tmp_path.glob("model*")) == []
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "model.xml": "graph",
+        "model.bin": "weights",
+    }
+
+    def fail():
+        with write_whole_together(target) as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "model.xml": "graph",
+        "model.bin": "weights",
+    }
