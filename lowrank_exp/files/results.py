@@ -42,6 +42,7 @@ EXCLUDED = (
     "force_threads",
     "store",
     "latency",
+    "export",
     "dry_run",
     "tags",
     "notes",
@@ -69,6 +70,12 @@ class PhaseResult:
     empty where it was not measured. `values`: figures of the phase's own, by name. `warnings`: what a reader of the
     figures must know, a sentence each; `missed`: a target was not met. `conditions`: threads, machine, device and
     versions of the process that computed it, which `seconds` are of; `stored`: another run had done so before.
+
+    `latency_ms`: median milliseconds of one forward pass at the first batch size; `latency`: of every batch size a
+    mapping of `batch_size`, `median_ms`, `minimum_ms`, `spread` (interquartile range / median), `passes`, and
+    `cores_elsewhere`: how many cores other processes kept busy meanwhile. `runtime`: what executed the passes: its
+    `name`, version, threads, precision, instruction set ...; a condition that a batch size has of its own, such as
+    `memory_format`, stands in its mapping.
     """
 
     name: str
@@ -89,6 +96,8 @@ class PhaseResult:
     missed: bool = False
     conditions: dict = field(default_factory=dict)
     stored: bool = False
+    latency: list[dict] = field(default_factory=list)
+    runtime: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,7 @@ class Result:
     `status`: `ok`; `missed`: all phases have ended, but a target was not met; `interrupted`: by a signal; `failed`.
     `warnings`: of the job as a whole; `files`: SHA-256 of the files beside it; `skipped`: the phases that had nothing
     to do in this network, and their keys. `config` holds what the phases use, `choices` the chosen options by group.
+    `exports`: of every exported file a mapping of its `format`, `file`, bytes, and how it compares with the network.
     `folder` is where it was read from; it is not written.
     """
 
@@ -132,6 +142,7 @@ class Result:
     files: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
+    exports: list[dict] = field(default_factory=list)
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -330,8 +341,9 @@ def _fits(value: object, hint: typing.Any, least: float, most: float) -> bool:
         return True
     if isinstance(hint, types.UnionType):
         return any(_fits(value, part, least, most) for part in parts)
-    if typing.get_origin(hint) is list:  # of phases and layers, which are checked one by one, or of words
-        return isinstance(value, list) and (parts[0] is not str or all(isinstance(one, str) for one in value))
+    if typing.get_origin(hint) is list:  # phases and layers are checked one by one
+        plain_items = parts[0] in (str, dict)
+        return isinstance(value, list) and (not plain_items or all(isinstance(one, parts[0]) for one in value))
     if typing.get_origin(hint) is dict:
         return isinstance(value, dict) and all(_fits(one, parts[1], least, most) for one in value.values())
     if hint is int:
@@ -348,7 +360,7 @@ def _in_words(hint: typing.Any, least: float, most: float) -> str:
     if typing.get_origin(hint) is dict:
         return f"a mapping of names to {_in_words(parts[1], least, most)}"
     if typing.get_origin(hint) is list:
-        return "a list of words" if parts[0] is str else "a list"
+        return {str: "a list of words", dict: "a list of mappings"}.get(parts[0], "a list")
     if hint in (int, float):
         return f"{'a whole number' if hint is int else 'a number'} from {least:g} to {most:g}"
     return {str: "a text", dict: "a mapping", list: "a list", bool: "true or false"}.get(hint, "null")

@@ -119,15 +119,13 @@ def _section(
     mine = [row for row in rows if row.experiment == name]
     part = frame[frame["experiment"].isna()] if name is None else frame[frame["experiment"] == name]
     ours = [paper for paper in papers if paper.name == name]
-    jobs = [job for row in mine for job in row.finished]
-    setups = [job.environment.get("latency", job.config.get("latency")) for job in jobs]
     source = [line for paper in ours for line in _source(paper)]
     return render.Section(
         title=_title(name),
         frame=part,
         comparison=pd.concat([compared(paper, part) for paper in ours]) if ours else None,
         source=source,
-        conditions=render.latency_conditions(setups, part),
+        conditions=render.latency_conditions(part),
         notes=[*notes(mine), *remarks],
     )
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -28,8 +28,10 @@ TERMINAL = (
 )
 SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
 WARNED = "(!)"  # beside the status of a row with warnings
+TIMED_BY = "timed by"
+APART = "Rows were timed in different ways, as listed: compare latencies of one way only."
 FIGURE = Quantity("value", 1, ".4g")  # of a phase's own
-ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads")
+ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads", "timed_by")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Section:
 def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Rows of `table` as text: configuration, n, the quantities `names` in their shown units, status.
 
-    By default all quantities, and the accuracy after every phase between the first and the last.
+    By default all quantities, and the accuracy after every phase between the first and the last. Where latencies were
+    measured in different ways, each row tells its own.
     """
     columns = {"configuration": frame["configuration"].astype(str), "n": frame["n"].astype(str)}
 
@@ -70,7 +73,14 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
         if name == "accuracy_dense" and names is None:
             for phase in _between(frame):
                 add(f"accuracy.{phase}", Quantity(f"{phase} %", 100, ".2f"), "accuracy")
+    if timed_in_different_ways(frame):
+        columns[TIMED_BY] = frame["timed_by"]
     return pd.DataFrame(columns | {"status": _status(frame)})
+
+
+def timed_in_different_ways(frame: pd.DataFrame) -> bool:
+    """Whether rows of `table` have latencies that are not alike: of other runtimes, threads or batch sizes."""
+    return len(set(frame.loc[frame["timed_by"] != "", "timed_by"])) > 1
 
 
 def _status(frame: pd.DataFrame) -> pd.Series:
@@ -124,7 +134,7 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def origin(frame: pd.DataFrame) -> pd.DataFrame:
-    """Where each row was measured: hash, seeds, commit, date, machine, device and threads, as text."""
+    """Where each row was measured: hash, seeds, commit, date, machine, device, threads and what timed it."""
     shown = frame.loc[frame["hash"] != "", ["configuration", *ORIGIN]].copy()
     shown["commit"] = [" ".join(dict.fromkeys(c[:8] for c in str(cell).split())) for cell in shown["commit"]]
     shown["date"] = [_dates(str(cell)) for cell in shown["date"]]
@@ -199,17 +209,19 @@ def latex(sections: Sequence[Section]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def latency_conditions(setups: Sequence[object], frame: pd.DataFrame) -> str:
-    """The sentence on latency: the settings that jobs recorded; device and threads if rows share them."""
-    plain = [setup for setup in setups if isinstance(setup, Mapping)]
-    texts = {", ".join(f"{key} {value}" for key, value in setup.items()) for setup in plain}
-    settings = texts.pop() if len(texts) == 1 else "settings differ" if texts else "batch size not recorded"
+def latency_conditions(frame: pd.DataFrame) -> str:
+    """The sentence on latency: what rows were timed by, and device and threads of their jobs, if they share them."""
+    if timed_in_different_ways(frame):
+        timed = APART
+    else:
+        ways = [way for way in frame["timed_by"] if way]
+        timed = f"Timed by {ways[0]}." if ways else "None was measured."
     places = {tuple(pair) for pair in frame.loc[frame["n"] > 0, ["device", "threads"]].to_numpy()}
     where = "device and threads as listed by row"
     if len(places) == 1:
         device, threads = places.pop()
         where = f"device {device or 'not recorded'}, threads {threads or 'not recorded'}"
-    return f"Latency: median ms of one forward pass; {settings}; {where}."
+    return f"Latency: median ms of one forward pass. {timed} Jobs: {where}."
 
 
 def _cell(mean: float, std: float, shown: Quantity, name: str) -> str:
@@ -228,7 +240,7 @@ def _dates(cell: str) -> str:
 def _print(console: Console, text: pd.DataFrame, title: str) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for number, name in enumerate(text.columns):
-        words = number == 0 or name in ("column", "unit", "status", "phase", "figure", *ORIGIN)
+        words = number == 0 or name in ("column", "unit", "status", "phase", "figure", TIMED_BY, *ORIGIN)
         header = name.replace(" ", "\n")
         table.add_column(header, justify="left" if words else "right", overflow="fold", no_wrap=number > 0)
     for row in text.itertuples(index=False):

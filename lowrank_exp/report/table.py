@@ -8,6 +8,7 @@ import pandas as pd
 
 from lowrank_exp.report.configuration import Configuration, differing_keys, leaves
 from lowrank_exp.report.quantities import SHOWN, VALUES, measured, measured_over
+from lowrank_exp.report.timed_by import timed_by
 
 AVERAGED = (
     *SHOWN,
@@ -15,6 +16,7 @@ AVERAGED = (
     *("latency_ms_dense", "latency_ms_ratio", "val_accuracy", "top5_dense"),
 )
 MIXED = "its seeds ran on different machines, devices or numbers of threads: latency and seconds are left out"
+OTHERWISE_TIMED = "its seeds were timed in different ways, latency is left out"
 
 
 def table(
@@ -59,6 +61,8 @@ def notes(rows: Sequence[Configuration]) -> list[str]:
             lines.append(f"missing: {row.label}{which}: no result.json (not run yet, or still running)")
         if _mixed(row):
             lines.append(f"{row.label}: {MIXED}")
+        elif len(ways := _ways(row)) > 1:
+            lines.append(f"{row.label}: {OTHERWISE_TIMED}: {'; '.join(ways)}")
     return lines
 
 
@@ -78,7 +82,8 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         for some in layers:
             values |= measured_over(job, some, phase)
     mean, std = _mean_and_spread([[values.get(name, math.nan) for values in found] for name in names])
-    mixed = _mixed(row)
+    mixed, ways = _mixed(row), _ways(row, phase)
+    left_out = ("latency", "seconds") if mixed else ("latency",) if len(ways) > 1 else ()
     record = {
         "configuration": row.label,
         "experiment": row.experiment,
@@ -93,12 +98,13 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         "warnings": "; ".join(f"seed {job.seed}: {line}" for job in row.finished for line in job.told()),
     }
     for name, *numbers in zip(names, mean, std, strict=True):
-        both = (math.nan, math.nan) if mixed and name.startswith(("latency", "seconds")) else numbers
+        both = (math.nan, math.nan) if name.startswith(left_out) else numbers
         record[f"{name}_mean"], record[f"{name}_std"] = both
     jobs = row.finished or row.failed
     record |= {"hash": row.hash, "fingerprints": _joined(job.fingerprint for job in jobs)}
     for name in ("commit", "date", "machine", "device", "threads"):
         record[name] = _joined(job.environment.get(name) for job in jobs)
+    record["timed_by"] = "; ".join(ways)
     record["error"] = "; ".join(f"seed {job.seed}: {last_line(job.error)}" for job in row.failed)
     return record
 
@@ -128,6 +134,11 @@ def with_differing(frame: pd.DataFrame, rows: Sequence[Configuration]) -> pd.Dat
 def _mixed(row: Configuration) -> bool:
     places = {tuple(str(job.environment.get(k)) for k in ("machine", "device", "threads")) for job in row.finished}
     return len(places) > 1
+
+
+def _ways(row: Configuration, phase: str | None = None) -> list[str]:
+    """How the latencies of its seeds were measured, each way once."""
+    return list(dict.fromkeys(filter(None, (timed_by(job, phase) for job in row.finished))))
 
 
 def _joined(values: object) -> str:

@@ -1,5 +1,6 @@
 """Cells, escapes and widths of the printed tables."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,8 @@ import pytest
 from lowrank_exp.files.results import Result
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.render import (
+    APART,
+    TERMINAL,
     Section,
     figures_text,
     formatted,
@@ -19,7 +22,7 @@ from lowrank_exp.report.render import (
     markdown,
     origin,
 )
-from lowrank_exp.report.table import table
+from lowrank_exp.report.table import OTHERWISE_TIMED, notes, table
 
 
 def section(frame: pd.DataFrame, **changes: object) -> Section:
@@ -107,17 +110,44 @@ def test_origin_is_short(job: Callable) -> None:
     assert (shown["commit"], shown["date"], shown["seeds"]) == ("01234567", "2026-11-20 to 2026-11-22", "0 1")
 
 
+def timed(result: Result, name: str, batch: int = 1, **runtime: object) -> Result:
+    """A job whose phases were timed by a runtime."""
+    last = replace(
+        result.phases[-1], latency=[{"batch_size": batch}], runtime={"name": name, "version": "1.0", **runtime}
+    )
+    return replace(result, phases=[*result.phases[:-1], last])
+
+
 def test_latency_conditions(job: Callable) -> None:
     frame = table(configurations([job(), job(epochs=2)]))
-    setup = {"batch_size": 8, "memory_format": "channels_last"}
-    assert latency_conditions([setup, setup], frame) == (
-        "Latency: median ms of one forward pass; batch_size 8, memory_format channels_last; device cpu, threads 2."
+    assert latency_conditions(frame) == (
+        "Latency: median ms of one forward pass. Timed by torch 2.15.0, 2 threads, batch 1. "
+        "Jobs: device cpu, threads 2."
     )
     mixed = table(configurations([job(), job(epochs=2, environment={"device": "cuda"})]))
-    assert latency_conditions([None], mixed) == (
-        "Latency: median ms of one forward pass; batch size not recorded; device and threads as listed by row."
-    )
-    assert "settings differ" in latency_conditions([setup, {"batch_size": 1}], frame)
+    assert latency_conditions(mixed).endswith("Jobs: device and threads as listed by row.")
+    one = timed(job(), "onnxruntime", 8, threads=1)
+    assert "Timed by onnxruntime 1.0, 1 thread, batch 8. Jobs" in latency_conditions(table(configurations([one])))
+
+
+def test_rows_timed_in_different_ways_say_so_each_beside_its_time(job: Callable) -> None:
+    ways = {"onnxruntime": {"threads": 1}, "openvino": {"threads": 2}}
+    jobs = [timed(job(epochs=number), name, **ways[name]) for number, name in enumerate(ways)]
+    frame = table(configurations(jobs))
+    told = ["onnxruntime 1.0, 1 thread, batch 1", "openvino 1.0, 2 threads, batch 1"]
+    assert list(formatted(frame, TERMINAL)["timed by"]) == list(origin(frame)["timed_by"]) == told
+    assert APART in latency_conditions(frame)
+    alike = table(configurations([jobs[0], timed(job(epochs=1), "onnxruntime", threads=1)]))
+    assert "timed by" not in formatted(alike)
+    assert APART not in latency_conditions(alike)
+
+
+def test_seeds_timed_in_different_ways_have_no_mean_latency(job: Callable) -> None:
+    rows = configurations([timed(job(seed=0), "eager", 1), timed(job(seed=1), "eager", 8)])
+    row = table(rows).iloc[0]
+    assert math.isnan(row["latency_ms_mean"])
+    assert row["seconds_mean"] == 15.0
+    assert notes(rows) == [f"decompose: {OTHERWISE_TIMED}: eager 1.0, batch 1; eager 1.0, batch 8"]
 
 
 def test_one_seed_with_top5_and_the_accuracy_after_every_phase(job: Callable) -> None:
