@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lowrank_exp.artifact import load, save
     from lowrank_exp.export import export
-    from lowrank_exp.network.cost import Measurement, measure
     from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity
+    from lowrank_exp.runtime.measurement import Measurement, measure
     from lowrank_exp.surgery import factorize_
 
 __all__ = [
@@ -35,13 +35,13 @@ __all__ = [
 # Imported on first use, so that `lowrank-exp --help` need not wait for torch.
 _HOMES = {
     "LayerProfile": "lowrank_exp.rank",
-    "Measurement": "lowrank_exp.network.cost",
+    "Measurement": "lowrank_exp.runtime.measurement",
     "Plan": "lowrank_exp.rank",
     "allocate": "lowrank_exp.rank",
     "export": "lowrank_exp.export",
     "factorize_": "lowrank_exp.surgery",
     "load": "lowrank_exp.artifact",
-    "measure": "lowrank_exp.network.cost",
+    "measure": "lowrank_exp.runtime.measurement",
     "profile": "lowrank_exp.rank",
     "save": "lowrank_exp.artifact",
     "with_accuracy": "lowrank_exp.rank",

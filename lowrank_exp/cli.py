@@ -97,6 +97,7 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
         cfg.progress = False
     stay_where_it_started(cfg.paths, Path(hydra_cfg.runtime.cwd))
     use_threads(cfg.threads, side_by_side, cfg.force_threads)
+    check_threads("latency.threads", cfg.latency.threads, cfg.force_threads)
     keep_freed_memory()
     check_devices(cfg.devices, sweep)
     from lowrank_exp.job.run import run
@@ -140,20 +141,26 @@ def use_threads(threads: int | None, side_by_side: int, force: bool = False) -> 
     Raises:
         ValueError: not a number of threads, or more than cores, which `force` allows up to a thousand.
     """
-    if threads is not None:
-        allowed = "null (all cores) or an integer from 1"
-        whole("threads", threads, message=f"threads={threads!r} is not a number of threads: {allowed}")
-    most = MOST_THREADS if force else count_cores()
-    if threads is not None and threads > most:
-        hint = "" if force else ", or force_threads=true, with which they wait for each other"
-        raise ValueError(
-            f"threads={str(threads)[:20]} is more than the {most} {'that are sound' if force else 'cores'} here: "
-            f"1 to {most}{hint}"
-        )
+    check_threads("threads", threads, force)
     import torch
 
     share = max(1, count_cores() // side_by_side)
     torch.set_num_threads(threads or min(openmp_threads() or share, count_cores()))
+
+
+def check_threads(key: str, threads: int | None, force: bool) -> None:
+    """Raise ValueError unless so many threads can compute at a time, or `force` has them wait for each other."""
+    if threads is None:
+        return
+    allowed = "null (all cores) or an integer from 1"
+    whole(key, threads, message=f"{key}={threads!r} is not a number of threads: {allowed}")
+    most = MOST_THREADS if force else count_cores()
+    if threads > most:
+        hint = "" if force else ", or force_threads=true, with which they wait for each other"
+        raise ValueError(
+            f"{key}={str(threads)[:20]} is more than the {most} {'that are sound' if force else 'cores'} here: "
+            f"1 to {most}{hint}"
+        )
 
 
 def check_devices(devices: int, sweep: bool) -> None:

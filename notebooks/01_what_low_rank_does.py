@@ -36,7 +36,6 @@ from lowrank_exp.decomposition import CP, ChannelSVD, SpatialSVD, Tucker2, recom
 from lowrank_exp.decomposition.im2col import Im2Col, toeplitz
 from lowrank_exp.machine.cores import machine
 from lowrank_exp.models import lenet5
-from lowrank_exp.network.latency import latency_ms
 from lowrank_exp.training import Recipe, evaluate, fit_
 from lowrank_exp.training.schedules import cosine
 
@@ -313,7 +312,7 @@ subjects = {"conv2 (6 to 16, 5 x 5, on 14 x 14)": (layer, 6, 14), "64 to 64, 3 x
 
 def shortest_ms(modules, x):
     """Milliseconds of each module; measured in turns, so that a busy moment of the machine falls on all of them."""
-    return np.min([[latency_ms(module, x, seconds=0.005) for module in modules] for _ in range(5)], axis=0)
+    return np.min([[measure(module, x, seconds=0.005).latency_ms for module in modules] for _ in range(5)], axis=0)
 
 
 def at_ranks(decomposition, dense):

@@ -72,10 +72,10 @@ class PhaseResult:
     versions of the process that computed it, which `seconds` are of; `stored`: another run had done so before.
 
     `latency_ms`: median milliseconds of one forward pass at the first batch size; `latency`: of every batch size a
-    mapping of `batch_size`, `median_ms`, `minimum_ms`, `spread` (interquartile range / median), `passes`, and
-    `cores_elsewhere`: how many cores other processes kept busy meanwhile. `runtime`: what executed the passes: its
-    `name`, version, threads, precision, instruction set ...; a condition that a batch size has of its own, such as
-    `memory_format`, stands in its mapping.
+    mapping of `batch_size`, `median_ms`, `minimum_ms`, `spread` (interquartile range / median), `passes`,
+    `busy_beside` (the share of the machine that others took meanwhile), and what else is of this size alone, such as
+    the `memory_format`, or the `error` in the place of times. `runtime`: what executed the passes: its `name`,
+    version, threads, precision, instruction set ...
     """
 
     name: str

@@ -47,7 +47,8 @@ class Console:
         if self.progress:
             seconds = "from the store" if phase.stored else f"{phase.seconds:.1f} s"
             accuracy = "" if phase.accuracy is None else f"accuracy {phase.accuracy:.2%}, "
-            self.say(f"      {phase.name}: {accuracy}{phase.macs:,} MACs, {seconds}")
+            macs = "" if phase.macs is None else f"{phase.macs:,} MACs, "
+            self.say(f"      {phase.name}: {accuracy}{macs}{seconds}")
             for name, value in phase.values.items():
                 self.say(f"        {name} {value:.4g}")
             for warning in phase.warnings:
@@ -82,13 +83,9 @@ class Console:
             self.say(f"warning: {warning}")
         if result.status != "ok":
             self.say(f"status: {result.status}")
-        threads = result.environment["threads"]
-        conditions = f"{result.environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
-        batch = result.config.get("latency", {}).get("batch_size", 1)
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
-        self.say("kB: 1,000 bytes of the file, everything in it.")
-        self.say(f"ms: latency, median of one forward pass at batch {batch} ({conditions}). seconds: of the phase.")
-        for line in _tell_conditions(result):
+        self.say("kB: 1,000 bytes of the file, everything in it. seconds: of the phase.")
+        for line in (*_tell_latency(result), *_tell_conditions(result)):
             self.say(line)
         self.terminal.print(plain(str(path)), soft_wrap=True)
 
@@ -151,6 +148,28 @@ def _make_table(columns: tuple[str, ...], left: int) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return table
+
+
+def _tell_latency(result: Result) -> list[str]:
+    """What the times of the table are, and those at other batch sizes."""
+    last = next((phase for phase in reversed(result.phases) if phase.latency), None)
+    if last is None:
+        return []
+    runtime, device = last.runtime, result.environment["device"]
+    threads = f"{runtime['threads']} thread{'' if runtime['threads'] == 1 else 's'}"
+    first, *others = [one["batch_size"] for one in last.latency]
+    lines = [
+        f"ms: latency, median of one forward pass at batch {first} "
+        f"({runtime['name']} {runtime['version']}, {device}, {threads})."
+    ]
+    for place, size in enumerate(others, start=1):
+        times = [
+            f"{phase.name} {phase.latency[place]['median_ms']:.3f}"
+            for phase in result.phases
+            if phase.latency and "median_ms" in phase.latency[place]
+        ]
+        lines += [f"ms at batch {size}: {', '.join(times)}"] if times else []
+    return lines
 
 
 def _tell_conditions(result: Result) -> list[str]:

@@ -5,16 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowrank_exp.files import confusion
 from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
-from lowrank_exp.machine.environment import latency_conditions
-from lowrank_exp.network.cost import measure
-from lowrank_exp.network.latency import latency_ms
+from lowrank_exp.job.timer import Timer
 from lowrank_exp.phases.collapse import Measured, ruined
 from lowrank_exp.phases.phase import Done
+from lowrank_exp.runtime.measurement import measure
 from lowrank_exp.training import Scores, evaluate, why_no_scores
 
 Accuracies = Mapping[str, tuple[float | None, float | None]]
@@ -27,14 +26,22 @@ class PhaseMeter:
         cfg: of the job.
         parts: its data and networks.
         store: where the networks lie.
+        timer: of their latencies.
         device: where to measure.
         conditions: of this process, which go to the outcomes.
     """
 
     def __init__(
-        self, cfg: DictConfig, parts: Parts, store: OutcomeStore, device: str, conditions: dict[str, Any]
+        self,
+        cfg: DictConfig,
+        parts: Parts,
+        store: OutcomeStore,
+        timer: Timer,
+        device: str,
+        conditions: dict[str, Any],
     ) -> None:
-        self.cfg, self.parts, self.store, self.device, self.conditions = cfg, parts, store, device, conditions
+        self.cfg, self.parts, self.store, self.timer = cfg, parts, store, timer
+        self.device, self.conditions = device, conditions
 
     def measure(
         self, step: Step, done: Done, seconds: float, accuracies: Accuracies, epochs: Mapping[str, int]
@@ -83,8 +90,8 @@ class PhaseMeter:
             weights=cost.weights,
             parameters=cost.parameters,
             bytes=path.stat().st_size,
-            latency_ms=self.measure_latency(network),
-            latency_at=self.latency_conditions(),
+            **self.timer.time(network, self.parts.example),
+            latency_at=self.timer.conditions(),
             seconds=seconds,
             history=done.history,
             values=done.values,
@@ -93,25 +100,14 @@ class PhaseMeter:
             conditions=self.conditions,
         )
 
-    def measure_latency(self, network: nn.Module) -> float | None:
-        """Milliseconds of one forward pass under the conditions of `latency`; None where it is turned off."""
-        if not self.cfg.latency.seconds:
-            return None
-        example = self.parts.example
-        images = example.repeat(self.cfg.latency.batch_size, *[1] * (example.dim() - 1))
-        return latency_ms(network, images, seconds=self.cfg.latency.seconds)
-
-    def latency_conditions(self) -> dict[str, Any]:
-        """What a latency depends on beside the network."""
-        return latency_conditions(self.device) | {"batch_size": self.cfg.latency.batch_size}
-
     def renew_latency(self, outcome: Outcome) -> Outcome:
         """A stored outcome; its latency measured again where it was taken under other conditions."""
-        here = self.latency_conditions()
-        if outcome.latency_at == here and (outcome.latency_ms is None) == (not self.cfg.latency.seconds):
+        here = self.timer.conditions()
+        if outcome.latency_at == here and bool(outcome.latency) == bool(self.timer.seconds):
             return outcome
         network = self.parts.load_network(self.store.network(outcome.name, outcome.key)).to(self.device)
-        return Outcome(**(asdict(outcome) | {"latency_ms": self.measure_latency(network), "latency_at": here}))
+        timed = self.timer.time(network, self.parts.example)
+        return Outcome(**(asdict(outcome) | timed | {"latency_at": here}))
 
 
 def _with_classes(images: str, scores: Scores, confusion_CC: Tensor) -> Measured:

@@ -15,6 +15,7 @@ from typing import Any
 from lowrank_exp.files.results import PhaseResult, digest
 from lowrank_exp.files.whole import file_digest, find_difference, hold_lock, sweep_parts, write_whole
 from lowrank_exp.job.readable import find_unreadable
+from lowrank_exp.job.timer import untimed
 from lowrank_exp.rank import Plan
 
 NAMELESS = ("initial",)  # what the first phase gets is called so
@@ -25,8 +26,9 @@ UNFIT = set('/\\:*?"<>|')  # for the name of a file, here or on another system
 class Outcome:
     """What is kept of a finished phase beside its network: figures, curve, and where the latency was measured.
 
-    `conditions`: threads, machine, device and versions of the process that computed it; `files`: SHA-256 of every file
-    of the phase. Outcomes of earlier versions have neither.
+    `latency`, `runtime`: see `PhaseResult`; `latency_at`: what decides whether they are measured again. `conditions`:
+    threads, machine, device and versions of the process that computed it; `files`: SHA-256 of every file of the phase.
+    Outcomes of earlier versions lack some of these.
     """
 
     name: str
@@ -46,10 +48,13 @@ class Outcome:
     missed: bool = False
     conditions: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    latency: list[dict[str, Any]] = field(default_factory=list)
+    runtime: dict[str, Any] = field(default_factory=dict)
 
     def result(self, stored: bool) -> PhaseResult:
         """What stands in a job's result; `stored`: this run did not compute it."""
         same = {item.name: getattr(self, item.name) for item in fields(PhaseResult) if hasattr(self, item.name)}
+        same["warnings"] = [*self.warnings, *untimed(self.latency)]
         return PhaseResult(**same, **self.scores, stored=stored)
 
 
@@ -148,7 +153,8 @@ def _read(path: Path) -> Outcome:
         outcome = Outcome(**record)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name} cannot be read ({str(error)[:200]})") from error
-    kinds = {"scores": dict, "history": list, "values": dict, "latency_at": dict, "conditions": dict, "files": dict}
+    mappings = ("scores", "values", "latency_at", "conditions", "files", "runtime")
+    kinds = dict.fromkeys(mappings, dict) | {"history": list, "latency": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(getattr(outcome, name), kind)]
     if wrong or (expected is not None and expected != digest(record)):
         raise ValueError(f"{path.name} has changed since it was written")

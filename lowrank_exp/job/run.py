@@ -30,6 +30,7 @@ from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received
+from lowrank_exp.job.timer import Timer, as_now
 from lowrank_exp.job.unfinished import Place, record_end
 from lowrank_exp.machine.environment import describe_conditions, describe_environment, latency_conditions
 from lowrank_exp.machine.stopwatch import stopwatch
@@ -100,8 +101,9 @@ class _Job:
         here = describe_conditions(self.device)
         self.exact = here if cfg.store.exact else None
         self.store = OutcomeStore(Path(cfg.paths.store), console.say, self.exact)
+        self.timer = Timer(cfg.latency, self.device)
         self.parts = Parts(cfg, config, self.device, console.say)
-        self.meter = PhaseMeter(cfg, self.parts, self.store, self.device, here)
+        self.meter = PhaseMeter(cfg, self.parts, self.store, self.timer, self.device, here)
         self.files: Path | None = None  # of the network after the last finished phase
         self.epochs: dict[str, int] = {}  # that finished phases have trained
         self.accuracies: dict[str, tuple[float | None, float | None]] = {}  # after them, on test and validation images
@@ -171,10 +173,13 @@ class _Job:
 
     def has_latency_of_here(self, result: Result) -> bool:
         """Whether the latencies of a result are those that would be measured now."""
+        if as_now(result.config["latency"]) != as_now(self.config["latency"]):
+            return False
         now = latency_conditions(self.device)
         then = {name: result.environment.get(name) for name in now}
-        settings = result.config["latency"] == self.config["latency"]
-        return settings and (then == now or not self.cfg.latency.seconds)
+        # Results of versions before there were runtimes do not tell theirs.
+        same_runtime = all(phase.runtime in ({}, self.timer.describe()) for phase in result.phases)
+        return not self.timer.seconds or (then == now and same_runtime)
 
     def bind_logger(self, identity: Mapping[str, Any]) -> Callable[[], Any] | None:
         """What opens the logger of the configuration for this job; None for `logger=none`."""

@@ -42,16 +42,6 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A whole network: MACs per image, weights, trainable parameters, and milliseconds of one forward pass."""
-
-    macs: int
-    weights: int
-    parameters: int
-    latency_ms: float | None
-
-
-@dataclass(frozen=True)
 class NetworkCost:
     """All that a network costs per image.
 
@@ -231,32 +221,3 @@ def macs_of_factors(chain: nn.Sequential | Sequence[nn.Module], input_shape: tup
             if hasattr(factor, "weight"):
                 macs.append(counter.get_total_flops() // 2)
     return macs
-
-
-def measure(model: nn.Module, example_input: Tensor, *, seconds: float = 0.2) -> Measurement:
-    """MACs, weights, parameters and latency of `model` on `example_input`.
-
-    Args:
-        model: any network that takes one tensor.
-        example_input: `(N, ...)`; MACs are those of one image, the latency that of all N.
-        seconds: how long to repeat the forward pass; 0 leaves the latency out (None).
-
-    Warns where torch counts more MACs than these (inside attention, in linear maps called as functions), and of layers
-    that the network calls but does not hold.
-
-    Raises:
-        ValueError: an example input that does not suit the network, see `network_cost`.
-
-    >>> measure(nn.Linear(4, 3), torch.zeros(1, 4), seconds=0)
-    Measurement(macs=12, weights=12, parameters=15, latency_ms=None)
-    """
-    from lowrank_exp.network.latency import latency_ms
-
-    cost = network_cost(model, example_input)
-    cost.warn()
-    return Measurement(
-        macs=cost.macs,
-        weights=cost.weights,
-        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        latency_ms=latency_ms(model, example_input, seconds=seconds) if seconds else None,
-    )

@@ -194,8 +194,12 @@ REFUSED = {
     "pruning.how=foo": "pruning.how=foo is refused: allowed is one of sum, mean, max, first",
     "tags=[[1]]": "tags=[[1]]",
     "paths.cache=null": "paths.cache=null is refused: allowed is a text",
-    "~latency": "latency is missing, and jobs read it. Allowed is a mapping of batch_size, seconds. Leave it in; to go "
-    "without it: latency.seconds=0",
+    "latency.batch_size=[]": "or a list of one or more, each a whole number of at least 1, at most 10,000",
+    "latency.batch_size=[1,0]": "latency.batch_size=[1, 0]",
+    "latency.threads=0": "latency.threads=0",
+    "latency.runtime=3": "latency.runtime=3 is refused: allowed is a text, or null",
+    "~latency": "latency is missing, and jobs read it. Allowed is a mapping of batch_size, seconds, runtime, threads. "
+    "Leave it in; to go without it: latency.seconds=0",
     "~logger": "logger is missing",
     "~evaluation": "evaluation is missing",
 }

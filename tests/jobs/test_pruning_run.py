@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
+from lowrank_exp import measure
 from lowrank_exp.artifact import load
-from lowrank_exp.network.cost import measure
 from support.method_jobs import JOB, goes_on_alike, job
 from support.smoke import SMOKE
 

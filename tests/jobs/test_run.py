@@ -185,6 +185,7 @@ def test_interrupted_result_is_plain_json(command, tmp_path):
         "warnings",
         "files",
         "skipped",
+        "exports",
     } == set(record)
 
 

@@ -7,10 +7,10 @@ import torchvision
 import yaml
 from torch import nn
 
-from lowrank_exp import models
+from lowrank_exp import measure, models
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.models import alexnet, alexnet_torchvision
-from lowrank_exp.network.cost import layer_costs, measure
+from lowrank_exp.network.cost import layer_costs
 from support.numpy_layers import max_pool, recorded, relu, response_norm
 
 

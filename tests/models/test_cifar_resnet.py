@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lowrank_exp import measure
 from lowrank_exp.models import cifar_resnet
 from lowrank_exp.models.cifar_resnet import PadShortcut
-from lowrank_exp.network.cost import measure
 from support.cells import cells
 
 

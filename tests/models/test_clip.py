@@ -14,11 +14,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from lowrank_exp import factorize_, load, profile, save
+from lowrank_exp import factorize_, load, measure, profile, save
 from lowrank_exp.files.results import Result
 from lowrank_exp.models import clip, load_weights_
 from lowrank_exp.models.prompts import class_names, prompt_templates
-from lowrank_exp.network.cost import measure
 from support.cells import cells
 from support.smoke import SMOKE
 

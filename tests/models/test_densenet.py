@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torchvision.models.densenet import DenseNet
 
+from lowrank_exp import measure
 from lowrank_exp.models import densenet
-from lowrank_exp.network.cost import measure
 from support.cells import cells
 
 

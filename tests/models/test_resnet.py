@@ -3,8 +3,9 @@ import torch
 import torchvision
 from torch import nn
 
+from lowrank_exp import measure
 from lowrank_exp.models import resnet
-from lowrank_exp.network.cost import layer_costs, measure
+from lowrank_exp.network.cost import layer_costs
 
 IMAGENET = {"stem": "imagenet", "num_classes": 1000, "input_size": 224}
 

@@ -4,8 +4,8 @@ import torch
 from scipy.signal import correlate
 from torch import nn
 
+from lowrank_exp import measure
 from lowrank_exp.models import vanilla_cnn
-from lowrank_exp.network.cost import measure
 
 
 def on_meta(**arguments):

@@ -7,8 +7,9 @@ import torchvision
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from lowrank_exp import measure
 from lowrank_exp.models import vgg
-from lowrank_exp.network.cost import layer_costs, measure
+from lowrank_exp.network.cost import layer_costs
 from support.numpy_layers import recorded, relu
 
 LETTERS = {11: "A", 13: "B", 16: "D", 19: "E"}  # of the configurations

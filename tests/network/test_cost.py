@@ -1,5 +1,4 @@
 import copy
-import time
 import warnings
 
 import pytest
@@ -10,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp import allocate, factorize_, load, measure, profile
 from lowrank_exp.network.cost import OUTSIDE, layer_costs, macs_of_factors, network_cost
-from lowrank_exp.network.latency import latency_ms
 from lowrank_exp.network.modes import evaluating
 from support.cells import cells
 
@@ -131,55 +129,6 @@ def test_evaluating_ends_with_its_block_whatever_happens():
 def test_an_example_input_has_at_least_one_image(example):
     with pytest.raises(ValueError, match="example_input must be a tensor with at least one image, got"):
         layer_costs(Branching(), example)
-
-
-class Sleeping(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.images, self.modes = [], []
-
-    def forward(self, x):
-        self.images.append(len(x))
-        self.modes.append((self.training, torch.is_grad_enabled()))
-        time.sleep(0.02)
-        return x
-
-
-def test_latency_is_that_of_one_pass_of_the_whole_batch_in_evaluation_mode():
-    model = Sleeping()
-    assert 20 <= latency_ms(model, torch.zeros(5, 2), seconds=0.1) <= 40
-    assert set(model.images) == {5}
-    assert set(model.modes) == {(False, False)}
-    assert model.training
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_latency_takes_a_finite_time(seconds):
-    with pytest.raises(ValueError, match="takes a finite number above 0"):
-        latency_ms(nn.Linear(2, 2), torch.zeros(1, 2), seconds=seconds)
-
-
-def test_latency_is_of_an_image_at_least():
-    with pytest.raises(ValueError, match="holds no image"):
-        latency_ms(nn.Linear(2, 2), torch.zeros(0, 2), seconds=0.001)
-
-
-def test_latency_keeps_the_number_of_threads():
-    threads = []
-    model = nn.Sequential(nn.Linear(2, 2))
-    model.register_forward_hook(lambda *_: threads.append(torch.get_num_threads()))
-    before = torch.get_num_threads()
-    latency_ms(model, torch.zeros(1, 2), seconds=0.001)
-    assert set(threads) == {before}
-    assert torch.get_num_threads() == before
-
-
-def test_the_meta_device_takes_no_time():
-    with pytest.raises(ValueError, match=r"meta device takes no time: .* measure\(..., seconds=0\)"):
-        measure(nn.Sequential(nn.Linear(2, 2)).to("meta"), torch.zeros(1, 2))
-
-
-# -- what no registered layer computes ---------------------------------------------------------------------------------
 
 
 class Free(nn.Module):

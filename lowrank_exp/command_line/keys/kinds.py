@@ -1,7 +1,7 @@
 """Kinds of values that a key of the configuration may have: what is allowed, in words and in fact. No torch here.
 
 whole(1), number(0, 1), boolean, text, one_of("sum", "mean")   single values
-many(number())                                                 a list of them
+many(number()), some(number())                                 a list of them, and one that is not empty
 named(number())                                                a mapping whose names are free
 Record({"batch_size": whole(1), ...})                          a mapping whose names are fixed
 Target()                                                         a mapping with a `_target_`, whose keys are looked up
@@ -107,10 +107,11 @@ class Many(Kind):
 
     of: Kind
     lengths: tuple[int, ...] = ()  # that it may have; empty: any
+    least: int = 0  # how long it must be
 
     @property
     def allowed(self) -> str:
-        count = f" of {' or '.join(map(str, self.lengths))}" if self.lengths else ""
+        count = f" of {' or '.join(map(str, self.lengths))}" if self.lengths else " of one or more" * bool(self.least)
         return f"a list{count}, each {self.of.allowed}"
 
     @property
@@ -118,7 +119,9 @@ class Many(Kind):
         return f"[{','.join([self.of.example] * (self.lengths[0] if self.lengths else 1))}]"
 
     def fits(self, value: Any) -> bool:
-        return isinstance(value, list | tuple) and (not self.lengths or len(value) in self.lengths)
+        if not isinstance(value, list | tuple) or len(value) < self.least:
+            return False
+        return not self.lengths or len(value) in self.lengths
 
     def check(self, value: Any, key: str, context: Context) -> None:
         super().check(value, key, context)
@@ -257,6 +260,11 @@ class Either(Kind):
 def many(of: Kind, *lengths: int) -> Many:
     """A list of a kind."""
     return Many(of, lengths)
+
+
+def some(of: Kind) -> Many:
+    """A list of a kind that is not empty."""
+    return Many(of, least=1)
 
 
 def named(of: Kind, what: str = "name", passed_over: Iterable[str] = ()) -> Named:
