@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lowrank_exp.artifact import load, save
     from lowrank_exp.export import export
-    from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity
+    from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity, with_times
     from lowrank_exp.runtime.measurement import Measurement, measure
     from lowrank_exp.surgery import factorize_
 
@@ -30,6 +30,7 @@ __all__ = [
     "save",
     "with_accuracy",
     "with_sensitivity",
+    "with_times",
 ]
 
 # Imported on first use, so that `lowrank-exp --help` need not wait for torch.
@@ -46,6 +47,7 @@ _HOMES = {
     "save": "lowrank_exp.artifact",
     "with_accuracy": "lowrank_exp.rank",
     "with_sensitivity": "lowrank_exp.rank",
+    "with_times": "lowrank_exp.rank",
 }
 
 

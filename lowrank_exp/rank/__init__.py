@@ -13,6 +13,9 @@ from lowrank_exp.rank.offer import Cost, Costs, Offer
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.profile import profile
 from lowrank_exp.rank.sensitivity import with_sensitivity
+from lowrank_exp.rank.timed import with_times
+from lowrank_exp.rank.times.store import TimeStore
+from lowrank_exp.rank.times.whole import predict_ms
 
 __all__ = [
     "Budget",
@@ -26,14 +29,17 @@ __all__ = [
     "Plan",
     "PlannedLayer",
     "Problem",
+    "TimeStore",
     "allocate",
     "declares",
     "evbmf_rank",
     "meet",
     "needs",
     "network_quality",
+    "predict_ms",
     "profile",
     "profiles_from_enc",
     "with_accuracy",
     "with_sensitivity",
+    "with_times",
 ]

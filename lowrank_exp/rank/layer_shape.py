@@ -37,9 +37,9 @@ class LayerShape:
         dtype = str(layer.weight.dtype).removeprefix("torch.")
         return cls(type(layer).__name__, settings, dtype, tuple(map(tuple, input_shapes)))
 
-    def layer(self) -> nn.Module:
-        """A layer of this shape on the meta device."""
-        return getattr(nn, self.kind)(**self.settings, device="meta", dtype=getattr(torch, self.dtype))
+    def layer(self, device: str | torch.device = "meta") -> nn.Module:
+        """A layer of this shape, on the meta device unless told another."""
+        return getattr(nn, self.kind)(**self.settings, device=device, dtype=getattr(torch, self.dtype))
 
     def costs(self, decomposition: Decomposition, ranks: Sequence[Rank]) -> Costs:
         """What the factors cost at these ranks."""

@@ -40,14 +40,14 @@ def at_multiples(layer: LayerProfile, multiple: int) -> LayerProfile:
     """
     if multiple == 1 or not layer.rungs:
         return layer
-    offers = [(one, _raise_to_multiples(one, multiple)) for one in layer.alternatives]
-    cut = tuple(_restrict(one, ranks) for one, ranks in offers if ranks)
+    offers = [(one, raise_to_multiples(one, multiple)) for one in layer.alternatives]
+    cut = tuple(restrict(one, ranks) for one, ranks in offers if ranks)
     where = "up to its full rank" if layer.timed is None else "among its ranks with a measured time, the highest"
     return replace(layer, offers=cut, refusal=None if cut else f"no multiple of {multiple} {where} {layer.full_rank}")
 
 
-def _restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
-    """The layer's only offer, at these ranks."""
+def restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
+    """The layer's only offer, at these ranks; those of a ladder of pairs may lie off it."""
     offer, pairs = layer.offer, isinstance(layer.full_rank, tuple)
     places = [layer.place_below(rank) if pairs else offer.ranks.index(rank) for rank in ranks]
     if pairs:
@@ -67,7 +67,8 @@ def _restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
     )
 
 
-def _raise_to_multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
+def raise_to_multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
+    """Ranks of a layer's only offer that are multiples: of a ladder of pairs its rungs, raised."""
     full = layer.full_rank
     if not isinstance(full, tuple):
         return tuple(rank for rank in layer.ranks if rank % multiple == 0)

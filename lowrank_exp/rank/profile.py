@@ -14,7 +14,10 @@ from lowrank_exp.network.records import has_edits
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.layer_shape import LayerShape
 from lowrank_exp.rank.offer import Cost, Offer
+from lowrank_exp.rank.timed import with_times
+from lowrank_exp.rank.times.store import TimeStore
 from lowrank_exp.replacing import trial, unsafe
+from lowrank_exp.runtime import Runtime
 
 
 def profile(
@@ -23,6 +26,9 @@ def profile(
     decomposition: "str | Decomposition | Sequence | Mapping | Decompositions" = "spatial_svd",
     *,
     store: SVDStore | None = None,
+    runtime: str | Runtime | None = None,
+    batch_size: int = 1,
+    times: TimeStore | None = None,
 ) -> dict[str, LayerProfile]:
     """Measure every convolution and linear layer of `model` once, in network order.
 
@@ -41,6 +47,10 @@ def profile(
             decomposition unless said otherwise) and `layers` (exceptions by name); None leaves alone. A list of names
             or objects lets the policies `knapsack` and `alds` choose among them, layer by layer.
         store: where SVDs are kept for later use; None computes singular values alone.
+        runtime: with it every option is timed on that runtime (eager, compile, onnxruntime, openvino), for budgets of
+            time; see `lowrank_exp.with_times`. Ladders then have the ranks alone at which the time falls.
+        batch_size: images in one forward pass when times are measured; MACs are those of one.
+        times: where times are kept, so that none is measured twice.
 
     Raises:
         ValueError: an unknown decomposition, a weight that is not finite, an example input that does not suit the
@@ -64,7 +74,10 @@ def profile(
     layers = {name: _layer(modules[name], one, kinds[name], reasons.get(name), store) for name, one in costs.items()}
     if has_edits(model):
         layers = {name: replace(layer, compressed=True) for name, layer in layers.items()}
-    return layers | {name: _outside(kind, cost.outside[name]) for kind, name in OUTSIDE.items() if name in cost.outside}
+    layers |= {name: _outside(kind, cost.outside[name]) for kind, name in OUTSIDE.items() if name in cost.outside}
+    if runtime is None:
+        return layers
+    return with_times(layers, model, example_input, runtime, batch_size=batch_size, times=times)
 
 
 def _outside(kind: str, cost: LayerCost) -> LayerProfile:

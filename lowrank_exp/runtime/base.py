@@ -2,9 +2,10 @@
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from lowrank_exp.network.inputs import like_network
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel that a runtime calls in a forward pass: its name, the operation, and its median in milliseconds."""
+    """One kernel that a runtime calls in a forward pass: its name, the operation, and its time in milliseconds."""
 
     name: str
     op: str
@@ -51,7 +52,8 @@ class Prepared(ABC):
         yield
 
     def kernel_times(self, passes: int) -> list[Kernel] | None:
-        """The kernels in the order in which they run, with medians over `passes`; None where the runtime does not tell.
+        """The kernels in the order in which they run, each with the mean of its faster half of `passes`; None where the
+        runtime does not tell.
 
         Their sum is less than a forward pass, and each is slowed down by being timed: for shares, not for totals.
         """
@@ -84,6 +86,10 @@ class Runtime(ABC):
             ValueError: a network that this runtime cannot take; the message says why.
         """
 
+    def prepare_for_timing(self, network: nn.Module, example: Tensor) -> Prepared:
+        """What `prepare` gives, or what takes as long, sooner: for options that are timed by the hundred."""
+        return self.prepare(network, example)
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What a time depends on, plain values: `name`, `version`, `threads`, `precision`, `instruction_set`,
@@ -99,6 +105,15 @@ class Runtime(ABC):
     @property
     def thread_count(self) -> int:
         return torch.get_num_threads() if self.threads is None else self.threads
+
+
+def faster_half(times: Sequence[float]) -> float:
+    """The mean of the faster half: what else a machine does makes passes slower, never faster.
+
+    >>> faster_half([9.0, 1.0, 2.0])
+    1.5
+    """
+    return fmean(sorted(times)[: (len(times) + 1) // 2])
 
 
 def check_example(network: nn.Module, example: Tensor) -> Tensor:

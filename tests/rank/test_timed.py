@@ -1,0 +1,143 @@
+"""Profiles with times: by a made-up runtime whose times are known, and by one that is there."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lowrank_exp import profile
+from lowrank_exp.network.cost import network_cost
+from lowrank_exp.rank import Choice, TimeStore, predict_ms, with_times
+from lowrank_exp.rank.times.whole import OUTSIDE_TIME, TimedPlan, copy_at, fit_whole
+from lowrank_exp.runtime import Kernel, Prepared, Runtime, Timing
+
+X = torch.zeros(1, 16, 8, 8)
+SLOWER, REST = 1.25, 0.5  # of layers inside networks, and milliseconds between layers
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.Flatten())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Runtime):
+    """A millisecond for a million MACs of an image, of channels rounded up to blocks of 16."""
+
+    name: ClassVar[str] = "counting"
+
+    def describe(self):
+        return {"name": self.name, "version": "1", "threads": self.thread_count}
+
+    def prepare(self, network, example):
+        return Counted(network, example)
+
+
+class Counted(Prepared):
+    asked: ClassVar[list] = []
+
+    def __init__(self, network, example):
+        self.network, self.example = network, example
+        Counted.asked.append(network)
+
+    def __call__(self, x):
+        return self.network(x)
+
+    def run(self):
+        pass
+
+    @property
+    def ms(self):
+        macs = 0
+        for name, cost in network_cost(self.network, self.example).layers.items():
+            conv = self.network.get_submodule(name)
+            wide = [-(-channels // 16) * 16 for channels in (conv.in_channels, conv.out_channels)]
+            macs += cost.macs * wide[0] * wide[1] / (conv.in_channels * conv.out_channels)
+        return macs * len(self.example) / 1e6
+
+    def kernel_times(self, passes):
+        return [Kernel("a", "Pool", 9.0), Kernel("b", "Conv", self.ms), Kernel("c", "Pool", 9.0)]
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """Whole networks take a quarter more than their layers, and half a millisecond."""
+    Counted.asked.clear()
+
+    def time(prepared, *, seconds):
+        ms = SLOWER * prepared.ms + REST
+        return Timing(ms, ms, 0.0, 5, 0.0)
+
+    monkeypatch.setattr("lowrank_exp.rank.timed.time_passes", time)
+
+
+def test_times_are_those_of_the_runtime_scaled_to_whole_networks(whole):
+    model = network()
+    layers = profile(model, X, "spatial_svd", runtime=Counting(), batch_size=2)
+    assert list(layers) == ["0", "2", OUTSIDE_TIME]
+    dense_ms = 2 * 64 * 9 * 64 * 64 / 1e6
+    assert layers["2"].latency == pytest.approx(SLOWER * dense_ms * 1e6, rel=0.02)
+    assert layers[OUTSIDE_TIME].latency == pytest.approx(REST * 1e6, rel=0.2)
+    total = sum(layer.latency for layer in layers.values()) / 1e6
+    assert total == pytest.approx(SLOWER * (dense_ms + dense_ms / 4) + REST, rel=1e-6)
+    choice = Choice(layers["2"], 32)
+    assert predict_ms(layers, {"2": choice}) == pytest.approx(
+        SLOWER * Counted(copy_at(model, {"2": choice}), X.expand(2, -1, -1, -1)).ms + REST, rel=0.01
+    )
+    assert layers["2"].timed["batch_size"] == 2
+    assert layers["2"].timed["name"] == "counting"
+
+
+def test_ranks_that_pad_a_block_are_left_out(whole):
+    layers = profile(network(), X, "spatial_svd", runtime=Counting())
+    assert layers["2"].ranks == (
+        16,
+        32,
+        48,
+        64,
+        80,
+        96,
+        112,
+        120,
+    )  # the last is the highest that may be faster than dense
+    assert (np.diff(layers["2"].rank_latency) > 0).all()
+
+
+def test_a_network_that_was_timed_is_not_timed_again(whole, tmp_path):
+    model = network()
+    first = profile(model, X, "spatial_svd", runtime=Counting(), times=TimeStore(tmp_path))
+    asked = len(Counted.asked)
+    assert asked > 30
+    again = profile(model, X, "spatial_svd", runtime=Counting(), times=TimeStore(tmp_path))
+    assert len(Counted.asked) == asked
+    assert [layer.latency for layer in again.values()] == [layer.latency for layer in first.values()]
+    profile(model, X, "spatial_svd", runtime=Counting(threads=7), times=TimeStore(tmp_path))
+    assert len(Counted.asked) == 2 * asked
+
+
+def test_times_that_do_not_go_together_are_refused(whole):
+    layers = profile(network(), X, "spatial_svd", runtime=Counting())
+    choice = Choice(layers["2"], 16)
+    dense = sum(layer.latency for layer in layers.values()) / 1e6
+    with pytest.raises(ValueError, match="do not go together: dense layers take"):
+        fit_whole(layers, dense, [TimedPlan({"2": choice}, dense * 30)])
+
+
+def test_a_network_on_the_meta_device_has_no_times():
+    model = network().to("meta")
+    layers = profile(model, X.to("meta"), "spatial_svd")
+    with pytest.raises(ValueError, match="on the meta device takes no time"):
+        with_times(layers, model, X.to("meta"), Counting())
+
+
+def test_onnx_runtime_times_all_layers_of_a_network():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    layers = profile(model, torch.zeros(1, 3, 8, 8), ["channel_svd", "cp"], runtime="onnxruntime")
+    assert layers["0"].latency > 0
+    assert [offer.decomposition for offer in layers["0"].offers] == ["channel_svd", "cp"]
+    assert all((np.diff(offer.costs.latency) > 0).all() for offer in layers["0"].offers)
+    assert (layers["4"].rank_latency > 0).all()
+    assert layers["0"].timed["name"] == "onnxruntime"
