@@ -36,7 +36,9 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
 
     The file holds plain values and tensors only, by the names that they have without `torch.compile`, `DataParallel`
     and other wrappers of torch. A network of our zoo is stored by its name and arguments; any other needs its
-    constructor again at `load`. Nothing is written unless it can be read again.
+    constructor again at `load`. Nothing is written unless it can be read again. Every bit is kept, subnormal weights
+    too: a job goes on from such files, and must go on alike; what leaves for use elsewhere is cleared of them by
+    `lowrank_exp.export`.
 
     Raises:
         ValueError: an entry of the state that is not a tensor of numbers, or has some that are not finite, by its name;

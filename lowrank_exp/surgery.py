@@ -31,6 +31,7 @@ from lowrank_exp.edits import (
 )
 from lowrank_exp.network.cost import LAYERS, OUTSIDE, check_network, out_channels
 from lowrank_exp.network.names import by_layer
+from lowrank_exp.network.subnormals import clear_factors_
 from lowrank_exp.pruning.cut import compose, cut_
 from lowrank_exp.rank.plan import Plan
 from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
@@ -54,7 +55,8 @@ def factorize_(
 
     Args:
         model: any network. Each replaced layer becomes an `nn.Sequential` of plain layers under the same name (one
-            layer with a codebook for product quantization).
+            layer with a codebook for product quantization). Weights of factors that are subnormal, with which CPUs
+            compute slowly, are set to zero, with a warning that counts them.
         plan: a `Plan`, or a mapping of names or `re:` patterns to ranks (None: leave alone; unnamed: leave alone).
         decomposition: what a mapping's layers get; a plan carries its own.
         reconstruct: None fits the factors to the weights; `whitened`, `response` and `relu` fit them to data, see
@@ -104,6 +106,7 @@ def factorize_(
         )
     else:
         chains = _fit_to_weights(modules, wanted, store)
+    clear_factors_(chains.values())
     for name, (kind, rank) in wanted.items():
         given_bias = modules[name].bias is None and any(key.endswith("bias") for key in chains[name].state_dict())
         made = Factorize(name, kind.name, rank, kind.options())

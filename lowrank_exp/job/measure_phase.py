@@ -11,6 +11,7 @@ from lowrank_exp.files import confusion
 from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.timer import Timer
+from lowrank_exp.network.subnormals import slowed_down
 from lowrank_exp.phases.collapse import Measured, ruined
 from lowrank_exp.phases.phase import Done
 from lowrank_exp.runtime.measurement import measure
@@ -74,6 +75,8 @@ class PhaseMeter:
         learnt = self.cfg.model.get("weights") is not None or any(epochs.values()) or bool(done.history)
         if done.applied:
             warnings += ruined(now, accuracies, learnt, step.phase.remedy)
+        if self.cfg.latency.seconds:
+            warnings += slowed_down(network)
         cost = measure(network, self.parts.example, seconds=0)
         return Outcome(
             name=step.name,

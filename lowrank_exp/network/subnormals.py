@@ -5,6 +5,7 @@ them takes 5 to 50 times its time on a CPU. As zeros they compute the same in ev
 """
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ LIMITS = {dtype: torch.finfo(dtype).smallest_normal for dtype in (torch.float32,
 
 
 class SubnormalWarning(UserWarning):
-    """Weights of factors were subnormal and have been set to zero; `count` of them."""
+    """Parameters of factors were subnormal and have been set to zero; `count` of them."""
 
     def __init__(self, count: int) -> None:
         super().__init__(
-            f"{count:,} weights of the factors were subnormal (below {LIMITS[torch.float32]:.2g} in float32), with "
+            f"{count:,} parameters of the factors were subnormal (below {LIMITS[torch.float32]:.2g} in float32), with "
             "which CPUs compute slowly, and have been set to zero"
         )
         self.count = count
@@ -59,10 +60,21 @@ def clear_subnormals_(model: nn.Module) -> int:
     return cleared
 
 
-def clear_factors_(factors: nn.Module) -> None:
+def clear_factors_(factors: Iterable[nn.Module]) -> None:
     """`clear_subnormals_` of factors that were just made, with a `SubnormalWarning` where there were some."""
-    if cleared := clear_subnormals_(factors):
+    if cleared := sum(map(clear_subnormals_, factors)):
         warnings.warn(SubnormalWarning(cleared), stacklevel=3)
+
+
+def slowed_down(model: nn.Module) -> list[str]:
+    """A sentence on the time that `model` takes, if some of its parameters are subnormal."""
+    if not (count := count_subnormals(model)):
+        return []
+    return [
+        f"{count:,} parameters are subnormal: CPU convolutions with them are 5 to 50 x slower, and a smaller network "
+        "looks faster beside this one than it is. They add nothing: set them to zero by "
+        "lowrank_exp.network.subnormals.clear_subnormals_(model), or export the network"
+    ]
 
 
 def _parameters(model: nn.Module) -> list[nn.Parameter]:

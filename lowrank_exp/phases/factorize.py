@@ -18,6 +18,7 @@ from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
+from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Parts, Prospect, Rehearsal
 from lowrank_exp.rank import (
@@ -78,8 +79,9 @@ class Factorize(Phase):
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self.plan(network, setting)
         done = report_plan(plan, self.rank, network)
-        factorize_(network, plan, store=setting.svds, **self.fit_arguments(setting))
-        return done
+        with noted_subnormals() as noted:
+            factorize_(network, plan, store=setting.svds, **self.fit_arguments(setting))
+        return with_subnormals(done, noted)
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         seconds = stopwatch()

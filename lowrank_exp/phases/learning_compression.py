@@ -21,6 +21,7 @@ from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.factorize import report_plan
+from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.phases.train import Train
@@ -136,8 +137,9 @@ class LearningCompression(Phase):
             with torch.no_grad():
                 network.get_submodule(name).weight.copy_(theta)
         done = replace(report_plan(state.plan, self.rank, network), history=state.history)
-        factorize_(network, state.plan, example_input=example)
-        return replace(done, warnings=[*done.warnings, *_apart(state.history)])
+        with noted_subnormals() as noted:
+            factorize_(network, state.plan, example_input=example)
+        return with_subnormals(replace(done, warnings=[*done.warnings, *_apart(state.history)]), noted)
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         network = copy_network(network)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.phases.factorize import report_plan
+from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Prospect, Rehearsal
 from lowrank_exp.rank import Plan
@@ -71,8 +72,9 @@ class Truncate(Phase):
         self._truncate_(network, example)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        plan = self._truncate_(network, setting.example)
-        return report_plan(plan, self.rank, network)
+        with noted_subnormals() as noted:
+            plan = self._truncate_(network, setting.example)
+        return with_subnormals(report_plan(plan, self.rank, network), noted)
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         return _run_on_a_copy(self, network, setting)

@@ -16,6 +16,7 @@ from lowrank_exp.decomposition.base import fill_
 from lowrank_exp.edits import Factorize, ToSVD, replace_
 from lowrank_exp.network.cost import LAYERS, LayerCost, network_cost, out_channels
 from lowrank_exp.network.names import by_layer
+from lowrank_exp.network.subnormals import clear_factors_
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.replacing import trial, unsafe
 from lowrank_exp.svd_form.layers import SVDForm
@@ -62,6 +63,7 @@ def truncate_(
             raises.
         costly: a layer whose two factors would not be cheaper than the dense layer: `dense` multiplies the product out,
             all of it, and the plan says so; `truncate` does as the rule says. Ranks given by hand are not looked at.
+            Weights of either that are subnormal are set to zero, with a warning that counts them.
         layers: names or `re:` patterns of the SVD forms to be turned into plain layers; the others stay.
         example_input: `(N, ...)`; then "cheaper" is by MACs and the plan has them. Without, it is by weights.
 
@@ -113,6 +115,7 @@ def truncate_(
         elif costly == "dense":
             planned[name] = _plan_layer(costs[name], forms[name], None, f"not cheaper than dense: {cost}")
     plain = {name: _plain(forms[name], planned[name].rank, by) for name in chosen}
+    clear_factors_(plain.values())
     for name, layer in plain.items():
         rank, kind = planned[name].rank, forms[name].decomposition
         made = [] if rank is None else [Factorize(name, kind.name, rank, kind.options())]
