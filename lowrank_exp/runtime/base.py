@@ -18,11 +18,19 @@ from lowrank_exp.network.inputs import like_network
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel that a runtime calls in a forward pass: its name, the operation, and its time in milliseconds."""
+    """One kernel that a runtime calls in a forward pass.
+
+    Attributes:
+        name: of the node in the runtime's graph.
+        op: the operation, such as Conv.
+        ms: milliseconds.
+        implementation: which code computed it, such as brgconv_avx512_f32; None where the runtime does not tell.
+    """
 
     name: str
     op: str
     ms: float
+    implementation: str | None = None
 
 
 class Prepared(ABC):

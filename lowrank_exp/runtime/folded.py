@@ -35,7 +35,7 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
         for parent in copy.modules():
             for name, child in own_modules(parent).items():
                 if child is norm:
-                    setattr(parent, name, nn.Identity())
+                    setattr(parent, name, nn.Identity().eval())
     return copy
 
 

@@ -1,9 +1,10 @@
 """Networks as ONNX graphs: whole ones with any number of images, and small modules fast."""
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -37,10 +38,7 @@ def to_onnx(network: nn.Module, example: Tensor, *, dynamic_batch: bool = True, 
         x = torch.cat([x, x])
     shapes = ({0: torch.export.Dim(BATCH)},) if dynamic_batch else None
     with quiet_exporter():
-        try:
-            program = torch.export.export(network, (x,), dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # whatever torch, or the network's own code, raises
-            raise ValueError(_why(error, dynamic_batch)) from error
+        program = _program(network, x, shapes)
         try:
             exported = torch.onnx.export(
                 program,
@@ -52,9 +50,11 @@ def to_onnx(network: nn.Module, example: Tensor, *, dynamic_batch: bool = True, 
                 dynamo=True,
                 verbose=False,
             )
-        except Exception as error:
-            raise ValueError(f"the network has no form in ONNX (opset {opset}): {_first_line(error)}") from error
+        except Exception as error:  # whatever torch or onnxscript raises
+            raise ValueError(f"the network has no form in ONNX (opset {opset}): {_short(error)}") from error
     model = exported.model_proto
+    if len(model.graph.output) != 1:
+        raise ValueError(f"the network gives {len(model.graph.output)} tensors, but a model here gives one: wrap it")
     _strip_(model)
     return model.SerializeToString()
 
@@ -82,7 +82,7 @@ def layer_to_onnx(module: nn.Module, example: Tensor, *, opset: int = OPSET) -> 
                 verbose=False,
             )
     except Exception as error:
-        raise ValueError(f"the module has no form in ONNX (opset {opset}): {_first_line(error)}") from error
+        raise ValueError(f"the module has no form in ONNX (opset {opset}): {_short(error)}") from error
     finally:
         for part, training in modes.items():
             part.training = training
@@ -91,27 +91,38 @@ def layer_to_onnx(module: nn.Module, example: Tensor, *, opset: int = OPSET) -> 
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Inside, other libraries do not say what of theirs is deprecated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", "Constant folding")
-        yield
+    """Inside, other libraries do not say what of theirs is deprecated or is left for the runtime to fold, and what they
+    raise is not printed as well."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+            yield
+    finally:
+        logging.disable(disabled)
 
 
-def _why(error: Exception, dynamic_batch: bool) -> str:
-    reason = _first_line(error)
-    if dynamic_batch and any(word in str(error).lower() for word in ("specializ", "constraint", "dynamic")):
-        return (
-            f"the network's code fixes the number of images: {reason}. Write it for any number (x.flatten(1) rather "
-            "than x.view(4, -1)), or export it for the example's number alone by dynamic_batch=False"
-        )
-    return f"torch.export does not take the network: {reason}"
+def _program(network: nn.Module, x: Tensor, shapes: Any) -> torch.export.ExportedProgram:
+    """The operations of a network, whose first axis may be dynamic."""
+    try:
+        return torch.export.export(network, (x,), dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # whatever torch, or the network's own code, raises
+        if shapes is not None:
+            _program(network, x, None)  # if this fails as well, that is what there is to say
+            raise ValueError(
+                f"the network's code works for {len(x)} images alone ({_short(error)}). Write it for any number, with "
+                "x.shape[0] rather than len(x) and x.flatten(1) rather than x.view(4, -1), or fix the number to the "
+                "example's by dynamic_batch=False"
+            ) from error
+        raise ValueError(f"torch.export does not take the network: {_short(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def _short(error: Exception) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _strip_(model: Any) -> None:

@@ -98,7 +98,10 @@ class OnnxRuntime(Runtime):
         try:
             session = onnxruntime.InferenceSession(model, options, providers=[*providers, CPU][: 1 + example.is_cuda])
         except Exception as error:  # of onnxruntime's own kinds
-            raise ValueError(f"onnxruntime does not take the model: {error!s:.300}") from error
+            raise ValueError(
+                f"onnxruntime does not take the model of {example.dtype} for {provider}: {error!s:.300}. "
+                "Its processor's operations are made for float32: network.float() gives that"
+            ) from error
         if session.get_providers()[0] != provider:
             raise ValueError(f"onnxruntime could not start {provider}: its libraries are missing or do not fit")
         return session
