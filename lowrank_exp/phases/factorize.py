@@ -31,7 +31,7 @@ from lowrank_exp.rank import (
     with_accuracy,
     with_sensitivity,
 )
-from lowrank_exp.rank.missed import missed_budget, without_effect
+from lowrank_exp.rank.missed import left_unspent, missed_budget, without_effect
 from lowrank_exp.rank.reachable import reachable
 from lowrank_exp.reconstruct import check_options
 from lowrank_exp.surgery import factorize_, replay_to_plan_
@@ -237,7 +237,8 @@ class Factorize(Phase):
 def report_plan(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:
     """What is to be said of a plan that is carried out: a budget missed, or nothing changed. See `rank.missed`."""
     missed = missed_budget(plan, rank, network)
-    return Done(plan=plan, warnings=[*([missed] if missed else []), *without_effect(plan)], missed=bool(missed))
+    said = [*([missed] if missed else []), *left_unspent(plan, rank, network), *without_effect(plan)]
+    return Done(plan=plan, warnings=said, missed=bool(missed))
 
 
 def _make_up_sensitivity(layer: LayerProfile) -> LayerProfile:

@@ -15,6 +15,7 @@ from lowrank_exp.rank.plan import COMPRESSED, DENSE, Plan, PlannedLayer
 from lowrank_exp.rank.policies.fixed import fixed as ranks_by_hand
 from lowrank_exp.rank.policy_names import policy_named, policy_names
 from lowrank_exp.rank.problem import plain_rank, planned_layer, problem_of
+from lowrank_exp.rank.time_budget import conditions_of
 
 Score = Callable[[dict[str, Rank | None]], float]
 
@@ -26,6 +27,8 @@ def allocate(
     macs: float | None = None,
     weights: float | None = None,
     bytes: float | None = None,
+    latency: float | None = None,
+    latency_ms: float | None = None,
     ranks: Mapping[str, Rank | None] | str | os.PathLike | None = None,
     rules: Mapping[str, Any] | None = None,
     fixed: Mapping[str, Rank | None] | None = None,
@@ -46,6 +49,9 @@ def allocate(
             before, that is a fraction of what it costs now; `Plan.of` says so.
         weights: fraction of the dense weights that may remain, in (0, 1].
         bytes: fraction of the bytes of the dense weights in a file that may remain, in (0, 1]. All that are given hold.
+        latency: fraction of the dense network's time that may remain, in (0, 1], as the profiles have it: measured on
+            one runtime, with that part of it which belongs to no layer. With `over="conv"` of the convolutions' time.
+        latency_ms: the same in milliseconds of one forward pass of the whole network; in the place of `latency`.
         ranks: ranks set by hand, by name or `re:` pattern (None: leave alone), or the path of a plan file. They are
             obeyed, with a warning where dense would be cheaper; the policy decides on the other layers.
         fixed: more ranks set by hand, beside those of a plan file in `ranks`; they win.
@@ -62,7 +68,7 @@ def allocate(
             1 %, contradicting arguments. The message says what was got, what is allowed and what to do.
     """
     chosen, name, options = _find_policy(policy, options)
-    budget = Budget(macs, weights, bytes)
+    budget = Budget(macs, weights, bytes, latency, latency_ms)
     problem, planned = problem_of(layers, budget, ranks, rules, fixed, multiple, over)
     if plain_function(chosen) is ranks_by_hand and ranks is None and fixed is None:
         raise ValueError(
@@ -85,7 +91,7 @@ def allocate(
             planned[layer_name] = planned_layer(choice.profile, choice.rank, f"chosen by {name}")
     tried = all(layer.tried for layer in layers.values())
     of = COMPRESSED if any(layer.compressed for layer in layers.values()) else DENSE
-    return Plan({layer: planned[layer] for layer in layers}, name, over, tried, of)
+    return Plan({layer: planned[layer] for layer in layers}, name, over, tried, of, conditions_of(layers))
 
 
 def _check_single(candidates: Sequence[Candidate], policy: str) -> None:

@@ -1,49 +1,95 @@
 """Budgets, and what may be chosen under one.
 
 A budget is the fraction of the dense cost that may remain. It is met when the cost lies within 1 % of it on either
-side. Costs are sums over layers, so all arithmetic here is on integers and exact.
+side. One of time need only be kept: times fall in steps, many ranks are left out for that, and what is faster than was
+asked for is no worse for it. Costs are sums over layers, so all arithmetic here is on integers and exact.
 """
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lowrank_exp.checks import fraction
+from lowrank_exp.checks import fraction, positive
 from lowrank_exp.decomposition import Rank
-from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.offer import COSTS, milliseconds
 
 TOLERANCE = 0.01
 ROUNDING = 1e-9  # of a fraction times an integer
+TIMES = ("latency", "latency_ms")  # bounds of the time
 COMBINATIONS = 1_000_000  # as many are searched where the knob alone does not meet the budget
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Fractions of the dense MACs, weights and bytes that may remain; None sets no bound. All that are given hold."""
+    """Fractions of the dense MACs, weights, bytes and time that may remain; None: no bound. All that are given hold.
+
+    `latency_ms` bounds the time of the whole network in milliseconds, in the place of `latency`.
+    """
 
     macs: float | None = None
     weights: float | None = None
     bytes: float | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name in WHAT:
+        for name in COSTS:
             value = getattr(self, name)
             if value is None:
                 continue
             wrong = f"the budget {name}={value!r} is not a fraction in (0, 1]: 0.5 keeps half of the dense {name}"
             fraction(name, value, wrong)
+        if self.latency_ms is None:
+            return
+        positive(
+            "latency_ms", self.latency_ms, f"latency_ms={self.latency_ms!r} is not a number of milliseconds above 0"
+        )
+        if self.latency is not None:
+            raise ValueError(
+                f"latency={self.latency} and latency_ms={self.latency_ms} bound the same time: set one of them to null"
+            )
 
     @property
     def bounds(self) -> dict[str, float]:
-        """The bounds that are set, by name."""
-        return {name: value for name in WHAT if (value := getattr(self, name)) is not None}
+        """The fractions that are set, by name."""
+        return {name: value for name in COSTS if (value := getattr(self, name)) is not None}
+
+    @property
+    def of_time(self) -> str:
+        """The bound of the time that is set, in words; empty where none is."""
+        given = (f"{name}={value}" for name in TIMES if (value := getattr(self, name)) is not None)
+        return ", ".join(given)
+
+    def of(self, dense: Mapping[str, int]) -> "Budget":
+        """The same budget of a network that costs `dense`, with milliseconds as the fraction of its time that they are.
+
+        Raises:
+            ValueError: the dense network does not take as long.
+        """
+        if self.latency_ms is None:
+            return self
+        if self.latency_ms > (dense_ms := milliseconds(dense["latency"])):
+            raise ValueError(
+                f"latency_ms={self.latency_ms} is met already: the dense network takes {dense_ms:.4g} ms. Give less"
+            )
+        return replace(self, latency=self.latency_ms / dense_ms, latency_ms=None)
 
     def __bool__(self) -> bool:
-        return bool(self.bounds)
+        return bool(self.bounds or self.of_time)
+
+
+def told(what: str, share: float, dense: Mapping[str, int], form: str = ".4f") -> str:
+    """A cost as a fraction of dense, and a time in milliseconds too.
+
+    >>> told("macs", 0.5, {"macs": 10}), told("latency", 0.5, {"latency": 8_000_000})
+    ('macs=0.5000', 'latency=0.5000 (4 ms)')
+    """
+    in_ms = f" ({milliseconds(share * dense[what]):.4g} ms)" if what == "latency" else ""
+    return f"{what}={share:{form}}{in_ms}"
 
 
 class BudgetError(ValueError):
@@ -79,7 +125,7 @@ class Candidate:
         return tuple(None if rung is None else self.profile.ranks[rung - 1] for rung in self.rungs)
 
     def cost(self, option: int, what: str) -> int:
-        """MACs, weights or bytes (`what`) of an option."""
+        """MACs, weights, bytes or nanoseconds (`what`) of an option."""
         rung = self.rungs[option]
         if rung is None:
             return getattr(self.profile, what)
@@ -115,7 +161,7 @@ class Problem:
     multiple: int = 1
 
     def cost(self, options: Sequence[int], what: str) -> int:
-        """MACs, weights or bytes of the network at the chosen options."""
+        """MACs, weights, bytes or nanoseconds of the network at the chosen options."""
         return self.alone[what] + sum(c.cost(o, what) for c, o in zip(self.candidates, options, strict=True))
 
     def load(self, options: Sequence[int]) -> float:
@@ -129,6 +175,10 @@ class Problem:
     def met(self, options: Sequence[int]) -> bool:
         """Whether no bound is exceeded by more than 1 % and one of them is reached within 1 %."""
         return abs(self.load(options) - 1) <= TOLERANCE + ROUNDING
+
+    def kept(self, options: Sequence[int]) -> bool:
+        """Whether the budget is met; with one of time among the bounds, whether none is exceeded by more than 1 %."""
+        return self.met(options) or (self.budget.latency is not None and self.fits(options))
 
 
 def meet(
@@ -148,7 +198,7 @@ def meet(
 
     The knob is turned up from the cheapest options as long as the budget holds; single ranks then fill up what is left,
     in the order in which the knob would have reached them. Where the ranks are so coarse that this leaves more than
-    1 %, the combination nearest to it that meets the budget is searched for.
+    1 %, the combination nearest to it that meets the budget is searched for; of a budget of time what is left may stay.
 
     Raises:
         ValueError: no reachable cost lies within 1 %; the message names the nearest below and above.
@@ -158,7 +208,14 @@ def meet(
         if problem.met(options):
             return options
     options = _fill_up(problem, level)
-    return options if problem.met(options) else _search_nearest(problem, options)
+    if problem.met(options):
+        return options
+    try:
+        return _search_nearest(problem, options)
+    except BudgetError:
+        if problem.kept(options):
+            return options
+        raise
 
 
 def _fill_up(problem: Problem, level: Callable[[LayerProfile], np.ndarray]) -> list[int]:
@@ -244,18 +301,22 @@ def _list_near(problem: Problem, options: list[int]) -> list[np.ndarray]:
 
 def _tell_unreachable(problem: Problem, below: list[int] | None, above: list[int] | None, nearest: str) -> str:
     def shares(options: list[int]) -> str:
-        return ", ".join(f"{what}={problem.cost(options, what) / problem.dense[what]:.4f}" for what in bounds)
+        return ", ".join(
+            told(what, problem.cost(options, what) / problem.dense[what], problem.dense) for what in bounds
+        )
 
     bounds = problem.budget.bounds
-    wanted = ", ".join(f"{what}={bound}" for what, bound in bounds.items())
+    timed_too = {"macs", "latency"} <= bounds.keys()
+    hint = ". Both bounds hold: where the time alone matters, set macs to null (rank.macs=null)" * timed_too
+    wanted = ", ".join(told(what, bound, problem.dense, "") for what, bound in bounds.items())
     lowest = "every layer at its lowest rank" if problem.candidates else "no layer may be decomposed and gets cheaper"
     if below is None:
         return (
             f"the budget {wanted} cannot be reached: the smallest possible is {shares(above)} "
-            f"({lowest}). Raise the budget, or let more layers be decomposed"
+            f"({lowest}). Raise the budget, or let more layers be decomposed{hint}"
         )
     higher = f"the {nearest} above {shares(above)}" if above else "nothing lies above"
     return (
         f"the budget {wanted} cannot be met within 1 %: the {nearest} below is {shares(below)}, {higher}. "
-        "Ask for one of these"
+        f"Ask for one of these{hint}"
     )

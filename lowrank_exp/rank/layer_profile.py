@@ -86,8 +86,15 @@ class LayerProfile:
 
     @property
     def full_rank(self) -> Rank:
-        """The highest rank; 0 where there is none."""
+        """The highest rank on the ladder; 0 where there is none."""
         return self.offer.ranks[-1] if self.rungs else 0
+
+    @property
+    def highest_rank(self) -> Rank:
+        """The highest that the decomposition takes; a ladder with times may end below it."""
+        if self.timed is None or self.shape is None or not self.offers:
+            return self.full_rank
+        return decomposition_named(self.offer.decomposition, **self.options).full_rank(self.shape.layer())
 
     @property
     def r_max(self) -> int:

@@ -58,6 +58,11 @@ class Costs:
         return COSTS if len(self.latency) else WHAT
 
 
+def milliseconds(latency: float) -> float:
+    """Of nanoseconds, in which the times of profiles are whole numbers."""
+    return latency / 1e6
+
+
 def _no_numbers() -> np.ndarray:
     return np.zeros(0)
 
@@ -86,6 +91,10 @@ class Offer:
     sampled_ranks: tuple[Rank, ...] = ()  # rising; the layer alone was cut to each of them, to measure the network ...
     sampled_accuracy: np.ndarray = field(default_factory=_no_numbers, repr=False)  # ... relative to the last
     sensitivity: np.ndarray = field(default_factory=_no_numbers, repr=False)  # rise of the loss, expected
+
+    def may_save(self, what: str) -> bool:
+        """Whether a lower rank can lower this cost; time, where it lowers MACs."""
+        return ("macs" if what == "latency" else what) in self.saves
 
     @property
     def energy(self) -> np.ndarray:

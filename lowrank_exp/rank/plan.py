@@ -8,15 +8,17 @@ from typing import Any
 
 import yaml
 
-from lowrank_exp.checks import is_whole
+from lowrank_exp.checks import is_number, is_whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.files.yaml_file import yaml_content
+from lowrank_exp.rank.offer import milliseconds
 from lowrank_exp.text.shown import shown
 
 DENSE = "the dense network"
 COMPRESSED = "the network as it was given, which had been compressed before, not of the dense one"
 TIMES = ("latency_before", "latency_after")
+MEASURED = ("measured_ms", "measured_dense_ms")
 USUAL = {"policy": "fixed", "over": "all", "of": DENSE}
 
 
@@ -54,6 +56,10 @@ class Plan(Mapping[str, Rank | None]):
     `over` names the layers that the budget counts (all, or the convolutions), `of` the network whose costs it is a
     fraction of: the dense one, or a compressed one as it was given (`COMPRESSED`). `tried`: it comes from profiles, so
     from a trial of the network, and `factorize_` need not try it again.
+
+    With times, `runtime` has the conditions under which those of the layers were measured: the runtime, its version,
+    threads, batch size, machine ... `measured_ms` and `measured_dense_ms` are times of the whole network, small and
+    dense, where somebody has measured them afterwards. No runtime is needed to carry out such a plan.
     """
 
     layers: dict[str, PlannedLayer]
@@ -61,6 +67,9 @@ class Plan(Mapping[str, Rank | None]):
     over: str = "all"
     tried: bool = field(default=False, repr=False, compare=False)
     of: str = DENSE
+    runtime: Mapping[str, Any] | None = None
+    measured_ms: float | None = None
+    measured_dense_ms: float | None = None
 
     def __getitem__(self, name: str) -> Rank | None:
         return self.layers[name].rank
@@ -77,10 +86,33 @@ class Plan(Mapping[str, Rank | None]):
         return {name: layer.rank for name, layer in self.layers.items()}
 
     def remaining(self, what: str) -> float:
-        """Fraction of the MACs, weights or bytes (`what`) of all layers of the network `of` that remains."""
-        before = sum(getattr(layer, f"{what}_before") for layer in self.layers.values())
-        after = sum(getattr(layer, f"{what}_after") for layer in self.layers.values())
+        """Fraction of the MACs, weights, bytes or time (`what`: latency) of the network `of` that remains.
+
+        Raises:
+            ValueError: the time of a layer was not measured.
+        """
+        if not self.layers:
+            return 1.0
+        before, after = (self._sum(f"{what}_{when}") for when in ("before", "after"))
+        if before is None or after is None:
+            missing = next(n for n, one in self.layers.items() if None in (one.latency_before, one.latency_after))
+            raise ValueError(f"{missing}: its time was not measured, so what remains of the network's is not known")
         return after / before if before else 1.0
+
+    @property
+    def predicted_ms(self) -> float | None:
+        """Milliseconds that the network takes, as the sum over its layers has it; None without times."""
+        return _in_ms(self._sum("latency_after"))
+
+    @property
+    def dense_ms(self) -> float | None:
+        """The same of the network `of`."""
+        return _in_ms(self._sum("latency_before"))
+
+    def _sum(self, what: str) -> int | None:
+        """Over all layers; None where that of a layer is not known, or there are none."""
+        every = [getattr(layer, what) for layer in self.layers.values()]
+        return sum(every) if every and None not in every else None
 
     def write(self, path: str | os.PathLike) -> None:
         """Write the plan as YAML, to be read, edited by hand and replayed."""
@@ -88,10 +120,17 @@ class Plan(Mapping[str, Rank | None]):
             "policy": self.policy,
             "over": self.over,
             **({"of": self.of} if self.of != DENSE else {}),
+            **self._record_times(),
             "layers": {n: _record(l) for n, l in self.layers.items()},
         }
         with write_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def _record_times(self) -> dict[str, Any]:
+        """What is known of times, for the file."""
+        known = {name: getattr(self, name) for name in ("predicted_ms", "dense_ms", *MEASURED)}
+        known = {"runtime": None if self.runtime is None else dict(self.runtime)} | known
+        return {name: value for name, value in known.items() if value is not None}
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Plan":
@@ -112,12 +151,30 @@ class Plan(Mapping[str, Rank | None]):
             raise ValueError(f"{path} is not a plan: it has no mapping `layers`")
         layers = {str(name): _read_layer(path, name, entry) for name, entry in content["layers"].items()}
         policy, over, of = (str(content.get(key, usual)) for key, usual in USUAL.items())
-        return cls(layers, policy, over, of=of)
+        return cls(layers, policy, over, of=of, runtime=_read_runtime(path, content), **_read_measured(path, content))
+
+
+def _in_ms(latency: int | None) -> float | None:
+    return None if latency is None else milliseconds(latency)
 
 
 def _record(layer: PlannedLayer) -> dict[str, Any]:
     record = {key: value for key, value in asdict(layer).items() if value is not None or key not in TIMES}
     return record | {"rank": list(layer.rank)} if isinstance(layer.rank, tuple) else record
+
+
+def _read_runtime(path: Path, content: Mapping[str, Any]) -> dict[str, Any] | None:
+    runtime = content.get("runtime")
+    if runtime is not None and not isinstance(runtime, dict):
+        raise ValueError(f"{path}: runtime is a mapping of the conditions of times, got {shown(runtime)}")
+    return runtime
+
+
+def _read_measured(path: Path, content: Mapping[str, Any]) -> dict[str, float | None]:
+    measured = {name: content.get(name) for name in MEASURED}
+    if wrong := [name for name, value in measured.items() if value is not None and not is_number(value)]:
+        raise ValueError(f"{path}: {wrong[0]} must be a number of milliseconds, got {shown(measured[wrong[0]])}")
+    return measured
 
 
 def _read_layer(path: Path, name: Any, entry: Any) -> PlannedLayer:

@@ -15,8 +15,10 @@ from lowrank_exp.network.names import by_layer
 from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.multiples import at_multiples, check_multiple
+from lowrank_exp.rank.offer import COSTS
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.rules import cheaper_rungs
+from lowrank_exp.rank.time_budget import check_times
 
 _UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 
@@ -36,6 +38,10 @@ def problem_of(
     if not layers:
         raise ValueError("there are no convolutions or linear layers to choose ranks for")
     multiple = check_multiple(multiple)
+    check_times(layers, budget, over)
+    counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
+    dense = {what: sum(getattr(layer, what) for layer in counted) for what in COSTS}
+    budget = budget.of(dense)
     _check_savings(layers, budget)
     set_ranks = _read_ranks(ranks, layers) | by_layer(fixed or {}, layers, "fixed")
     bounds = by_layer(rules or {}, layers, "rules")
@@ -55,7 +61,13 @@ def problem_of(
                 planned[layer.name] = planned_layer(layer, None, candidate)
             else:
                 candidates.append(candidate)
-    return _make_problem(layers, candidates, planned, budget, over, multiple), planned
+    if empty := [what for what in budget.bounds if dense[what] <= 0]:
+        raise ValueError(f"a budget of {empty[0]} with over={over!r} counts nothing: the network has none there")
+    alone = {layer.name: planned[layer.name] for layer in counted if layer.name in planned}
+    if budget.of_time:
+        _check_measured(alone, layers)
+    spent = {what: sum(getattr(one, f"{what}_after") for one in alone.values()) for what in (*WHAT, *budget.bounds)}
+    return Problem(tuple(candidates), spent, dense, budget, multiple), planned
 
 
 def _find_candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidate | str:
@@ -71,34 +83,33 @@ def _find_candidate(layer: LayerProfile, bound: Any, budget: Budget) -> Candidat
     if not offers:
         raise errors[0]
     candidates = [Candidate(one, rungs) for one, rungs in offers if not isinstance(rungs, str)]
-    return replace(candidates[0], others=tuple(candidates[1:])) if candidates else offers[0][1]
+    if not candidates:
+        return _why_dense(offers, budget)
+    return replace(candidates[0], others=tuple(candidates[1:]))
 
 
-def _make_problem(
-    layers: Mapping[str, LayerProfile],
-    candidates: Sequence[Candidate],
-    planned: Mapping[str, PlannedLayer],
-    budget: Budget,
-    over: str,
-    multiple: int,
-) -> Problem:
-    counted = [layer for layer in layers.values() if over == "all" or layer.kind == "conv"]
-    alone = [planned[layer.name] for layer in counted if layer.name in planned]
-    dense = {what: sum(getattr(layer, what) for layer in counted) for what in WHAT}
-    if empty := [what for what in budget.bounds if dense[what] == 0]:
-        raise ValueError(f"a budget of {empty[0]} with over={over!r} counts nothing: the network has none there")
-    return Problem(
-        tuple(candidates),
-        {what: sum(getattr(layer, f"{what}_after") for layer in alone) for what in dense},
-        dense,
-        budget,
-        multiple,
-    )
+def _why_dense(offers: Sequence[tuple[LayerProfile, Any]], budget: Budget) -> str:
+    """Why no rank is cheaper than dense: by the first decomposition, or under a budget of time by the fastest one."""
+    if not budget.of_time or len(offers) == 1:
+        return offers[0][1]
+    fastest, reason = min(offers, key=lambda offer: offer[0].rank_latency.min())
+    return f"{reason} by {fastest.decomposition}"
+
+
+def _check_measured(alone: Mapping[str, PlannedLayer], layers: Mapping[str, LayerProfile]) -> None:
+    """Nothing, if the time of every layer whose rank is set by hand was measured at that rank."""
+    for name, one in alone.items():
+        if one.latency_after is None:
+            offers = ", ".join(f"{list(offer.ranks)} of {offer.decomposition}" for offer in layers[name].offers)
+            raise ValueError(
+                f"{name}: how long rank {one.rank} takes, {one.reason}, was not measured, so no budget of time can "
+                f"count it. Those that were measured: {offers}"
+            )
 
 
 def _check_savings(layers: Mapping[str, LayerProfile], budget: Budget) -> None:
     for name, offer in ((layer.name, offer) for layer in layers.values() for offer in layer.offers):
-        if useless := [what for what in budget.bounds if what not in offer.saves]:
+        if useless := [what for what in budget.bounds if not offer.may_save(what)]:
             raise ValueError(
                 f"{name}: {offer.decomposition} does not save {' and '.join(useless)} at any rank, so it takes "
                 f"no such budget, got {budget.bounds}: set {', '.join(useless)} to null and give "
@@ -159,7 +170,7 @@ def _plan_by_hand(layer: LayerProfile, rank: Any, reason: str) -> PlannedLayer:
             f"{layer.name} has rank {rank} {reason}, but may be decomposed by {names}: name one of them in "
             "decomposition.layers, or give the rank by a plan file, which names it"
         )
-    rank, full = plain_rank(rank), layer.full_rank
+    rank, full = plain_rank(rank), layer.highest_rank
     if isinstance(full, int) and not is_whole(rank, 1, full):
         above = isinstance(rank, int) and rank > full
         raise ValueError(

@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.rank.budget import Budget, Candidate
 from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.offer import COSTS
 from lowrank_exp.rank.problem import problem_of
 
 
@@ -23,10 +23,11 @@ class Reach(NamedTuple):
 
 
 def reachable(layers: Mapping[str, LayerProfile], **settings: Any) -> dict[str, Reach]:
-    """The bounds of the budgets that `allocate` can meet, by what they are of: macs, weights, bytes.
+    """The bounds of the budgets that `allocate` can meet, by what they are of: macs, weights, bytes, latency.
 
     Each is that of a budget given alone; of several together, a rank counts only if it is cheaper in all of them. Left
-    out is what takes no budget: what some decomposition does not save at any rank, and what the network has none of.
+    out is what takes no budget: what some decomposition does not save at any rank, what the network has none of, and
+    time where it was not measured.
 
     Args:
         layers: profiles by name.
@@ -45,7 +46,7 @@ def reachable(layers: Mapping[str, LayerProfile], **settings: Any) -> dict[str, 
         warnings.simplefilter("ignore")
         dense = problem_of(layers, Budget(), **settings)[0].dense
         offers = [offer for layer in layers.values() for offer in layer.offers]
-        budgets = [what for what in WHAT if dense[what] and all(what in offer.saves for offer in offers)]
+        budgets = [what for what in COSTS if dense[what] > 0 and all(offer.may_save(what) for offer in offers)]
         return {what: _reach(layers, what, settings) for what in budgets}
 
 

@@ -1,12 +1,13 @@
 """Which ranks of a layer a policy may choose: those that rules allow and that are cheaper than dense."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Budget
 from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.offer import milliseconds
 
 
 def cheaper_rungs(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int | None, ...] | str:
@@ -32,13 +33,23 @@ def cheaper_rungs(layer: LayerProfile, bound: Any, budget: Budget) -> tuple[int 
         if all(getattr(layer, f"rank_{what}")[rung - 1] < getattr(layer, what) for what in costs)
     ]
     if not rungs:
-        lowest = layer.ranks[within[0] - 1]
-        rank_cost = ", ".join(
-            f"{getattr(layer, f'rank_{w}')[within[0] - 1]:,} of {getattr(layer, w):,} {w}" for w in costs
-        )
-        return f"no rank is cheaper than dense: rank {lowest} has {rank_cost}"
+        return _tell_lowest(layer, within[0], costs)
     dense_allowed = not isinstance(bound, Mapping) or bound.get("max") is None
     return (*rungs, None) if dense_allowed else tuple(rungs)
+
+
+def _tell_lowest(layer: LayerProfile, rung: int, costs: Sequence[str]) -> str:
+    """That no rank is cheaper than dense, with what the lowest costs; or none faster, where that is all it lacks."""
+    rank = layer.ranks[rung - 1]
+    counted = {what: (int(getattr(layer, f"rank_{what}")[rung - 1]), getattr(layer, what)) for what in costs}
+    times = counted.pop("latency", None)
+    told = ", ".join(f"{cost:,} of {dense:,} {what}" for what, (cost, dense) in counted.items())
+    if times is None:
+        return f"no rank is cheaper than dense: rank {rank} has {told}"
+    in_ms = "{:.4g} of {:.4g} ms".format(*map(milliseconds, times))
+    if all(cost < dense for cost, dense in counted.values()):
+        return f"no rank is faster than dense: rank {rank} takes {in_ms}"
+    return f"no rank is cheaper than dense: rank {rank} has {told} and takes {in_ms}"
 
 
 def _rungs_within(layer: LayerProfile, bound: Any) -> list[int]:

@@ -45,6 +45,25 @@ def layer(name, macs, weights, rank_macs, rank_weights, values, kind="conv", **m
     )
 
 
+def timed(layer, dense, ranks=None, conditions=None):
+    """A profile with times in nanoseconds: of dense, and of the ranks that are kept; of all others nothing is known."""
+    offers = layer.offers
+    if ranks is not None:
+        (offer,) = offers
+        places = [offer.ranks.index(rank) for rank in ranks]
+        costs = replace(offer.costs.some(places), latency=np.array(list(ranks.values()), dtype=np.int64))
+        kept = offer.energy[places] if len(offer.kept) else offer.kept
+        offers = (replace(offer, ranks=tuple(ranks), costs=costs, kept=kept),)
+    conditions = {"runtime": "onnxruntime", "threads": 1, "batch_size": 1} if conditions is None else conditions
+    return replace(layer, dense=replace(layer.dense, latency=dense), offers=offers, timed=conditions)
+
+
+def outside(latency):
+    """Time that belongs to no layer."""
+    name = "(time outside layers)"
+    return timed(by_hand(name, "outside", 0, 0, refusal="no layer of the network takes it"), latency)
+
+
 def joined(*layers):
     """One layer with the offers of all of them."""
     return replace(layers[0], offers=tuple(layer.offer for layer in layers))

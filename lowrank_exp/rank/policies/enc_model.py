@@ -128,6 +128,8 @@ def enc_candidates(
            costs no more than the budget, ENC-Map's ranks are the only rank set.
         5. Costs are those of the options: a rank that is not cheaper than dense leaves the layer dense, with quality 1.
         6. Given several bounds, none is exceeded by more than its margin, and one is reached within it.
+        7. A budget of time, which ranks take no equal steps of: c_l is their mean, so members of a group with the same
+           sum of offsets may differ in time. Times that are met and compared are those of the rank sets themselves.
     """
     _check(problem, metric, space, margin, density, sub_groups)
     if curve is None:

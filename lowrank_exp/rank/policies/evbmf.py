@@ -38,7 +38,7 @@ def evbmf(problem: Problem, *, solver: str = "global", weaken: float = 1.0) -> d
     if problem.budget:
         raise ValueError(
             f"the evbmf policy takes no budget, got {problem.budget.bounds}: the noise decides. "
-            "Set macs and weights to null, or choose another policy"
+            f"Set {' and '.join(problem.budget.bounds)} to null, or choose another policy"
         )
     check_solver(solver)
     wrong = f"weaken={weaken!r} is not in (0, 1]: 1 takes the EVBMF rank, less comes nearer to the full one"

@@ -14,6 +14,6 @@ def fixed(problem: Problem) -> dict[str, int | None]:
     if problem.budget:
         raise ValueError(
             f"the fixed policy takes no budget, got {problem.budget.bounds}: its ranks are those of `ranks`. "
-            "Set macs and weights to null, or choose another policy"
+            f"Set {' and '.join(problem.budget.bounds)} to null, or choose another policy"
         )
     return {candidate.profile.name: None for candidate in problem.candidates}

@@ -39,7 +39,7 @@ def knapsack(
 
     A budget counts as met within 1 %. If the optimum leaves more unspent, a budget of 1.01 times as much is tried; if
     that too ends below 0.99 (a dearer plan is no better, or ranks are coarse), the best plan between 0.99 and 1.01 is
-    taken.
+    taken. With a budget of time the optimum is taken, whatever it leaves: a slower plan would be no better.
 
     Args:
         problem: candidates and budget.
@@ -75,7 +75,7 @@ def knapsack(
             continue
         _warn_unless_exact(solution, limit_seconds)
         plan = [of[o] for of, o in zip(offers, solution.options, strict=True)]
-        if _with_chosen(problem, plan).met([option for _, option in plan]):
+        if _with_chosen(problem, plan).kept([option for _, option in plan]):
             break
         best = best or plan
     else:

@@ -478,7 +478,7 @@ def test_without_numbers_the_middle_of_the_options_stands_in():
 @cells(
     ("options", "message"),
     [
-        ({"macs": 0.5}, r"the evbmf policy takes no budget, got {'macs': 0.5}: .* Set macs and weights to null"),
+        ({"macs": 0.5}, r"the evbmf policy takes no budget, got {'macs': 0.5}: .* Set macs to null"),
         ({"solver": "local"}, "solver='local' is not known"),
         ({"weaken": 0}, r"weaken=0 is not in \(0, 1\]"),
         ({"weaken": 1.01}, r"weaken=1.01 is not in \(0, 1\]"),
