@@ -13,7 +13,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lowrank_exp.artifact import load, save
     from lowrank_exp.export import export
-    from lowrank_exp.rank import LayerProfile, Plan, allocate, profile, with_accuracy, with_sensitivity, with_times
+    from lowrank_exp.rank import (
+        LayerProfile,
+        Plan,
+        allocate,
+        profile,
+        with_accuracy,
+        with_errors,
+        with_sensitivity,
+        with_times,
+    )
     from lowrank_exp.runtime.measurement import Measurement, measure
     from lowrank_exp.surgery import factorize_
 
@@ -29,6 +38,7 @@ __all__ = [
     "profile",
     "save",
     "with_accuracy",
+    "with_errors",
     "with_sensitivity",
     "with_times",
 ]
@@ -46,6 +56,7 @@ _HOMES = {
     "profile": "lowrank_exp.rank",
     "save": "lowrank_exp.artifact",
     "with_accuracy": "lowrank_exp.rank",
+    "with_errors": "lowrank_exp.rank",
     "with_sensitivity": "lowrank_exp.rank",
     "with_times": "lowrank_exp.rank",
 }

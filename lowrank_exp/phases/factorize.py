@@ -29,6 +29,7 @@ from lowrank_exp.rank import (
     needs,
     profile,
     with_accuracy,
+    with_errors,
     with_sensitivity,
 )
 from lowrank_exp.rank.missed import left_unspent, missed_budget, without_effect
@@ -51,7 +52,8 @@ class Factorize(Phase):
         rank: called with the profiles, gives the plan: `lowrank_exp.allocate` with its policy and budget.
         measure: for policies that look at data: `quality` (accuracy or loss), `images` for validation drawn by `seed`,
             `samples` of ranks per layer and what the `others` are (`with_accuracy`), `gradients`: training images for
-            the sensitivity, and `batch_size`.
+            the sensitivity and for response errors, and `batch_size`. Where a knapsack of errors has several
+            decompositions to choose from, the errors that they reach are measured, which takes no images.
         reconstruct: a fit to training images: `fit` (whitened, response, relu; null: to the weights alone), `images`,
             `batch_size`, and the fit's own options.
     """
@@ -62,6 +64,8 @@ class Factorize(Phase):
     reconstruct: Mapping[str, Any] = field(default_factory=lambda: {"fit": None})
 
     def __post_init__(self) -> None:
+        if "errors" in self.needs:
+            object.__setattr__(self, "version", 2)  # 1 compared estimates, which favour decompositions by SVD
         options = dict(self.reconstruct)
         if (fit := options.pop("fit", None)) is None:
             return
@@ -151,8 +155,8 @@ class Factorize(Phase):
         """
         if "accuracy" in self.needs:
             layers = with_accuracy(layers, score, **self._sampling)
-        if "sensitivity" in self.needs:
-            layers = {name: _make_up_sensitivity(layer) for name, layer in layers.items()}
+        if self.needs & {"sensitivity", "responses"}:
+            layers = {name: _make_up(layer) for name, layer in layers.items()}
         try:
             return self._planned(layers, score)
         except BudgetError as error:
@@ -173,6 +177,8 @@ class Factorize(Phase):
             loader = setting.data.train_loader(self.measure["batch_size"], self.measure["seed"], augment=False)
             images = min(self.measure["gradients"], setting.data.sizes["train"])
             layers = with_sensitivity(layers, network, FirstImages(loader, images, labels=True), store=setting.svds)
+        if self.needs & {"errors", "responses"}:
+            layers = self._with_errors(layers, network, setting)
         with contextlib.ExitStack() as stack:
             score = None
             if self.needs & {"accuracy", "score"}:
@@ -198,7 +204,26 @@ class Factorize(Phase):
     def needs(self) -> frozenset[str]:
         """What the policy looks at beside the weights."""
         options = getattr(self.rank, "keywords", {})
-        return needs(options["policy"], options) if "policy" in options else frozenset()
+        found = needs(options["policy"], options) if "policy" in options else frozenset()
+        return found if self._several else found - {"errors"}
+
+    @property
+    def _several(self) -> bool:
+        """Whether a layer may have a choice of decompositions, whose errors compare only as they are reached."""
+        kinds = Decompositions.of(self.decomposition)
+        return any(len(some) > 1 for some in (kinds.conv, kinds.linear, *kinds.layers.values()))
+
+    def _with_errors(
+        self, layers: Mapping[str, LayerProfile], network: nn.Module, setting: Setting
+    ) -> dict[str, LayerProfile]:
+        """The profiles with errors as reached; with those of responses, by the fit that the factors will get."""
+        options: dict[str, Any] = {"store": setting.svds, "folder": setting.scores / "errors"}
+        if "responses" not in self.needs:
+            return with_errors(layers, network, **options)
+        loader = setting.data.train_loader(self.measure["batch_size"], self.measure["seed"], augment=False)
+        images = FirstImages(loader, min(self.measure["gradients"], setting.data.sizes["train"]))
+        fit = self.reconstruct.get("fit")
+        return with_errors(layers, network, images, fit="response" if fit == "relu" else fit, **options)
 
     @property
     def _sampling(self) -> dict[str, Any]:
@@ -241,6 +266,7 @@ def report_plan(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Do
     return Done(plan=plan, warnings=said, missed=bool(missed))
 
 
-def _make_up_sensitivity(layer: LayerProfile) -> LayerProfile:
-    """A profile with sensitivities that nobody has measured, for the walk."""
-    return replace(layer, offers=tuple(replace(other, sensitivity=1.0 - other.energy) for other in layer.offers))
+def _make_up(layer: LayerProfile) -> LayerProfile:
+    """A profile with sensitivities and response errors that nobody has measured, for the walk."""
+    lost = [(one, 1.0 - one.energy) for one in layer.offers]
+    return replace(layer, offers=tuple(replace(one, sensitivity=loss, responses=loss) for one, loss in lost))

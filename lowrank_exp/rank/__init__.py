@@ -5,6 +5,7 @@ from lowrank_exp.rank.budget import Budget, BudgetError, Candidate, Choice, Prob
 from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import network_quality
 from lowrank_exp.rank.enc.files import profiles_from_enc
+from lowrank_exp.rank.errors import with_errors
 from lowrank_exp.rank.evbmf_solution import evbmf_rank
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.measure import with_accuracy
@@ -40,6 +41,7 @@ __all__ = [
     "profile",
     "profiles_from_enc",
     "with_accuracy",
+    "with_errors",
     "with_sensitivity",
     "with_times",
 ]

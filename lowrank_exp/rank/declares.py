@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-LOOKS_AT = ("score", "accuracy", "sensitivity")
+LOOKS_AT = ("score", "accuracy", "sensitivity", "errors", "responses")
 WHY_DENSE = "the rank that {policy} wished is not cheaper than dense"
 
 Policy = Callable[..., dict[str, Any]]
@@ -20,7 +20,9 @@ def declares(
     Args:
         looks_at: what must be measured before it is asked, beside costs and weights: `score` (of whole rank sets, given
             as the argument `score`), `accuracy` (of layers alone, `with_accuracy`), `sensitivity`
-            (`with_sensitivity`); or a function that tells it from the policy's options.
+            (`with_sensitivity`), `errors` and `responses` (`with_errors`, the latter with images; a job
+            measures the former only where layers have several decompositions); or a function that tells it from the
+            policy's options.
         chooses: it may be given layers with several decompositions, and returns a `Choice` of one.
         why_dense: the reason in a plan for a layer that it left dense; `{policy}` is its name.
 

@@ -135,8 +135,16 @@ class LayerProfile:
 
     @property
     def error(self) -> np.ndarray:
-        """Squared error of the weight relative to its squared norm at each rung, `(rungs,)`."""
-        return 1.0 - self.offer.energy
+        """Squared error of the weight relative to its squared norm at each rung, `(rungs,)`.
+
+        The one that its factors reach where that was measured (`with_errors`), else what is left of the energy.
+        """
+        return self.offer.errors if len(self.offer.errors) else 1.0 - self.offer.energy
+
+    @property
+    def response(self) -> np.ndarray:
+        """Squared error of the responses relative to their square, `(rungs,)`; empty where it was not measured."""
+        return self.offer.responses
 
     @property
     def nuclear(self) -> np.ndarray:

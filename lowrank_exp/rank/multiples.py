@@ -63,6 +63,8 @@ def restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
         costs=costs,
         kept=kept,
         sensitivity=offer.sensitivity[places] if len(offer.sensitivity) else offer.sensitivity,
+        errors=_at_places(offer, offer.errors, places, kept),
+        responses=_at_places(offer, offer.responses, places, kept),
         **_resample(layer, ranks, places),
     )
 
@@ -81,6 +83,17 @@ def raise_to_multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
     ]
     measured = layer.ranks if len(layer.rank_latency) else raised
     return tuple(rank for rank in dict.fromkeys(raised) if rank in measured)
+
+
+def _at_places(offer: Offer, errors: np.ndarray, places: list[int], kept: np.ndarray) -> np.ndarray:
+    """Errors that were reached, at ranks on the ladder or above the rungs at `places`.
+
+    Above a rung they are less by as much as is what the weight's energy leaves over there.
+    """
+    if not len(errors) or not isinstance(offer.ranks[-1], tuple):
+        return errors[places] if len(errors) else errors
+    left = 1.0 - offer.energy[places]
+    return errors[places] * np.divide(1.0 - kept, left, out=np.ones(len(places)), where=left > 0)
 
 
 def _resample(layer: LayerProfile, ranks: tuple[Rank, ...], places: list[int]) -> dict:

@@ -8,7 +8,8 @@ from lowrank_exp.rank.policy_names import policy_named
 
 
 def needs(policy: str | Policy, options: Mapping[str, Any]) -> frozenset[str]:
-    """`score` (of whole rank sets), `accuracy` (`with_accuracy`), `sensitivity` (`with_sensitivity`); mostly nothing.
+    """`score` (of whole rank sets), `accuracy` (`with_accuracy`), `sensitivity` (`with_sensitivity`), `errors` and
+    `responses` (`with_errors`); mostly nothing.
 
     Args:
         policy: one of ours by name, another by its import path, or the function.

@@ -73,7 +73,7 @@ class Offer:
 
     What it keeps is told by `singular_values` `(G, full rank)`, or by `kept` `(rungs,)` where a decomposition has none.
     Most ladders are the ranks 1, 2 ... full; a rung of Tucker-2 is a pair of ranks. What was measured afterwards
-    (`with_accuracy`, `with_sensitivity`) stands beside it.
+    (`with_accuracy`, `with_sensitivity`, `with_errors`) stands beside it.
     """
 
     decomposition: str
@@ -91,6 +91,8 @@ class Offer:
     sampled_ranks: tuple[Rank, ...] = ()  # rising; the layer alone was cut to each of them, to measure the network ...
     sampled_accuracy: np.ndarray = field(default_factory=_no_numbers, repr=False)  # ... relative to the last
     sensitivity: np.ndarray = field(default_factory=_no_numbers, repr=False)  # rise of the loss, expected
+    errors: np.ndarray = field(default_factory=_no_numbers, repr=False)  # of the weight, as its factors reach them
+    responses: np.ndarray = field(default_factory=_no_numbers, repr=False)  # errors of the responses, as reached
 
     def may_save(self, what: str) -> bool:
         """Whether a lower rank can lower this cost; time, where it lowers MACs."""

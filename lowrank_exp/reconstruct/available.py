@@ -35,14 +35,14 @@ def check_fit(
     """
     if fit not in FITS:
         raise ValueError(f"there is no fit to data {fit!r}; there are {', '.join(FITS)}")
-    if refusal := _refusal(layer, kind, kind.ladder(layer)[0] if rank is None else rank, fit, asymmetric):
+    if refusal := fit_refusal(layer, kind, kind.ladder(layer)[0] if rank is None else rank, fit, asymmetric):
         raise ValueError(
             f"{name}: {refusal}. Leave the layer alone by a rule ({{{name}: null}}), give it another decomposition, or "
             "fit to the weights"
         )
 
 
-def _refusal(layer: nn.Module, kind: Decomposition, rank: Rank, fit: str, asymmetric: bool) -> str | None:
+def fit_refusal(layer: nn.Module, kind: Decomposition, rank: Rank, fit: str, asymmetric: bool) -> str | None:
     """Why the fit `fit` cannot be made of `layer` at `rank`; None where it can."""
     if fit not in kind.fits:
         reason = f" ({kind.why_no_fit})" if kind.why_no_fit else ""

@@ -50,9 +50,11 @@ class LayerFit:
         asymmetric: bool,
         options: Options,
         reader: Reader,
+        plain: nn.Module | None = None,
     ) -> None:
+        """`plain`: the factors without a fit, where they are at hand."""
         self.name, self.layer, self.kind, self.rank = name, layer, kind, rank
-        self.fit, self.options, self.reader = fit, options, reader
+        self.fit, self.options, self.reader, self.plain = fit, options, reader, plain
         if reader.a is not None and not reader.a.any():
             self.reader = Reader(relu=False)  # nothing comes through the batch norm: there is no error behind it
         self.by_patches = fit == "whitened" and (asymmetric or not acts_on_responses(kind))
@@ -109,7 +111,7 @@ class LayerFit:
         T_GOK = target(W_GOK, moments, cutoff)
         if acts_on_responses(self.kind):
             return factors_of(self.kind, self.layer, self.rank, whitened(T_GOK, moments.second_GDD, self.rank, cutoff))
-        plain = self.kind.factorize(self.layer, self.rank)
+        plain = self.kind.factorize(self.layer, self.rank) if self.plain is None else self.plain
         parts = list(copy.deepcopy(plain).to(W_GOK.device))
         weights = alternating(parts, _weights(plain, W_GOK), T_GOK, moments.second_GDD)
         fitted = copy.deepcopy(plain)

@@ -43,6 +43,18 @@ class Moments:
             else:
                 self._sums[name] = value
 
+    def of_responses(self, weight_GOD: Tensor, bias_GO: Tensor | None = None) -> "Moments":
+        """Those of the responses y = W x + b to rows x of one kind."""
+        moved = Moments()
+        mean_GO = (weight_GOD @ self._sums["x"][:, :, None])[:, :, 0]
+        second_GOO = weight_GOD @ self._sums["hat hat"] @ weight_GOD.mT
+        if bias_GO is not None:
+            across_GOO = mean_GO[:, :, None] * bias_GO[:, None, :]
+            second_GOO += across_GOO + across_GOO.mT + self.count * bias_GO[:, :, None] * bias_GO[:, None, :]
+            mean_GO = mean_GO + self.count * bias_GO
+        moved.count, moved._sums = self.count, {"x": mean_GO, "hat hat": second_GOO}
+        return moved
+
     def finite(self) -> bool:
         return all(bool(value.isfinite().all()) for value in self._sums.values())
 

@@ -276,7 +276,7 @@ def test_policies_that_do_not_choose_refuse_several(joined, policy):
 @pytest.mark.parametrize("metric", ["energy", "measured"])
 def test_metrics_that_do_not_compare_refuse_several(joined, metric):
     with pytest.raises(
-        ValueError, match=f"metric='{metric}' does not compare between the decompositions of 0: take error"
+        ValueError, match=f"metric='{metric}' does not compare between the decompositions of 0: take error, r"
     ):
         allocate(joined, "knapsack", macs=0.5, metric=metric)
 

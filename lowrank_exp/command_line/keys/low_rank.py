@@ -103,7 +103,7 @@ POLICIES: dict[str, dict[str, k.Kind]] = {
     "fixed": {},
     "greedy_eval": {"threshold": k.or_null(k.number(above=True))},
     "knapsack": {
-        "metric": k.either(k.one_of("error", "energy", "measured", "sensitivity"), k.Target()),
+        "metric": k.either(k.one_of("error", "response", "energy", "measured", "sensitivity"), k.Target()),
         "limit_seconds": k.number(0, k.MILLION, above=True),
     },
     "operator_norm": {"eps": k.or_null(k.number(0, 1, below=True))},

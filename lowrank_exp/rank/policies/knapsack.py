@@ -16,7 +16,13 @@ from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
 from lowrank_exp.rank.layer_profile import LayerProfile
 
 Quality = Callable[[LayerProfile], np.ndarray]
-_MEASURED = {"measured": "accuracy", "sensitivity": "sensitivity"}  # what metrics look at
+_MEASURED = {  # what metrics look at
+    "error": "errors",
+    "measured": "accuracy",
+    "response": "responses",
+    "sensitivity": "sensitivity",
+}
+_COMPARE = ("error", "response", "sensitivity")  # between the decompositions of a layer
 Option = tuple[Candidate, int]  # one of the decompositions of a layer, and an option of it
 
 
@@ -43,12 +49,14 @@ def knapsack(
 
     Args:
         problem: candidates and budget.
-        metric: `error`, minus the squared error of a layer's weight relative to its squared norm; `energy`, log y_p
-            of ENC, so that the total is log A_p; `measured`, log y_m, of the layers' sampled accuracies, so that the
-            total is log A_m; `sensitivity`, minus what the profile expects the loss to rise (its `sensitivity`,
-            `(rungs,)`); or a function from a profile to the qualities of its rungs, `(rungs,)`. A quality of -inf is
-            chosen only where nothing else fits. Between decompositions of a layer only `error`, `sensitivity` and
-            functions compare.
+        metric: `error`, minus the squared error of a layer's weight relative to its squared norm, the reached one
+            where it was measured (`with_errors`; by others an SVD looks better than it is beside Tucker-2 and CP);
+            `response`, minus the response error (`with_errors` with images); `energy`, log y_p of ENC, so that the
+            total is log A_p; `measured`, log y_m, of the layers' sampled accuracies, so that the total is log A_m;
+            `sensitivity`, minus what the profile expects the loss to rise (its `sensitivity`, `(rungs,)`); or a
+            function from a profile to the qualities of its rungs, `(rungs,)`. A quality of -inf is chosen only where
+            nothing else fits. Between decompositions of a layer only `error`, `response`, `sensitivity` and functions
+            compare.
         limit_seconds: after this the best plan found so far is taken, with a warning that tells how much better another
             one could be.
 
@@ -135,10 +143,10 @@ def _metric(metric: str | Quality, problem: Problem) -> Quality:
         return metric
     if metric not in _METRICS:
         raise ValueError(f"metric={metric!r} is not known: {', '.join(_METRICS)}, or a function of a profile")
-    if metric not in ("error", "sensitivity") and (several := [c for c in problem.candidates if c.others]):
+    if metric not in _COMPARE and (several := [c for c in problem.candidates if c.others]):
         raise ValueError(
-            f"metric={metric!r} does not compare between the decompositions of {several[0].profile.name}: take error "
-            "or sensitivity, or give one decomposition"
+            f"metric={metric!r} does not compare between the decompositions of {several[0].profile.name}: take "
+            f"{', '.join(_COMPARE)}, or give one decomposition"
         )
     return _METRICS[metric]
 
@@ -159,6 +167,15 @@ def _qualities(offers: Sequence[Option], metric: Quality) -> np.ndarray:
 
 def _error(layer: LayerProfile) -> np.ndarray:
     return -layer.error
+
+
+def _response(layer: LayerProfile) -> np.ndarray:
+    if not len(layer.response):
+        raise ValueError(
+            f"{layer.name}: its profile has no response errors; take another metric (error, energy), or measure "
+            "them by lowrank_exp.with_errors(layers, model, batches)"
+        )
+    return -layer.response
 
 
 def _energy(layer: LayerProfile) -> np.ndarray:
@@ -188,6 +205,7 @@ _METRICS: dict[str, Quality] = {
     "error": _error,
     "energy": _energy,
     "measured": _measured,
+    "response": _response,
     "sensitivity": _sensitivity,
 }
 
