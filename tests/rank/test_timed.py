@@ -71,7 +71,7 @@ def whole(monkeypatch):
         ms = SLOWER * prepared.ms + REST
         return Timing(ms, ms, 0.0, 5, 0.0)
 
-    monkeypatch.setattr("lowrank_exp.rank.timed.time_passes", time)
+    monkeypatch.setattr("lowrank_exp.rank.times.clock.time_passes", time)
 
 
 def test_times_are_those_of_the_runtime_scaled_to_whole_networks(whole):
