@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lowrank_exp.runtime.base import Prepared, Runtime, check_example, check_shape, torch_threads
 from lowrank_exp.runtime.eager import describe_torch, precision_of, provider, synchronise
 from lowrank_exp.runtime.folded import folded
+from lowrank_exp.runtime.packed import PreparedPacked, chain_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,12 @@ class Compiled(Runtime):
                     "GPUs Triton as well, and code that is one graph. The runtime eager takes every network"
                 ) from error
         return prepared
+
+    def prepare_for_timing(self, network: nn.Module, example: Tensor) -> Prepared:
+        x = check_example(network, example)
+        if (chain := chain_of(network)) is None or x.device.type != "cpu":
+            return self.prepare(network, example)
+        return PreparedPacked(chain, x, self.thread_count, self.describe() | {"batch_size": len(x)})
 
 
 @dataclass(frozen=True, eq=False)
