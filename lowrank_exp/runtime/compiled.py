@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.runtime.base import Prepared, Runtime, check_example, check_shape, torch_threads
-from lowrank_exp.runtime.eager import describe_torch, precision_of, provider, synchronise
+from lowrank_exp.runtime.eager import conditions_at, describe_torch, precision_of, synchronise
 from lowrank_exp.runtime.folded import folded
 from lowrank_exp.runtime.packed import PreparedPacked, chain_of
 
@@ -39,7 +39,7 @@ class Compiled(Runtime):
     def prepare(self, network: nn.Module, example: Tensor) -> "PreparedCompiled":
         x = check_example(network, example)
         network = folded(network, x)
-        decided = {"provider": provider(x)} | precision_of(network) | {"batch_size": len(x)}
+        decided = conditions_at(x) | precision_of(network)
         with _quiet_extensions():
             call = torch.compile(_own_code(network), fullgraph=True, dynamic=False, options={"freezing": True})
             prepared = PreparedCompiled(call, x, self.thread_count, self.describe() | decided)

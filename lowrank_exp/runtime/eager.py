@@ -1,5 +1,6 @@
 """Eager: torch's own operations one by one, as a network at its best runs without being compiled."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,13 +49,18 @@ class Eager(Runtime):
     def prepare(self, network: nn.Module, example: Tensor) -> "PreparedEager":
         x = check_example(network, example)
         network = folded(network, x)
-        conditions = self.describe() | {"provider": provider(x)} | precision_of(network) | {"batch_size": len(x)}
+        conditions = self.describe() | conditions_at(x) | precision_of(network)
         plain = PreparedEager(network, x, self.thread_count, conditions | {"memory_format": "contiguous"})
         if self.channels_last is False or not _has_channels_last(network, x):
             return plain
         last = _in_channels_last(plain)
+        if self.channels_last is True and last is None:
+            raise ValueError(
+                "channels_last is true, but the network's code asks for the plain memory format, as x.view(len(x), -1) "
+                "behind a convolution does: write x.flatten(1), or leave it at 'auto'"
+            )
         if last is None or self.channels_last is True:
-            return plain if last is None else last
+            return last or plain
         times = time_interleaved({"plain": plain, "last": last}, seconds=TRIAL_SECONDS)
         return last if times["last"].minimum_ms < times["plain"].minimum_ms else plain
 
@@ -93,8 +99,6 @@ def _has_channels_last(network: nn.Module, x: Tensor) -> bool:
 
 def _in_channels_last(plain: PreparedEager) -> PreparedEager | None:
     """The same network in the other memory format, its weights too; None where its code asks for the plain one."""
-    import copy
-
     order = CHANNELS_LAST[plain.example.dim()]
     network = copy.deepcopy(plain.network).to(memory_format=order)
     example = plain.example.contiguous(memory_format=order)
@@ -126,9 +130,10 @@ def precision_of(network: nn.Module) -> dict[str, str]:
     return {"precision": str(floating_type(network)).removeprefix("torch.")}
 
 
-def provider(x: Tensor) -> str:
-    """The device that torch computes on, by name."""
-    return torch.cuda.get_device_name(x.device) if x.is_cuda else x.device.type
+def conditions_at(x: Tensor) -> dict[str, Any]:
+    """The device that torch computes `x` on, by name, who chooses Winograd there, and the number of images."""
+    name = torch.cuda.get_device_name(x.device) if x.is_cuda else x.device.type
+    return {"provider": name, "batch_size": len(x)} | ({"winograd": "chosen by cuDNN"} if x.is_cuda else {})
 
 
 def synchronise(x: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowrank_exp.network.cost import network_cost
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.runtime.base import Prepared, Runtime, check_example, instruction_set, torch_threads
-from lowrank_exp.runtime.eager import precision_of, provider, synchronise
+from lowrank_exp.runtime.eager import conditions_at, precision_of, synchronise
 from lowrank_exp.runtime.names import runtime_named
 from lowrank_exp.runtime.timing import Timing, time_passes
 
@@ -102,8 +102,7 @@ class AsItIs(Prepared):
         self.network, self.example = network, check_example(network, example)
         told = describe(None, threads)
         self.threads = told["threads"]
-        place = {"provider": provider(self.example), "batch_size": len(self.example)}
-        self.conditions = told | precision_of(network) | place
+        self.conditions = told | precision_of(network) | conditions_at(self.example)
 
     def __call__(self, x: Tensor) -> Tensor:
         with self.held():

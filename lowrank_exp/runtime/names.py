@@ -43,7 +43,13 @@ def runtime_named(name: str, *, threads: int | None = None) -> Runtime:
     kind = runtimes_by_name().get(name) or _imported(name)
     if (missing := kind.missing()) is not None:
         raise ValueError(f"the runtime {name} cannot be used here: {missing}")
-    return kind(threads=threads)
+    try:
+        return kind(threads=threads)
+    except TypeError as error:
+        raise ValueError(
+            f"the runtime {name} cannot be made with threads={threads} ({error}): a runtime defines prepare and "
+            "describe, and its other options have defaults"
+        ) from error
 
 
 def _imported(name: str) -> type[Runtime]:
@@ -62,5 +68,7 @@ def _imported(name: str) -> type[Runtime]:
             f"directory. Those of our own are {known}"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Runtime)):
-        raise ValueError(f"the runtime {name!r} is a {type(found).__name__}; it must be a class of a Runtime")
+        raise ValueError(
+            f"the runtime {name!r} is not one: it must be a class that inherits from lowrank_exp.runtime.Runtime"
+        )
     return found

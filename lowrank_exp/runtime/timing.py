@@ -65,14 +65,14 @@ def time_interleaved(prepared: Mapping[str, Prepared], *, seconds: float = 0.2) 
         with network.held():
             passes[name] = _passes_in(seconds, _warm_up(network, seconds))
     times: dict[str, list[float]] = {name: [] for name in prepared}
+    turns = min([TURNS, *passes.values()])
     with _no_collection():
-        for turn in range(TURNS):
+        for turn in range(turns):
             for name, network in prepared.items():
-                share = passes[name] * (turn + 1) // TURNS - len(times[name])
-                if share:
-                    with network.held():
-                        network.run()
-                        times[name] += [_time_pass(network) for _ in range(share)]
+                share = passes[name] * (turn + 1) // turns - len(times[name])
+                with network.held():
+                    network.run()
+                    times[name] += [_time_pass(network) for _ in range(share)]
     busy = others()
     return {name: _summed_up(of, busy) for name, of in times.items()}
 
@@ -103,9 +103,8 @@ def _summed_up(times: list[float], busy_beside: float | None) -> Timing:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage is collected inside, unless it is not at all."""
+    """Inside, Python does not look for cycles of garbage."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
