@@ -98,10 +98,14 @@ class Factorize(Phase):
         prospect, notes = self._make_prospect(None if self.needs else plan, layers), []
         if self.needs:
             looks = self._estimate_looks(network, setting, len(scores.asked))
-            notes = [f"{plan.policy} looks at data, so its plan is not known before the run. It takes"]
+            why = "looks at data" if self.needs - {"errors"} else "compares errors that are measured first"
+            takes = ". It takes" if looks else ""
+            notes = [f"{plan.policy} {why}, so its plan is not known before the run{takes}"]
             notes += [f"      {what}: {in_words(seconds)}" for what, seconds in looks]
             parts += looks
         network, factors, exact, unknown = self._estimate_factors(network, plan, setting)
+        if self.needs & {"errors", "responses"}:
+            unknown = " and ".join([*([unknown] if unknown else []), "the errors that ranks reach"])
         same = exact and not self.needs
         return Rehearsal(network, [*parts, *factors], unknown, same, prospect=prospect, notes=notes)
 
@@ -126,6 +130,9 @@ class Factorize(Phase):
         if "sensitivity" in self.needs:
             images = min(self.measure["gradients"], setting.data.sizes["train"])
             parts.append((f"gradients of {images:,} training images", GRADIENT * images * forward))
+        if "responses" in self.needs:
+            images = min(self.measure["gradients"], setting.data.sizes["train"])
+            parts.append((f"responses to {images:,} training images", images * forward))
         if self.needs & {"accuracy", "score"}:
             images = self.count_scored_images(setting.data)
             parts.append((f"{scores:,} rank sets scored on {images:,} validation images", scores * images * forward))

@@ -105,7 +105,8 @@ class LearningCompression(Phase):
                 f"the last of {self.steps} steps: lower growth, or take fewer steps"
             )
         options = getattr(self.rank, "keywords", {})
-        if looks_at := needs(options["policy"], options) if "policy" in options else ():
+        # Errors are known without a measurement: the C step takes decompositions by SVD alone.
+        if looks_at := needs(options["policy"], options) - {"errors"} if "policy" in options else ():
             raise ValueError(
                 f"the C step chooses ranks by the weights alone, and {options['policy']} looks at data "
                 f"({', '.join(sorted(looks_at))}): take c_step or another policy"

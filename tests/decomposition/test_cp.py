@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import tensorly
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from lowrank_exp.decomposition.cp import CP
 from lowrank_exp.decomposition.recompose import recompose
 from support.cells import cells
 from support.layer_cases import LAYERS, filled, images, kernels, relative, with_kernels
+from support.tensorly_peers import cp_error
 
 CASES = {
     f"{spatial}, {name}": (CP(spatial, max_iterations=5), layer, shape)
@@ -65,6 +67,24 @@ def test_planted_components_are_found(spatial, groups):
     chain = CP(spatial).factorize(layer, 4)
     assert 0 <= relative(rebuilt(CP(spatial), layer, chain), kernels(layer.weight, layer)) < 1e-6
     assert relative(rebuilt(CP(spatial), layer, CP(spatial).factorize(layer, 3)), kernels(layer.weight, layer)) > 0.05
+
+
+def test_merged_is_the_cp_of_three_modes_of_tensorly_and_never_worse_than_separate():
+    layer = filled(nn.Conv2d(10, 12, 3, padding=1))
+    tensor = kernels(layer.weight, layer)[0].reshape(12, 10, 9)
+    cp = CP("merged", tolerance=1e-7, max_iterations=1000)
+    for rank in (4, 16):
+        chain = cp.factorize(layer, rank)
+        first, depthwise, last = (factor.weight.detach().double().numpy() for factor in chain)
+        factors = [last.reshape(12, rank), first.reshape(rank, 10).T, depthwise.reshape(rank, 9).T]
+        with tensorly.backend_context("numpy"):
+            told = tensorly.cp_to_tensor((np.ones(rank), factors))
+        assert relative(recompose(chain).weight.detach().double().numpy().reshape(told.shape), told) <= 1e-6
+        error = relative(told, tensor)
+        assert 0.1 < error <= 1.001 * cp_error(tensor, rank)
+        assert error <= CP("separate").fit(layer, rank).relative_error
+        assert sum(f.weight.numel() for f in chain) == rank * (12 + 10 + 9)
+        assert chain[1].groups == rank
 
 
 def test_signs_are_kept_where_a_package_takes_norms_for_channel_factors():

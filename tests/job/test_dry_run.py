@@ -157,6 +157,17 @@ def test_a_policy_that_looks_at_data_says_how_many_rank_sets_it_scores(command, 
     assert len(list((tmp_path / "outputs/store/scores").glob("*/*.json"))) == int(scores) == 15
 
 
+def test_errors_that_are_measured_first_are_told(command, capsys):
+    told = {"error": "compares errors that are measured first", "response": "looks at data"}
+    for metric, why in told.items():
+        options = ["decomposition=joined", "rank=knapsack", f"rank.metric={metric}", "method.order=[factorize]"]
+        assert command(*SMOKE, *options, "dry_run=true") == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"knapsack {why}, so its plan is not known before the run" in out
+        assert bool(re.search(r"responses to [\d,]+ training images", out)) == (metric == "response")
+        assert "the errors that ranks reach" in out
+
+
 def test_without_validation_images_it_fails_as_the_run_does(command, capfd):
     assert command(*SMOKE, "dry_run=true", "rank=enc_map", "rank.metric=measured", "data.validation=0") == 1
     assert "set data.validation to a fraction" in " ".join(capfd.readouterr().err.split())

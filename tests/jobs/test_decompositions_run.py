@@ -21,7 +21,7 @@ RANKS = {
     "grouped_channel_svd": "{conv2: 3, fc2: 5}",
     "linear_svd": "{fc1: 20, fc2: 5}",
 }
-CHOOSING = {"alds": "alds", "joined": "knapsack"}  # several decompositions, for a rank policy that chooses among them
+CHOOSING = {"alds": "alds", "fastest": "knapsack", "joined": "knapsack"}  # several, for a policy that chooses
 NAMES = sorted({path.stem for path in (CONF / "decomposition").glob("*.yaml")} - set(CHOOSING))
 
 

@@ -19,7 +19,10 @@ def only_result(outputs):
     return Result.read(path), path.parent
 
 
-@pytest.mark.parametrize("choosing", [JOINED, ALDS, ["decomposition=alds", "rank=knapsack"]])
+RESPONSE = [*JOINED, "rank.metric=response"]
+
+
+@pytest.mark.parametrize("choosing", [JOINED, RESPONSE, ALDS, ["decomposition=alds", "rank=knapsack"]])
 def test_layers_get_different_decompositions_and_the_plan_can_be_given_back(choosing, command, tmp_path):
     assert command(*DIGITS, *choosing, "rank.macs=0.2") == 0
     result, folder = only_result(tmp_path / "outputs")
