@@ -81,7 +81,7 @@ def job(cfg: DictConfig) -> None:
         raise
     if result is not None and result.status == "missed":
         lines = [f"{phase.name}: {warning}" for phase in result.phases if phase.missed for warning in phase.warnings]
-        raise MissedTargetError("; ".join(lines))
+        raise MissedTargetError("; ".join([*lines, *result.not_exported]))
 
 
 def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
@@ -126,7 +126,7 @@ def stay_where_it_started(paths: DictConfig, start: Path) -> None:
 
 
 class MissedTargetError(Exception):
-    """A job has ended with all of its phases, and a target was not met."""
+    """A job has ended with all of its phases, and a target was not met or a file not exported."""
 
 
 def jobs_side_by_side(hydra_cfg: DictConfig) -> int:

@@ -3,10 +3,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import absl.logging
 import pytest
 import torch
 
 from lowrank_exp.cli import main
+
+# OpenVINO and TensorBoard bring absl, whose handler closes its stream when Hydra sets up logging, unless that is the
+# standard error of this moment; the one that a test captures is not, in a later test.
+absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 pytest.register_assert_rewrite("support")  # its assertions say what they compared
 

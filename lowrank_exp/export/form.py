@@ -12,12 +12,13 @@ from torch import Tensor, nn
 class Format(ABC):
     """How a network is written to a file of one kind, and what can be read back from it.
 
-    `name` is what `export(format=)` takes, `suffix` that of the file, `extra` the extra of this package that brings the
-    package of the same name, where one is needed.
+    `name` is what `export(format=)` takes, `suffix` that of the file, `beside` those of the files that belong to it,
+    `extra` the extra of this package that brings the package of the same name, where one is needed.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
+    beside: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
 
     def check_installed(self) -> None:

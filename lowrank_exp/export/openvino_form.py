@@ -17,6 +17,7 @@ class OpenVINO(Format):
 
     name = "openvino"
     suffix = ".xml"
+    beside = (".bin",)
     extra = "openvino"
 
     def write(self, network: nn.Module, example: Tensor, metadata: Mapping[str, str], path: Path) -> None:

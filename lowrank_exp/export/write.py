@@ -93,7 +93,9 @@ def export(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder of {path} does not exist: make {path.parent.absolute()} first")
     form.check_installed()
-    _check(model)
+    check_exportable(model)
+    if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise ValueError(f"the network lies on the meta device ({meta[0]}): it has no numbers to export")
     example = one_image(model, example_input)
     described = _describe(model, example, metadata or {})
     reference = copy_network(model).cpu().eval().requires_grad_(False)
@@ -128,8 +130,8 @@ def export(
     )
 
 
-def _check(model: nn.Module) -> None:
-    """Raise ValueError for what no file can hold."""
+def check_exportable(model: nn.Module) -> None:
+    """Raise ValueError for what no file can hold; shapes are enough, on the meta device."""
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("TorchScript is a file format already: export the network that it was made from")
     check_network(model)
@@ -139,8 +141,6 @@ def _check(model: nn.Module) -> None:
             f"{list_names(list(forms))} in SVD form, U diag(s) V, which is for training: make plain layers of them "
             "first, by lowrank_exp.svd_form.truncate_(model, energy=0.01), or by the phase Truncate in a job"
         )
-    if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
-        raise ValueError(f"the network lies on the meta device ({meta[0]}): it has no numbers to export")
     if (dtype := floating_type(model)) != torch.float32:
         raise ValueError(f"the network is {dtype}, and files hold float32: export copy.deepcopy(model).float()")
 

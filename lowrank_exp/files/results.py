@@ -27,7 +27,7 @@ ANY_SIGN = ("seed", "values", "rank")  # ... but these
 LARGEST = 1e38  # a number in a result
 DEEPEST = 50  # mappings and lists within each other
 LONGEST_FILE = 2**26  # bytes
-COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met
+COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met, or a file not exported
 STATUSES = (*COMPLETE, "interrupted", "failed")
 
 # What does not decide a number: top-level keys first, then dotted ones.
@@ -120,10 +120,14 @@ class LayerResult:
 class Result:
     """One job that has ended. `environment` holds versions, device, threads, commit, machine and date.
 
-    `status`: `ok`; `missed`: all phases have ended, but a target was not met; `interrupted`: by a signal; `failed`.
-    `warnings`: of the job as a whole; `files`: SHA-256 of the files beside it; `skipped`: the phases that had nothing
-    to do in this network, and their keys. `config` holds what the phases use, `choices` the chosen options by group.
-    `exports`: of every exported file a mapping of its `format`, `file`, bytes, and how it compares with the network.
+    `status`: `ok`; `missed`: all phases have ended, but a target was not met or a file not exported; `interrupted`, by
+    a signal; `failed`. `warnings`: of the job as a whole; `files`: SHA-256 of the files beside it; `skipped`: phases
+    that had nothing to do in this network, and their keys. `config` holds what the phases use, `choices` the chosen
+    options by group.
+
+    `exports`: of every exported network a mapping of its `format`, `files`, `opset`, `bytes`, `subnormals` (weights set
+    to zero), and how it compares with the network on so many `images` (`of` validation or test): the largest
+    `difference` of outputs relative to the largest output, and the share of `equal_predictions`; or the `error`.
     `folder` is where it was read from; it is not written.
     """
 
@@ -156,8 +160,14 @@ class Result:
         return self.status in COMPLETE
 
     def told(self) -> list[str]:
-        """The warnings of all phases, each after the name of its phase, and those of the job."""
-        return [f"{phase.name}: {warning}" for phase in self.phases for warning in phase.warnings] + self.warnings
+        """The warnings of all phases, each after the name of its phase, those of the job, and of what it exported."""
+        of_phases = [f"{phase.name}: {warning}" for phase in self.phases for warning in phase.warnings]
+        return [*of_phases, *self.warnings, *self.not_exported]
+
+    @property
+    def not_exported(self) -> list[str]:
+        """A sentence on every file that could not be exported."""
+        return [f"export={one.get('format')}: {one['error']}" for one in self.exports if "error" in one]
 
     def write(self, path: str | Path) -> None:
         """Write the whole file or nothing. Numbers that JSON lacks (NaN, infinities) are written as null.

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from lowrank_exp.files.exported import tell_exports
 from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.phases.estimate import Estimate, in_words
 from lowrank_exp.rank import Plan
@@ -87,7 +88,8 @@ class Console:
         self.say("kB: 1,000 bytes of the file, everything in it. seconds: of the phase.")
         for line in (*_tell_latency(result), *_tell_conditions(result)):
             self.say(line)
-        self.terminal.print(plain(str(path)), soft_wrap=True)
+        for line in (*tell_exports(path.parent, result.exports), str(path)):
+            self.terminal.print(plain(line), soft_wrap=True)
 
     def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
         """The ranks that a phase would choose; below, what remains of the dense network, by what is counted."""

@@ -27,6 +27,7 @@ def deliver(folder: Path, result: Result, network: Path | None, plan: Plan | Non
             path = confusion.path_in(folder, phase.name)
             copy_whole(stored, path)
             written.append(path.relative_to(folder).as_posix())
+    written += [name for one in result.exports for name in one["files"]]
     result = replace(result, files={name: digest_once(folder / name) for name in written})
     result.write(folder / RESULT)
     return result

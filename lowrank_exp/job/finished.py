@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowrank_exp.files.exported import exported_files
 from lowrank_exp.files.results import RESULT, Result
 from lowrank_exp.files.whole import find_difference
 from lowrank_exp.job.readable import find_unreadable
@@ -36,7 +37,9 @@ def read_finished(
             return None
         if not _same(result, steps) or any(exact not in (None, phase.conditions) for phase in result.phases):
             return None
-        problem = find_difference(folder, result.files) if result.files else find_unreadable(folder, MODEL)
+        exported = exported_files(result.exports)  # which can be made again
+        files = {name: digest for name, digest in result.files.items() if name not in exported}
+        problem = find_difference(folder, files) if files else find_unreadable(folder, MODEL)
     except (ValueError, OSError) as error:
         problem = str(error)
     if problem is None:

@@ -15,6 +15,7 @@ from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.edits import edits_of
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import file_digest
+from lowrank_exp.job.exports import check_last, formats_named
 from lowrank_exp.job.phase_keys import by_content, of_model
 from lowrank_exp.job.preflight import check_processes, check_size
 from lowrank_exp.job.walk import make_phases, walk
@@ -42,12 +43,14 @@ class Parts:
         initial: the network that the first phase gets.
         edits: those that it came with, from its weights file.
         example: one image that the network takes.
+        formats: of the files that the last network is exported to.
         learnt: whether it has the weights of a file, or a phase trains it.
         steps: the phases in order.
     """
 
     def __init__(self, cfg: DictConfig, config: dict[str, Any], device: str, say: Callable[[str], None]) -> None:
         self.cfg, self.config = cfg, config
+        self.formats = formats_named(cfg.export)
         # Weights files and plans name a decomposition of the user's own, which is known once its module is imported.
         try:
             Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
@@ -67,7 +70,8 @@ class Parts:
         if not self.learnt:
             say("model.weights is null: unless its constructor loads weights, this network is untrained")
         check_processes({name: config["method"]["phases"][name] for name in phases}, device)
-        self.example = walk(self.initial, phases, self.data, device)
+        self.example, last = walk(self.initial, phases, self.data, device)
+        check_last(last, self.formats)
         self.steps = self._make_steps(phases)
 
     def make_dense_network(self) -> nn.Module:

@@ -22,6 +22,7 @@ from lowrank_exp.files.whole import hold_lock
 from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
 from lowrank_exp.job.dry_run import DryRun
+from lowrank_exp.job.exports import Exporter, comparison_images, exported_path, keep_exports
 from lowrank_exp.job.finished import PLAN, read_finished
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.job.loggers import Identity, Log
@@ -109,10 +110,15 @@ class _Job:
         self.accuracies: dict[str, tuple[float | None, float | None]] = {}  # after them, on test and validation images
 
     def run(self, identity: Mapping[str, Any]) -> Result:
-        """Phases, figures, files."""
-        if (finished := self.read_finished(identity["fingerprint"])) is not None:
+        """The whole job, or what is missing of a finished one."""
+        if (result := self.read_finished(identity["fingerprint"])) is not None:
             self.console.say("finished already; nothing is run again")
-            return finished
+        else:
+            result = self.run_whole(identity)
+        return self.make_exporter().export_missing(result)
+
+    def run_whole(self, identity: Mapping[str, Any]) -> Result:
+        """Phases, figures, files: all but those that are exported."""
         check_folders({"paths.outputs": self.folder, "paths.store": Path(self.cfg.paths.store)})
         if any(step.phase.trains and self.store.read(step.name, step.key) is None for step in self.parts.steps):
             check_room(Path(self.cfg.paths.store), self.parts.initial)
@@ -135,7 +141,13 @@ class _Job:
         applied = {phase.name for phase in phases}
         skipped = {step.name: step.key for step in self.parts.steps if step.name not in applied}
         result = replace(result, warnings=[*result.warnings, *log.warnings], skipped=skipped)
-        return deliver(self.folder, result, self.files, plan, self.store)
+        return deliver(self.folder, keep_exports(self.folder, result), self.files, plan, self.store)
+
+    def make_exporter(self) -> Exporter:
+        """What exports the network that the job's folder holds."""
+        parts = self.parts
+        batch_size = self.cfg.evaluation.batch_size
+        return Exporter(self.folder, parts.formats, parts.load_network, parts.data, parts.example, batch_size)
 
     def warn_of_untrained(self, phases: Sequence[PhaseResult]) -> list[str]:
         """A sentence where the network was at chance from the first phase on, because nothing trains it."""
@@ -149,7 +161,7 @@ class _Job:
         """Plans, reachable budgets and an estimate of the time."""
         if (finished := self.read_finished(expected)) is not None:
             self.console.say("finished already; nothing would be run again")
-        evaluation, latency = self.cfg.evaluation.batch_size, self.cfg.latency.seconds
+        evaluation, latency = self.cfg.evaluation.batch_size, self.timer.seconds * len(self.timer.batch_sizes)
         untrained = self.cfg.model.get("weights") is None
         dry_run = DryRun(self.parts.initial, untrained, self.parts.data, evaluation, latency, self.console)
         for step in self.parts.steps:
@@ -163,6 +175,11 @@ class _Job:
                 dry_run.estimates.append(Estimate(step.name))
             else:
                 dry_run.rehearse(step.phase, setting)
+        if latency:
+            self.console.say(f"latency of every phase: {self.timer}")
+        for form in self.parts.formats:
+            of, _ = comparison_images(self.parts.data, evaluation)
+            self.console.say(f"export at the end: {exported_path(self.folder, form)}, compared on {of} images")
         self.console.estimates(dry_run.estimates, f"{self.device}, {torch.get_num_threads()} threads")
 
     def read_finished(self, expected: str) -> Result | None:

@@ -42,6 +42,12 @@ class Timer:
         """What the runtime says of itself."""
         return describe(self.runtime, self.threads)
 
+    def __str__(self) -> str:
+        told, sizes = self.describe(), " and ".join(map(str, self.batch_sizes))
+        threads = f"{told['threads']} thread{'' if told['threads'] == 1 else 's'}"
+        way = "the network as it is" if self.runtime is None else "batch norms folded"
+        return f"{told['name']} {told['version']} ({way}), {threads}, batch {sizes}, {self.seconds:g} s each"
+
     def conditions(self) -> dict[str, Any]:
         """What a time depends on beside the network, as plain values."""
         here = latency_conditions(self.device) | {"batch_size": self.batch_sizes, "runtime": self.describe()}

@@ -41,8 +41,8 @@ def make_phases(method: Mapping[str, Any]) -> dict[str, Phase]:
     return phases
 
 
-def walk(initial: nn.Module, phases: Mapping[str, Phase], data: ImageData, device: str) -> Tensor:
-    """Take every phase over the shapes of the network; the image that it takes, `(1, ...)`.
+def walk(initial: nn.Module, phases: Mapping[str, Phase], data: ImageData, device: str) -> tuple[Tensor, nn.Module]:
+    """Take every phase over the shapes of the network; the image that it takes, `(1, ...)`, and the shapes at the end.
 
     Args:
         initial: the network that the first phase gets; it stays as it is.
@@ -78,7 +78,7 @@ def walk(initial: nn.Module, phases: Mapping[str, Phase], data: ImageData, devic
             phase.walk_(network, example)
         except (ValueError, TypeError, FileNotFoundError) as error:
             raise type(error)(f"phase {name}: {error}") from error
-    return example
+    return example, network
 
 
 def _make_examples(data: ImageData) -> Iterator[Tensor]:

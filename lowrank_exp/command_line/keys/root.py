@@ -61,6 +61,7 @@ ROOT = k.Record(
                 "threads": k.or_null(k.whole(1, 1024)),
             }
         ),
+        "export": k.either(k.null, k.text, k.many(k.text)),
         "store": k.Record({"exact": k.boolean}),
         "paths": k.Record({"outputs": k.text, "store": k.text, "cache": k.text}),
         "data": k.Target(),
