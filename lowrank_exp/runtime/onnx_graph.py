@@ -40,7 +40,7 @@ def to_onnx(network: nn.Module, example: Tensor, *, dynamic_batch: bool = True, 
     with quiet_exporter():
         program = _program(network, x, shapes)
         try:
-            exported = torch.onnx.export(
+            exported: Any = torch.onnx.export(
                 program,
                 (x,),
                 input_names=[INPUT],

@@ -68,10 +68,13 @@ class OnnxRuntime(Runtime):
             ValueError: a provider that ONNX Runtime does not have here, or a model that it does not take.
         """
         session = self._session(model, example)
-        provider = session.get_providers()[0]
         kind = session.get_inputs()[0].type
-        conditions = {"provider": provider, "precision": PRECISIONS.get(kind, kind), "batch_size": len(example)}
-        return PreparedOnnx(self, model, example.detach().contiguous(), session, self.describe() | conditions)
+        decided = {
+            "provider": session.get_providers()[0],
+            "precision": PRECISIONS.get(kind, kind),
+            "batch_size": len(example),
+        } | ({"winograd": "chosen by cuDNN"} if example.is_cuda else {})
+        return PreparedOnnx(self, model, example.detach().contiguous(), session, self.describe() | decided)
 
     def _session(self, model: bytes, example: Tensor, profile: Path | None = None) -> Any:
         import onnxruntime
@@ -94,9 +97,11 @@ class OnnxRuntime(Runtime):
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile / "passes")
-        providers = [(provider, {"device_id": example.device.index or 0})] if example.is_cuda else [provider]
+        place = {"device_id": example.device.index or 0} if example.is_cuda else {}
+        others = {CUDA: place, CPU: {}} if example.is_cuda and CUDA in available else {CPU: {}}
+        providers = {provider: {} if provider == CPU else place} | others  # the others take what it leaves
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[*providers, CPU][: 1 + example.is_cuda])
+            session = onnxruntime.InferenceSession(model, options, providers=list(providers.items()))
         except Exception as error:  # of onnxruntime's own kinds
             raise ValueError(
                 f"onnxruntime does not take the model of {example.dtype} for {provider}: {error!s:.300}. "
@@ -104,6 +109,8 @@ class OnnxRuntime(Runtime):
             ) from error
         if session.get_providers()[0] != provider:
             raise ValueError(f"onnxruntime could not start {provider}: its libraries are missing or do not fit")
+        if (count := (len(session.get_inputs()), len(session.get_outputs()))) != (1, 1):
+            raise ValueError(f"the model has {count[0]} inputs and {count[1]} outputs; one of each can be timed")
         return session
 
 

@@ -4,6 +4,7 @@ import importlib.metadata
 
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 from lowrank_exp.runtime import runtime_named
@@ -99,3 +100,16 @@ def test_what_a_runtime_does_not_take_is_refused():
         runtime_named("eager").prepare(nn.Conv2d, x)
     with pytest.raises(ValueError, match="has no shape yet: run the network once before"):
         runtime_named("eager").prepare(nn.LazyConv2d(4, 3), x)
+
+
+def test_models_of_several_tensors_are_refused():
+    def value(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3])
+
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "g", [value("a"), value("b")], [value("c")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    for name in ("onnxruntime", "openvino"):
+        with pytest.raises(ValueError, match="the model has 2 inputs and 1 outputs; one of each can be timed"):
+            runtime_named(name).prepare_onnx(model, torch.zeros(2, 3))
+        with pytest.raises(ValueError, match=f"{name} does not take the model"):
+            runtime_named(name).prepare_onnx(b"none", torch.zeros(2, 3))
