@@ -17,6 +17,7 @@ from lowrank_exp.network.modes import evaluating
 from lowrank_exp.network.private import forward_hooks, own_modules
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+OF_TIMM = "timm.layers.norm_act.BatchNormAct2d"  # a batch norm, then its modules `drop` and `act`
 
 
 def folded(network: nn.Module, example: Tensor) -> nn.Module:
@@ -26,8 +27,9 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
               b'_o = \frac{\gamma_o}{\sqrt{\sigma^2_o + \epsilon}} (b_o - \mu_o) + \beta_o
 
     One forward pass of `example` tells which batch norm reads the output of which convolution or linear layer: it is
-    folded where nothing else reads that output, and both are called once. An `nn.Identity` takes its place. Batch norms
-    that follow something else, that take statistics of the batch, or whose layer has a parametrization or hooks, stay.
+    folded where nothing else reads that output, and both are called once. An `nn.Identity` takes its place, or of
+    timm's batch norms their activation. Those that follow something else, that take statistics of the batch, or whose
+    layer has a parametrization or hooks, stay.
     """
     copy = copy_network(network).eval().requires_grad_(False)
     for layer, norm in foldable(copy, example):
@@ -35,7 +37,7 @@ def folded(network: nn.Module, example: Tensor) -> nn.Module:
         for parent in copy.modules():
             for name, child in own_modules(parent).items():
                 if child is norm:
-                    setattr(parent, name, nn.Identity().eval())
+                    setattr(parent, name, _without_norm(norm))
     return copy
 
 
@@ -47,7 +49,7 @@ def foldable(network: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.Mo
     watch = _Readers()
     named = [module for module in network.modules() if module is not network and not forward_hooks(module)]
     layers = [m for m in named if type(m) in LAYERS]
-    norms = [m for m in named if type(m) in BATCH_NORMS and m.track_running_stats and m.running_mean is not None]
+    norms = [m for m in named if _is_batch_norm(m) and m.track_running_stats and m.running_mean is not None]
     handles = [layer.register_forward_hook(watch.made_by) for layer in layers]
     for norm in norms:
         handles += [norm.register_forward_pre_hook(watch.enter), norm.register_forward_hook(watch.leave)]
@@ -67,6 +69,15 @@ def foldable(network: nn.Module, example: Tensor) -> list[tuple[nn.Module, nn.Mo
         and (norm := next(iter(readers))) is not None
         and watch.calls[norm] == 1
     ]
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return type(module) in BATCH_NORMS or f"{type(module).__module__}.{type(module).__qualname__}" == OF_TIMM
+
+
+def _without_norm(norm: nn.Module) -> nn.Module:
+    """What a batch norm does beside."""
+    return (nn.Identity() if type(norm) in BATCH_NORMS else nn.Sequential(norm.drop, norm.act)).eval()
 
 
 class _Readers(TorchDispatchMode):

@@ -1,6 +1,7 @@
 import copy
 
 import torch
+from timm.layers import ConvNormAct
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -21,6 +22,16 @@ def test_batch_norms_after_layers_of_every_kind_are_folded():
         torch.testing.assert_close(outputs(small, x), wanted, rtol=1e-12, atol=1e-12)
         assert batch_norms(network) == found[name], name
         assert not any(m.training for m in small.modules()), name
+
+
+def test_batch_norms_of_timm_leave_their_activation():
+    torch.manual_seed(0)
+    layer = ConvNormAct(3, 8, 3, act_layer=nn.LeakyReLU)
+    network, x = nn.Sequential(layer, nn.Conv2d(8, 4, 1)).double().eval(), torch.randn(2, 3, 6, 6).double()
+    assert batch_norms(with_statistics(network)) == 1
+    small = folded(network, x)
+    assert batch_norms(small) == 0
+    torch.testing.assert_close(outputs(small, x), outputs(network, x), rtol=1e-12, atol=1e-12)
 
 
 def layers():
