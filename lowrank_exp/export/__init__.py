@@ -7,10 +7,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from lowrank_exp.export.read import open_exported, read_metadata
+from lowrank_exp.export.read import inputs_of, open_exported, read_metadata
 from lowrank_exp.export.write import Exported, check_exportable, export
 
-__all__ = ["Exported", "check_exportable", "export", "open_exported", "read_metadata"]
+__all__ = ["Exported", "check_exportable", "export", "inputs_of", "open_exported", "read_metadata"]
 
 
 class _Callable(ModuleType):

@@ -13,13 +13,15 @@ class Format(ABC):
     """How a network is written to a file of one kind, and what can be read back from it.
 
     `name` is what `export(format=)` takes, `suffix` that of the file, `beside` those of the files that belong to it,
-    `extra` the extra of this package that brings the package of the same name, where one is needed.
+    `extra` the extra of this package that brings the package of the same name, where one is needed. `runtime` is the
+    name of the runtime that executes its files as they are; None where reading a file may run code that is in it.
     """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
+    runtime: ClassVar[str | None] = None
 
     def check_installed(self) -> None:
         """Nothing, if what it needs is installed.
@@ -52,6 +54,10 @@ class Format(ABC):
     @abstractmethod
     def metadata(self, path: Path) -> dict[str, str]:
         """The texts in a file."""
+
+    def inputs(self, path: Path) -> list[tuple[int | None, ...]]:
+        """The shapes of the inputs of a file that a `runtime` executes; None for what may have any size."""
+        raise NotImplementedError
 
     def opset(self, path: Path) -> int | None:
         """The version of the operators in a file, where the format counts them."""

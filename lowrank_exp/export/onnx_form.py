@@ -18,6 +18,7 @@ class ONNX(Format):
 
     name = "onnx"
     suffix = ".onnx"
+    runtime = "onnxruntime"
 
     def write(self, network: nn.Module, example: Tensor, metadata: Mapping[str, str], path: Path) -> None:
         import onnx
@@ -48,6 +49,12 @@ class ONNX(Format):
 
     def metadata(self, path: Path) -> dict[str, str]:
         return {entry.key: entry.value for entry in _graph(path).metadata_props}
+
+    def inputs(self, path: Path) -> list[tuple[int | None, ...]]:
+        graph = _graph(path).graph
+        weights = {one.name for one in graph.initializer}
+        shapes = [one.type.tensor_type.shape.dim for one in graph.input if one.name not in weights]
+        return [tuple(dim.dim_value or None for dim in dims) for dims in shapes]
 
     def opset(self, path: Path) -> int | None:
         return next(one.version for one in _graph(path).opset_import if one.domain in ("", "ai.onnx"))

@@ -19,6 +19,7 @@ class OpenVINO(Format):
     suffix = ".xml"
     beside = (".bin",)
     extra = "openvino"
+    runtime = "openvino"
 
     def write(self, network: nn.Module, example: Tensor, metadata: Mapping[str, str], path: Path) -> None:
         import openvino
@@ -42,3 +43,9 @@ class OpenVINO(Format):
         if not model.has_rt_info([PLACE]):
             return {}
         return {key: value.astype(str) for key, value in model.get_rt_info([PLACE]).astype(dict).items()}
+
+    def inputs(self, path: Path) -> list[tuple[int | None, ...]]:
+        import openvino
+
+        shapes = [one.partial_shape for one in openvino.Core().read_model(path).inputs]
+        return [tuple(None if dim.is_dynamic else dim.get_length() for dim in shape) for shape in shapes]

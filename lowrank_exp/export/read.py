@@ -36,6 +36,15 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     return {name: _value(text) for name, text in _read(path, "metadata").items()}
 
 
+def inputs_of(path: str | os.PathLike) -> list[tuple[int | None, ...]]:
+    """The shapes of the inputs of an ONNX or OpenVINO file, the batch first; None for what may have any size.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_exported`.
+    """
+    return _read(path, "inputs")
+
+
 def _read(path: str | os.PathLike, what: str) -> Any:
     path, form = Path(path), format_of(path)
     if not path.is_file():

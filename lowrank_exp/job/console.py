@@ -77,7 +77,8 @@ class Console:
             before, after = f"{layer.macs_before:,}", f"{layer.macs_after:,}"
             _add_row(layers, layer.name, layer.decomposition or "-", rank, before, after, layer.reason)
         self.terminal.print(phases)
-        self.terminal.print(layers)
+        if result.layers:
+            self.terminal.print(layers)
         if weakest := _tell_weakest_class(result.phases):
             self.say(weakest)
         for warning in result.told():

@@ -64,7 +64,8 @@ class Exporter:
         """Write one file; what the result tells of it, or why it could not be made."""
         path = exported_path(self.folder, form)
         of, images = comparison_images(self.data, self.batch_size)
-        metadata = _describe(result, self.data)
+        accuracy = result.phases[-1].accuracy
+        metadata = {"fingerprint": result.fingerprint, "accuracy": accuracy} | describe_data(self.data)
         try:
             done = export(self.load(self.folder / MODEL), path, self.example, metadata=metadata, images=images)
         except ValueError as error:
@@ -121,6 +122,18 @@ def comparison_images(data: ImageData, batch_size: int) -> tuple[str, Iterator[T
     return "test", _first_test_images(data, batch_size)
 
 
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """What the inputs and the outputs of a network mean: scale and order of the channels, names of the classes."""
+    channels = data.input_shape[0]
+    mean, std = ([*values] * (channels // len(values)) for values in (data.appearance.mean, data.appearance.std))
+    return {
+        "classes": list(data.classes),
+        "mean": mean,
+        "std": std,
+        "channel_order": data.geometry.channel_order,
+    }
+
+
 def keep_exports(folder: Path, result: Result) -> Result:
     """`result` with the files that an earlier run of the job has exported; those of another network are removed."""
     try:
@@ -142,20 +155,6 @@ def _first_test_images(data: ImageData, batch_size: int) -> Iterator[Tensor]:
         left -= len(images)
         if left <= 0:
             return
-
-
-def _describe(result: Result, data: ImageData) -> dict[str, Any]:
-    """What a file is to say of its network: whose it is, how good, and what its inputs and outputs mean."""
-    channels = data.input_shape[0]
-    mean, std = ([*values] * (channels // len(values)) for values in (data.appearance.mean, data.appearance.std))
-    return {
-        "fingerprint": result.fingerprint,
-        "accuracy": result.phases[-1].accuracy,
-        "classes": list(data.classes),
-        "mean": mean,
-        "std": std,
-        "channel_order": data.geometry.channel_order,
-    }
 
 
 def _keep_whole(folder: Path, result: Result) -> list[dict[str, Any]]:

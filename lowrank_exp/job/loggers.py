@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from lowrank_exp.checks import is_number
@@ -152,6 +154,25 @@ class Log:
         except Exception as error:
             log.give_up(error)
         return log
+
+    @classmethod
+    def of_job(
+        cls,
+        cfg: DictConfig,
+        config: Mapping[str, Any],
+        folder: Path,
+        labels: Mapping[str, str | None],
+        fingerprint: str,
+        say: Callable[[str], None],
+    ) -> "Log":
+        """The log of a job over the logger of its configuration; over none for `logger=none`."""
+        if not cfg.logger.get("_target_"):
+            return cls.open(None, say)
+        group, row = labels["experiment"], labels["row"]
+        name = f"{row or labels['method']}-s{cfg.seed}"
+        tags = [str(tag) for tag in (*cfg.tags, labels["method"]) if tag]
+        identity = Identity(folder, fingerprint, name, group, tags, config)
+        return cls.open(functools.partial(instantiate(cfg.logger), identity), say)
 
     def give_up(self, error: Exception) -> None:
         """Go on without the logger."""

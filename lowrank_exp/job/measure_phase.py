@@ -5,17 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig
-from torch import Tensor
 
-from lowrank_exp.files import confusion
 from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
+from lowrank_exp.job.scores import score
 from lowrank_exp.job.timer import Timer
 from lowrank_exp.network.subnormals import slowed_down
-from lowrank_exp.phases.collapse import Measured, ruined
+from lowrank_exp.phases.collapse import ruined
 from lowrank_exp.phases.phase import Done
 from lowrank_exp.runtime.measurement import measure
-from lowrank_exp.training import Scores, evaluate, why_no_scores
 
 Accuracies = Mapping[str, tuple[float | None, float | None]]
 
@@ -58,23 +56,12 @@ class PhaseMeter:
         """
         path, data = self.store.network(step.name, step.key), self.parts.data
         network = self.parts.load_network(path).to(self.device)
-        test = evaluate(network, data.test_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
-        warnings, by_class, now, val = [*done.warnings], {}, [], None
-        if test.confusion is None or test.class_accuracy is None:
-            warnings.append(why_no_scores(network, test))
-        else:
-            confusion.write(self.store.confusion(step.name, step.key), data.classes, test.confusion.numpy())
-            names = confusion.class_names(data.classes)
-            by_class = dict(zip(names, test.class_accuracy[: len(names)], strict=True))
-            now.append(_with_classes("test", test, test.confusion))
-        if data.sizes["val"]:
-            on_val = evaluate(network, data.val_loader(self.cfg.evaluation.batch_size), self.device, confusion=True)
-            val = on_val.accuracy
-            if now and on_val.confusion is not None:
-                now.append(_with_classes("validation", on_val, on_val.confusion))
+        batch_size = self.cfg.evaluation.batch_size
+        scored = score(network, data, batch_size, self.device, self.store.confusion(step.name, step.key))
+        warnings = [*done.warnings, *scored.warnings]
         learnt = self.cfg.model.get("weights") is not None or any(epochs.values()) or bool(done.history)
         if done.applied:
-            warnings += ruined(now, accuracies, learnt, step.phase.remedy)
+            warnings += ruined(scored.images, accuracies, learnt, step.phase.remedy)
         if self.cfg.latency.seconds:
             warnings += slowed_down(network)
         cost = measure(network, self.parts.example, seconds=0)
@@ -82,13 +69,7 @@ class PhaseMeter:
             name=step.name,
             key=step.key,
             applied=done.applied,
-            scores={
-                "accuracy": test.accuracy,
-                "val_accuracy": val,
-                "loss": test.loss,
-                "top5": test.top5,
-                "class_accuracy": by_class,
-            },
+            scores=scored.scores,
             macs=cost.macs,
             weights=cost.weights,
             parameters=cost.parameters,
@@ -111,7 +92,3 @@ class PhaseMeter:
         network = self.parts.load_network(self.store.network(outcome.name, outcome.key)).to(self.device)
         timed = self.timer.time(network, self.parts.example)
         return Outcome(**(asdict(outcome) | timed | {"latency_at": here}))
-
-
-def _with_classes(images: str, scores: Scores, confusion_CC: Tensor) -> Measured:
-    return Measured(images, scores.accuracy, confusion_CC.sum(1).tolist())

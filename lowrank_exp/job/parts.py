@@ -56,7 +56,7 @@ class Parts:
             Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
         except ValueError as error:
             raise ValueError(f"decomposition: {error}") from error
-        self.data = self._make_data()
+        self.data = make_data(cfg)
         target = str(cfg.model.get("_target_"))
         if target.startswith("lowrank_exp.models.") and not target.endswith((".hub", ".clip")):  # one of our own
             check_size(self.make_dense_network, target)
@@ -99,15 +99,6 @@ class Parts:
         """The network of a file that a phase has left."""
         return artifact.load_into_(self.make_dense_network(), path).eval()
 
-    def _make_data(self) -> ImageData:
-        data = instantiate(self.cfg.data)
-        if not isinstance(data, ImageData):
-            raise ValueError(
-                f"data._target_={self.cfg.data.get('_target_')} makes a {type(data).__name__}, which is not a "
-                "lowrank_exp.data.ImageData: name a class that is, which gives LabelledImages by _load"
-            )
-        return data
-
     def _introduce_classes(self, device: str, say: Callable[[str], None]) -> None:
         """Give a zero-shot network the names of the data's classes, and say if it knows pixels of another scale."""
         if not isinstance(self.initial, ZeroShot):
@@ -133,3 +124,14 @@ class Parts:
             key = digest([key, phase.version, by_content(self.config["method"]["phases"][name])])
             steps.append(Step(name, phase, key))
         return steps
+
+
+def make_data(cfg: DictConfig) -> ImageData:
+    """The data of a configuration, not set up yet."""
+    data = instantiate(cfg.data)
+    if not isinstance(data, ImageData):
+        raise ValueError(
+            f"data._target_={cfg.data.get('_target_')} makes a {type(data).__name__}, which is not a "
+            "lowrank_exp.data.ImageData: name a class that is, which gives LabelledImages by _load"
+        )
+    return data

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
@@ -23,17 +22,18 @@ from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
 from lowrank_exp.job.dry_run import DryRun
 from lowrank_exp.job.exports import Exporter, comparison_images, exported_path, keep_exports
+from lowrank_exp.job.file_job import FileJob, is_executed_file
 from lowrank_exp.job.finished import PLAN, read_finished
 from lowrank_exp.job.layer_results import layer_results
-from lowrank_exp.job.loggers import Identity, Log
+from lowrank_exp.job.loggers import Log
 from lowrank_exp.job.measure_phase import PhaseMeter
 from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received
-from lowrank_exp.job.timer import Timer, as_now
+from lowrank_exp.job.timer import Timer
 from lowrank_exp.job.unfinished import Place, record_end
-from lowrank_exp.machine.environment import describe_conditions, describe_environment, latency_conditions
+from lowrank_exp.machine.environment import describe_conditions, describe_environment
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.collapse import UNTRAINED, Measured, ruined
 from lowrank_exp.phases.estimate import Estimate
@@ -65,14 +65,14 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     for line in without_use(hydra_cfg.overrides.task, cfg, names["method"]):
         console.say(line)
     if cfg.dry_run:
-        _Job(cfg, config, folder, names, console, Place()).dry_run(identity["fingerprint"])
+        make_job(cfg, config, folder, names, console, Place()).dry_run(identity["fingerprint"])
         return None
     variables = dict(os.environ)
     lock = hold_lock(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}"))
     with lock if unwritable(folder) is None else nullcontext():  # a finished job answers from there, too
         place = Place()
         try:
-            result = _Job(cfg, config, folder, names, console, place).run(identity)
+            result = make_job(cfg, config, folder, names, console, place).run(identity)
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if (signal := record_end(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
                 raise
@@ -82,6 +82,11 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
             os.environ.update(variables)
     console.result(result, folder / RESULT)
     return result
+
+
+def make_job(cfg: DictConfig, *rest: Any) -> "_Job | FileJob":
+    """The job of a configuration: of a network, or of a file that a runtime executes."""
+    return FileJob(cfg, *rest) if is_executed_file(cfg.model.get("weights")) else _Job(cfg, *rest)
 
 
 class _Job:
@@ -122,7 +127,7 @@ class _Job:
         check_folders({"paths.outputs": self.folder, "paths.store": Path(self.cfg.paths.store)})
         if any(step.phase.trains and self.store.read(step.name, step.key) is None for step in self.parts.steps):
             check_room(Path(self.cfg.paths.store), self.parts.initial)
-        log = Log.open(self.bind_logger(identity), self.console.say)
+        log = Log.of_job(self.cfg, self.config, self.folder, self.labels, identity["fingerprint"], self.console.say)
         failed = True
         try:
             phases, plan, network = self.run_phases(log)
@@ -186,27 +191,7 @@ class _Job:
         """The job's result, if all phases ended, and with what decides the numbers now."""
         steps = [(step.name, step.key) for step in self.parts.steps]
         result = read_finished(self.folder, expected, steps, self.exact, self.console.say)
-        return result if result is not None and self.has_latency_of_here(result) else None
-
-    def has_latency_of_here(self, result: Result) -> bool:
-        """Whether the latencies of a result are those that would be measured now."""
-        if as_now(result.config["latency"]) != as_now(self.config["latency"]):
-            return False
-        now = latency_conditions(self.device)
-        then = {name: result.environment.get(name) for name in now}
-        # Results of versions before there were runtimes do not tell theirs.
-        same_runtime = all(phase.runtime in ({}, self.timer.describe()) for phase in result.phases)
-        return not self.timer.seconds or (then == now and same_runtime)
-
-    def bind_logger(self, identity: Mapping[str, Any]) -> Callable[[], Any] | None:
-        """What opens the logger of the configuration for this job; None for `logger=none`."""
-        if not self.cfg.logger.get("_target_"):
-            return None
-        group, row = self.labels["experiment"], self.labels["row"]
-        name = f"{row or self.labels['method']}-s{self.cfg.seed}"
-        tags = [str(tag) for tag in (*self.cfg.tags, self.labels["method"]) if tag]
-        job = Identity(self.folder, identity["fingerprint"], name, group, tags, self.config)
-        return functools.partial(instantiate(self.cfg.logger), job)
+        return result if result is not None and self.timer.has_timed(result, self.config["latency"]) else None
 
     def run_phases(self, log: Log) -> tuple[list[PhaseResult], Plan | None, nn.Module]:
         """Every phase in order, from the store where its outcome lies there."""

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from lowrank_exp.files.results import Result
 from lowrank_exp.machine.environment import latency_conditions
 from lowrank_exp.runtime import Prepared, runtime_named, time_passes
 from lowrank_exp.runtime.measurement import describe, prepare
@@ -52,6 +53,16 @@ class Timer:
         """What a time depends on beside the network, as plain values."""
         here = latency_conditions(self.device) | {"batch_size": self.batch_sizes, "runtime": self.describe()}
         return json.loads(json.dumps(here))
+
+    def has_timed(self, result: Result, latency: Mapping[str, Any]) -> bool:
+        """Whether the latencies of a result are those that would be measured now, with this `latency` configured."""
+        if as_now(result.config["latency"]) != as_now(latency):
+            return False
+        now = latency_conditions(self.device)
+        then = {name: result.environment.get(name) for name in now}
+        # Results of versions before there were runtimes do not tell theirs.
+        same_runtime = all(phase.runtime in ({}, self.describe()) for phase in result.phases)
+        return not self.seconds or (then == now and same_runtime)
 
     def time(self, network: nn.Module, example: Tensor) -> dict[str, Any]:
         """`latency_ms`, `latency` and `runtime` of a network, as they stand in the result of its phase.

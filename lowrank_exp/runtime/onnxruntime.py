@@ -57,11 +57,11 @@ class OnnxRuntime(Runtime):
             return self.prepare(network, example)
         return self.prepare_onnx(model, check_example(network, example))
 
-    def prepare_onnx(self, model: bytes, example: Tensor) -> "PreparedOnnx":
+    def prepare_onnx(self, model: bytes | str, example: Tensor) -> "PreparedOnnx":
         """An ONNX model of one input and one output, ready as `prepare` makes a network.
 
         Args:
-            model: the content of a file.
+            model: the content of a file, or its path.
             example: `(N, ...)`, on the GPU for a provider of one.
 
         Raises:
@@ -76,7 +76,7 @@ class OnnxRuntime(Runtime):
         } | ({"winograd": "chosen by cuDNN"} if example.is_cuda else {})
         return PreparedOnnx(self, model, example.detach().contiguous(), session, self.describe() | decided)
 
-    def _session(self, model: bytes, example: Tensor, profile: Path | None = None) -> Any:
+    def _session(self, model: bytes | str, example: Tensor, profile: Path | None = None) -> Any:
         import onnxruntime
 
         provider = self.execution_provider or (CUDA if example.is_cuda else CPU)
@@ -119,7 +119,7 @@ class PreparedOnnx(Prepared):
     """A session whose input and output are bound for the example."""
 
     runtime: OnnxRuntime
-    model: bytes
+    model: bytes | str
     example: Tensor
     session: Any
     conditions: dict[str, Any]

@@ -46,11 +46,11 @@ class OpenVino(Runtime):
             return self.prepare(network, example)
         return self.prepare_onnx(model, check_example(network, example))
 
-    def prepare_onnx(self, model: bytes, example: Tensor) -> "PreparedOpenVino":
+    def prepare_onnx(self, model: bytes | str, example: Tensor) -> "PreparedOpenVino":
         """An ONNX model of one input and one output, ready as `prepare` makes a network.
 
         Args:
-            model: the content of a file.
+            model: the content of a file, or its path, which may be that of OpenVINO's own format.
             example: `(N, ...)`, on the processor.
 
         Raises:
@@ -66,7 +66,7 @@ class OpenVino(Runtime):
         }
         return PreparedOpenVino(self, model, example.detach().contiguous(), compiled, self.describe() | decided)
 
-    def _compile(self, model: bytes, example: Tensor, count: bool = False) -> Any:
+    def _compile(self, model: bytes | str, example: Tensor, count: bool = False) -> Any:
         settings = {
             "INFERENCE_NUM_THREADS": self.thread_count,
             "PERFORMANCE_HINT": "LATENCY",
@@ -89,7 +89,7 @@ class PreparedOpenVino(Prepared):
     """A compiled model and a request whose input is the example."""
 
     runtime: OpenVino
-    model: bytes
+    model: bytes | str
     example: Tensor
     compiled: Any
     conditions: dict[str, Any]
