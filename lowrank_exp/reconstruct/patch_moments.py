@@ -41,13 +41,13 @@ def patch_moments(
     device = next(model.parameters()).device
     for names in _within(memory, layers):
         found = {name: Moments() for name in names}
-        places = torch.Generator().manual_seed(seed)
+        places = {name: torch.Generator().manual_seed(seed) for name in names}  # whichever layers are in the pass
 
-        def see(name: str, found: dict[str, Moments] = found, places: torch.Generator = places) -> Any:
+        def see(name: str, found: dict[str, Moments] = found, places: dict[str, Any] = places) -> Any:
             def add(x: Tensor, y: Tensor) -> None:
                 share = 1.0 if positions is None else positions / _places(layers[name], y)
                 for rows_GPD in patches_GPD(layers[name], x):
-                    found[name].add(rows_GPD if share >= 1 else _some(rows_GPD, share, places))
+                    found[name].add(rows_GPD if share >= 1 else _some(rows_GPD, share, places[name]))
 
             return add
 

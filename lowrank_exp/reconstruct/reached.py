@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition import recompose
 from lowrank_exp.decomposition.base import Decomposition, Rank
-from lowrank_exp.reconstruct.available import fit_refusal
 from lowrank_exp.reconstruct.layer_fit import LayerFit, Options
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.nonlinear import PAPER
@@ -17,7 +16,7 @@ from lowrank_exp.reconstruct.readers import Reader
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF
 from lowrank_exp.reconstruct.weights import weight_GOK
 
-CLOSED_FORM = ("whitened", "response")  # fits that second moments of the patches decide
+MEASURED = ("whitened", "response")  # fits that second moments of the patches decide
 
 
 def weight_error(layer: nn.Module, chain: nn.Module) -> float:
@@ -58,9 +57,9 @@ def response_error(layer: nn.Module, chain: nn.Module, moments: Moments) -> floa
 
 
 def fitted_chain(
-    name: str, layer: nn.Module, kind: Decomposition, rank: Rank, plain: nn.Module, fit: str | None, moments: Moments
+    name: str, layer: nn.Module, kind: Decomposition, rank: Rank, plain: nn.Module, fit: str, moments: Moments
 ) -> nn.Module:
-    """The factors that `fit_to_data` gives, from the moments of a layer's patches; `plain` where there is no such.
+    """The factors that `fit_to_data` gives, from the moments of a layer's patches.
 
     Args:
         name: of the layer.
@@ -68,11 +67,9 @@ def fitted_chain(
         kind: the decomposition.
         rank: its rank.
         plain: `kind.factorize(layer, rank)`.
-        fit: None, or one of `CLOSED_FORM`.
+        fit: one of `MEASURED`, which the layer and the decomposition take.
         moments: of the patches.
     """
-    if fit is None or fit_refusal(layer, kind, rank, fit, False):
-        return plain
     one = LayerFit(name, layer, kind, rank, fit, False, Options(1, 1, 0, PAPER, CUTOFF), Reader(relu=False), plain)
     if one.by_patches:
         one.moments = moments

@@ -10,7 +10,7 @@ from torch import nn
 
 from lowrank_exp import allocate, factorize_, profile, with_errors
 from lowrank_exp.decomposition import CP, ChannelSVD, SpatialSVD, TensorTrain, Tucker2, recompose
-from lowrank_exp.rank import errors as module
+from lowrank_exp.rank import errors, reached_ladder
 from lowrank_exp.rank.multiples import at_multiples
 from support.profiles import by_hand
 from support.profiles import joined as of_all
@@ -73,7 +73,9 @@ def test_errors_of_weights_are_those_of_the_factors():
             assert one.error.shape == (one.rungs,)
             assert one.error[-1] == pytest.approx(0.0, abs=1e-6)
             for place in (
-                range(one.rungs) if one.rungs <= module.FEW else [r - 1 for r in module.measured_rungs(one, 12)]
+                range(one.rungs)
+                if one.rungs <= reached_ladder.FEW
+                else [r - 1 for r in reached_ladder.measured_rungs(one, 12)]
             ):
                 if kind is None:
                     kept = np.linalg.svd(weight.numpy(), compute_uv=False) ** 2
@@ -93,7 +95,7 @@ def test_response_errors_are_those_of_the_outputs_on_the_images(fit):
     layers = {
         name: at_multiples(layer, 4) if name != "3" else layer for name, layer in profile(model, IMAGE, few).items()
     }
-    reached = with_errors(layers, model, images(), fit=fit, positions=None)
+    reached = with_errors(layers, model, images(), fit=fit, fits=None, positions=None)
     lowered = 0.0
     for name, layer in reached.items():
         for one in layer.alternatives:
@@ -138,12 +140,30 @@ def test_between_measured_rungs_the_error_is_near_to_the_one_reached():
     every = with_errors(layers, model, rungs=400)["0"].alternatives
     for one, exact in zip(measured, every, strict=True):
         share = one.rank_macs / one.macs
-        inside = (share >= module.LEAST) & (share < 1)
-        assert len(module.measured_rungs(one, 12)) <= 13 < inside.sum() / 1.5
+        inside = (share >= reached_ladder.LEAST) & (share < 1)
+        assert len(reached_ladder.measured_rungs(one, 12)) <= 13 < inside.sum() / 1.5
         assert (np.diff(one.error) <= 1e-9).all()
         off = np.abs(one.error - exact.error)[inside]
         assert off.max() <= 0.03
         assert 0 < off.mean() <= 0.005  # they are not all measured
+
+
+def test_what_few_fits_leave_is_carried_to_the_other_rungs():
+    model = network()
+    layers = {"0": profile(model, IMAGE, SpatialSVD())["0"]}
+    some, plain = (with_errors(layers, model, images(), fit=fit, fits=4)["0"] for fit in ("whitened", None))
+    assert (some.rungs, np.array_equal(some.error, plain.error)) == (12, True)
+    fitted = [0, 3, 7, 10]
+    for place in fitted:
+        wanted = factorize_(
+            copy.deepcopy(model), {"0": place + 1}, SpatialSVD(), reconstruct="whitened", batches=images()
+        )
+        assert some.response[place] == pytest.approx(by_hand_response(model, "0", wanted[0]), rel=1e-3)
+    left = np.log(some.response[fitted] / plain.response[fitted])
+    assert -0.2 < left.min() < left.max() < -0.03
+    carried = np.interp(np.log(np.arange(1, 12)), np.log(np.array(fitted) + 1), left)
+    assert some.response[:11] == pytest.approx(plain.response[:11] * np.exp(carried), rel=1e-9)
+    assert some.response[11] == 0
 
 
 def test_the_knapsack_takes_what_is_reached_and_not_what_is_estimated():
@@ -200,7 +220,7 @@ def test_what_was_killed_goes_on_and_nothing_is_measured_twice(tmp_path, monkeyp
     wanted = with_errors(layers, model, images(), fit="response")
     asked = []
 
-    def killed_after(count, original=module.response_error):
+    def killed_after(count, original=reached_ladder.weight_error):
         def measure(*given):
             if len(asked) >= count:
                 raise KeyboardInterrupt
@@ -209,15 +229,15 @@ def test_what_was_killed_goes_on_and_nothing_is_measured_twice(tmp_path, monkeyp
 
         return measure
 
-    monkeypatch.setattr(module, "response_error", killed_after(15))
+    monkeypatch.setattr(reached_ladder, "weight_error", killed_after(15))
     with pytest.raises(KeyboardInterrupt):
         with_errors(layers, model, images(), fit="response", folder=tmp_path)
-    monkeypatch.setattr(module, "response_error", killed_after(10_000))
+    monkeypatch.setattr(reached_ladder, "weight_error", killed_after(10_000))
     again = with_errors(layers, model, images(), fit="response", folder=tmp_path)
     ladders = [one for layer in layers.values() for one in layer.alternatives]
-    every = sum(rung < one.rungs for one in ladders for rung in module.measured_rungs(one, 12))
+    every = sum(rung < one.rungs for one in ladders for rung in reached_ladder.measured_rungs(one, 12))
     assert len(asked) == every
-    monkeypatch.setattr(module, "patch_moments", lambda model, missing, batches, **how: iter(missing.items()))
+    monkeypatch.setattr(errors, "patch_moments", lambda model, missing, batches, **how: iter(missing.items()))
     third = with_errors(layers, model, images(), fit="response", folder=tmp_path)
     assert len(asked) == every
     for name, layer in layers.items():
@@ -227,7 +247,7 @@ def test_what_was_killed_goes_on_and_nothing_is_measured_twice(tmp_path, monkeyp
             assert np.array_equal(found[0], found[2])
     monkeypatch.undo()
     # Other images, another fit, another weight: nothing is taken from the store.
-    monkeypatch.setattr(module, "response_error", killed_after(every))
+    monkeypatch.setattr(reached_ladder, "weight_error", killed_after(every))
     for other in (
         {"batches": images(19), "fit": "response"},
         {"batches": images(), "fit": None},
@@ -281,6 +301,7 @@ def test_what_cannot_be_measured_is_refused():
         ),
         ("batches can be iterated only once", {"batches": iter(images())}),
         ("rungs=1 is not a number of ranks to measure: at least 2", {"rungs": 1}),
+        ("fits=1 must be a whole number of at least 2", {"batches": images(), "fits": 1}),
         ("positions=0 must be a whole number of at least 1", {"batches": images(), "positions": 0}),
         ("memory=0 must be a whole number of at least 1", {"batches": images(), "memory": 0}),
         ("0: the images reach it never, so the errors", {"batches": []}),
