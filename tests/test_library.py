@@ -55,14 +55,14 @@ def test_loaded_it_gives_the_same_output(small, example):
     assert measure(again, example, seconds=0).macs == after.macs
 
 
-@pytest.mark.slow
-def test_loaded_it_can_be_exported(small, example):
-    _, _, _, path = small
+def test_loaded_it_can_be_exported(small, example, tmp_path):
+    _, _, after, path = small
     model = load(path, model=build_dense())
-    with torch.no_grad():
-        wanted = model(example)
-        exported = torch.export.export(model, (example,)).module()
-        torch.testing.assert_close(exported(example), wanted, rtol=1e-4, atol=1e-5)
+    done = lowrank_exp.export(model, tmp_path / "small.onnx", example, metadata={"classes": ["a", "b"]})
+    assert done.difference < 1e-5
+    assert done.equal_predictions == 1
+    said = lowrank_exp.export.read_metadata(tmp_path / "small.onnx")
+    assert (said["macs"], said["classes"]) == (after.macs, ["a", "b"])
 
 
 def test_it_trains_on(small, example):

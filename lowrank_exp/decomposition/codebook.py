@@ -24,9 +24,9 @@ class Codebook(nn.Module):
     `with_codebook_(layer, Codebook(layer.weight.shape, D, K))`, a `register_parametrization` that scripts know, leaves
     the centroids `(K, D)` as the trained parameter, and the indices, `index_bits(K)` bits each, as a buffer of bytes.
     Unpacked they are kept for the next call, beside the state, four bytes each; compiled and exported graphs unpack
-    them anew, so that an exported file has the packed ones. `remove_parametrizations(layer, "weight")` gives the plain
-    layer. Setting the weight keeps the indices and makes every centroid the mean of its blocks, which is the nearest
-    weight that these indices can give.
+    them anew, so that an exported file has the packed ones; in ONNX, layers of few blocks have their whole weight.
+    `remove_parametrizations(layer, "weight")` gives the plain layer. Setting the weight keeps the indices and makes
+    every centroid the mean of its blocks, which is the nearest weight that these indices can give.
 
     Args:
         shape: of the weight.

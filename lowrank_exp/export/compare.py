@@ -24,15 +24,20 @@ class Likeness:
     images: int
 
 
-def compare(network: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], images: Iterable) -> Likeness:
-    """How like two functions are on `images`: a tensor `(N, ...)`, or batches: tensors, or tuples that start with one.
+def compare(network: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tensor], batches: Iterable) -> Likeness:
+    """How like two functions are on batches `(N, ...)`.
 
     Raises:
-        ValueError: there are no images, outputs are not a tensor, not finite, or have different shapes.
+        ValueError: there are no images, the other function does not take so many at a time, or outputs are not a
+            tensor, not finite, or of different shapes.
     """
     apart, largest, equal, asked, count = 0.0, 0.0, 0, 0, 0
-    for batch in _batches(images):
-        wanted, got = network(batch), other(batch)
+    for batch in batches:
+        wanted = network(batch)
+        try:
+            got = other(batch)
+        except Exception as error:  # each runtime has exceptions of its own
+            raise ValueError(f"the file does not take a batch of {len(batch)} images: {error!s:.300}") from error
         if not isinstance(wanted, Tensor):
             raise ValueError(f"the network gives a {type(wanted).__name__}, and what is exported must give one tensor")
         if got.shape != wanted.shape:
@@ -54,9 +59,17 @@ def compare(network: Callable[[Tensor], Tensor], other: Callable[[Tensor], Tenso
     return Likeness(difference, equal / asked if asked else None, count)
 
 
-def _batches(images: Iterable) -> Iterator[Tensor]:
-    if isinstance(images, Tensor):
-        yield from images.split(BATCH)
-        return
-    for batch in images:
-        yield batch if isinstance(batch, Tensor) else torch.as_tensor(batch[0])
+def batches_of(images: Iterable, example: Tensor) -> Iterator[Tensor]:
+    """`images`, a tensor `(N, ...)` or batches (tensors, or tuples that start with one), on the CPU like `example`.
+
+    Raises:
+        ValueError: they are of another shape than the example's.
+    """
+    for batch in images.split(BATCH) if isinstance(images, Tensor) else images:
+        batch = (batch if isinstance(batch, Tensor) else torch.as_tensor(batch[0])).detach().cpu()
+        if batch.shape[1:] != example.shape[1:]:
+            raise ValueError(
+                f"images are of {tuple(batch.shape[1:])}, and example_input is of {tuple(example.shape[1:])}, the only "
+                "size that the file takes"
+            )
+        yield batch.to(example.dtype).contiguous()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.export.form import Format
+from lowrank_exp.runtime.onnx_graph import quiet_exporter
 
 TEXTS = "lowrank_exp.json"  # the name of the texts within a file
 
@@ -21,9 +22,10 @@ class PT2(Format):
     suffix = ".pt2"
 
     def write(self, network: nn.Module, example: Tensor, metadata: Mapping[str, str], path: Path) -> None:
-        batch = torch.export.Dim("batch")
-        program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, path, extra_files={TEXTS: json.dumps(dict(metadata))})
+        shapes = ({0: torch.export.Dim("batch")},)
+        with quiet_exporter():
+            program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+            torch.export.save(program, path, extra_files={TEXTS: json.dumps(dict(metadata))})
 
     def open(self, path: Path) -> Callable[[Tensor], Tensor]:
         return torch.export.load(path).module()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank_exp.edits import edits_of
-from lowrank_exp.export.compare import compare
+from lowrank_exp.export.compare import batches_of, compare
 from lowrank_exp.export.formats import format_of
 from lowrank_exp.files.whole import write_whole_together
 from lowrank_exp.models.parts import list_names
@@ -20,6 +20,7 @@ from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import check_network, check_shapes, network_cost, one_image
 from lowrank_exp.network.inputs import floating_type
 from lowrank_exp.network.subnormals import clear_subnormals_
+from lowrank_exp.network.wrappers import unwrap
 from lowrank_exp.runtime.folded import folded
 from lowrank_exp.svd_form.profile import forms_of
 
@@ -66,7 +67,8 @@ def export(
 
     The file holds the network in evaluation mode: batch norms folded into the layers before them, no dropout, weights
     in float32, subnormal ones (see `lowrank_exp.network.subnormals`) as zeros; it takes batches of any size. `model`
-    itself is not changed, and may lie on any device. The file is there whole or not at all.
+    itself is not changed, and may lie on any device; `torch.compile` and other wrappers of torch are taken off. The
+    file is there whole or not at all.
 
     Args:
         model: a network of floating type float32 that takes one tensor and gives one.
@@ -96,6 +98,7 @@ def export(
     check_exportable(model)
     if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise ValueError(f"the network lies on the meta device ({meta[0]}): it has no numbers to export")
+    model = unwrap(model)
     example = one_image(model, example_input)
     described = _describe(model, example, metadata or {})
     reference = copy_network(model).cpu().eval().requires_grad_(False)
@@ -109,7 +112,9 @@ def export(
             why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             why = " ".join(why.split())[:600]  # exporters add pages to it
             raise ValueError(f"this network cannot be exported as {form.name}: {why}") from error
-        like = compare(reference, form.open(temporary), example_input if images is None else images)
+        run, given = form.open(temporary), example_input if images is None else images
+        compare(reference, run, [two[:1].expand(3, *two.shape[1:])])  # not the two that it was made with
+        like = compare(reference, run, batches_of(given, two))
         if not like.difference <= MOST:
             raise ValueError(
                 f"{path} was not written: read back, the outputs of {like.images} images differ by "

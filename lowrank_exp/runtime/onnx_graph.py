@@ -121,7 +121,9 @@ def _program(network: nn.Module, x: Tensor, shapes: Any) -> torch.export.Exporte
 
 
 def _short(error: Exception) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line; of several that were raised from each other the first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 

@@ -20,6 +20,7 @@ from lowrank_exp.decomposition.codebook import (
     stored_state,
     unpack,
 )
+from lowrank_exp.export import export, open_exported
 from lowrank_exp.network.shapes import meta_copy
 from lowrank_exp.surgery import factorize_
 
@@ -232,13 +233,18 @@ def test_it_becomes_a_script_of_packed_indices(quantized):
         torch.testing.assert_close(copy.deepcopy(net)(x), wanted, rtol=0, atol=0)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_onnx_runtime_gives_the_same_outputs(quantized, tmp_path):
+def test_an_onnx_file_has_the_packed_indices_and_its_runtime_the_weight(tmp_path):
+    import onnx
     import onnxruntime
 
-    net, x, wanted = quantized
-    torch.onnx.export(net, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
-    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-5, atol=1e-5)
+    torch.manual_seed(0)
+    net = factorize_(nn.Sequential(nn.Linear(512, 256)).eval(), {"0": 16}, "product_quantization")
+    x, path = torch.randn(2, 512), tmp_path / "net.onnx"
+    assert export(net, path, x).bytes < 512 * 256
+    torch.testing.assert_close(open_exported(path)(x), net(x).detach(), rtol=1e-5, atol=1e-5)
+    stored = [one.dims for one in onnx.load(path).graph.initializer if one.data_type == onnx.TensorProto.UINT8]
+    assert [list(dims) for dims in stored] == [[len(buffer)] for buffer in net.buffers()]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 4
+    onnxruntime.InferenceSession(path, options)
+    assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node] == ["Gemm"]

@@ -10,47 +10,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lowrank_exp.decomposition import (
-    CP,
-    Biclustering,
-    ChannelSVD,
-    GroupedChannelSVD,
-    JaderbergScheme1,
-    LinearSVD,
-    Monochromatic,
-    ProductQuantization,
     Reorder,
-    SliceWiseSVD,
-    SpatialSVD,
-    TensorTrain,
-    Tucker1,
-    Tucker2,
     named,
     recompose,
 )
 from support.cells import cells
-from support.layer_cases import LAYERS, filled, images, relative
+from support.layer_cases import KINDS, LAYERS, filled, images, relative
 
-KINDS = {
-    "channel_svd": ChannelSVD(),
-    "channel_svd, pointwise first": ChannelSVD(order="pointwise_first"),
-    "spatial_svd": SpatialSVD(),
-    "spatial_svd, horizontal first": SpatialSVD(order="horizontal_first"),
-    "linear_svd": LinearSVD(),
-    "grouped_channel_svd": GroupedChannelSVD(groups=2),
-    "slice_wise_svd": SliceWiseSVD(),
-    "slice_wise_svd, dense": SliceWiseSVD(form="dense"),
-    "jaderberg_scheme1": JaderbergScheme1(max_iterations=10),
-    "tucker2": Tucker2(),
-    "tucker1, in": Tucker1(mode="in"),
-    "tucker1, out": Tucker1(mode="out"),
-    "cp": CP(max_iterations=10),
-    "cp, merged": CP(spatial="merged", max_iterations=10),
-    "tensor_train": TensorTrain(),
-    "monochromatic": Monochromatic(restarts=1),
-    "biclustering, outer": Biclustering(restarts=1),
-    "biclustering, svd": Biclustering(inner="svd", restarts=1),
-    "product_quantization": ProductQuantization(pointwise_block=2, linear_block=1, centroids="float32", iterations=5),
-}
 # Colours of single filters are an approximation whatever their number.
 INEXACT = ("monochromatic",)
 CASES = {

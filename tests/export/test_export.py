@@ -167,14 +167,14 @@ class Two(nn.Module):
 
 
 class Fixed(nn.Module):
-    """Takes one image or two."""
+    """The length is a number of Python, the same in every call of what was made of this code."""
 
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(216, 3)
 
     def forward(self, x):
-        return self.layer(x.reshape(1 if len(x) == 1 else 2, 216))
+        return self.layer(x.reshape(len(x), 216))
 
 
 def in_svd_form():
@@ -200,8 +200,11 @@ REFUSED = {
     "not a network": (lambda: nn.Linear, "small.onnx", {}, "model must be a network"),
     "without numbers": (lambda: network().to("meta"), "small.onnx", {}, r"meta device \(0\.0\.weight\): it has no"),
     "other type": (lambda: network().double(), "small.onnx", {}, r"is torch\.float64, and files hold float32"),
-    "two outputs": (Two, "small.onnx", {}, "gives a tuple, and what is exported must give one tensor"),
-    "fixed batch": (Fixed, "small.onnx", {}, "cannot be exported as onnx: .*number of images"),
+    "two outputs": (Two, "small.onnx", {}, "the network gives 2 tensors"),
+    "fixed batch": (Fixed, "small.onnx", {}, "cannot be exported as onnx: the network's code works for 2 images alone"),
+    "fixed batch in a trace": (Fixed, "small.ts", {}, "the file does not take a batch of 3 images"),
+    "two outputs in a trace": (Two, "small.ts", {}, "gives a tuple, and what is exported must give one tensor"),
+    "other images": (network, "small.ts", {"images": X[:, :, :5]}, r"images are of \(3, 5, 8\), and example_input"),
     "not finite": (diverged, "small.onnx", {}, "outputs that are NaN or infinite"),
     "no such value": (network, "small.onnx", {"metadata": {"mean": torch.ones(3)}}, "metadata takes names, numbers"),
     "found out": (network, "small.onnx", {"metadata": {"macs": 3}}, "metadata has macs, which export finds out"),

@@ -10,12 +10,49 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD
+from lowrank_exp.decomposition import (
+    CP,
+    Biclustering,
+    ChannelSVD,
+    GroupedChannelSVD,
+    JaderbergScheme1,
+    LinearSVD,
+    Monochromatic,
+    ProductQuantization,
+    SliceWiseSVD,
+    SpatialSVD,
+    TensorTrain,
+    Tucker1,
+    Tucker2,
+)
 from support.cells import cells
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 PLANE = (2, 4, 9, 8)  # two images of four channels, higher than wide
+
+# Every decomposition, with options that make it quick.
+KINDS = {
+    "channel_svd": ChannelSVD(),
+    "channel_svd, pointwise first": ChannelSVD(order="pointwise_first"),
+    "spatial_svd": SpatialSVD(),
+    "spatial_svd, horizontal first": SpatialSVD(order="horizontal_first"),
+    "linear_svd": LinearSVD(),
+    "grouped_channel_svd": GroupedChannelSVD(groups=2),
+    "slice_wise_svd": SliceWiseSVD(),
+    "slice_wise_svd, dense": SliceWiseSVD(form="dense"),
+    "jaderberg_scheme1": JaderbergScheme1(max_iterations=10),
+    "tucker2": Tucker2(),
+    "tucker1, in": Tucker1(mode="in"),
+    "tucker1, out": Tucker1(mode="out"),
+    "cp": CP(max_iterations=10),
+    "cp, merged": CP(spatial="merged", max_iterations=10),
+    "tensor_train": TensorTrain(),
+    "monochromatic": Monochromatic(restarts=1),
+    "biclustering, outer": Biclustering(restarts=1),
+    "biclustering, svd": Biclustering(inner="svd", restarts=1),
+    "product_quantization": ProductQuantization(pointwise_block=2, linear_block=1, centroids="float32", iterations=5),
+}
 
 # A rank of every decomposition for a 3 x 3 convolution from 6 to 8 channels, or of more.
 RANKS = {
