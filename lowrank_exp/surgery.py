@@ -29,7 +29,7 @@ from lowrank_exp.edits import (
     replace_,
     shape_of,
 )
-from lowrank_exp.network.cost import LAYERS, OUTSIDE, check_network, out_channels
+from lowrank_exp.network.cost import LAYERS, OUTSIDE, OUTSIDE_TIME, check_network, out_channels
 from lowrank_exp.network.names import by_layer
 from lowrank_exp.network.subnormals import clear_factors_
 from lowrank_exp.pruning.cut import compose, cut_
@@ -246,7 +246,8 @@ def _resolve_ranks(
 ) -> dict[str, tuple[Decomposition, Rank]]:
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
     if isinstance(plan, Plan):
-        by_layer(dict.fromkeys(name for name in plan if name not in OUTSIDE.values()), modules, "the plan")
+        outside = {*OUTSIDE.values(), OUTSIDE_TIME}
+        by_layer(dict.fromkeys(name for name in plan if name not in outside), modules, "the plan")
         planned = {name: layer for name, layer in plan.layers.items() if layer.rank is not None}
         kinds = {n: decomposition_named(layer.decomposition, **layer.options) for n, layer in planned.items()}
         return {name: (kinds[name], layer.rank) for name, layer in planned.items()}

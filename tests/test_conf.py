@@ -78,7 +78,9 @@ def test_group_has_a_default_that_exists(group):
 
 def test_every_rank_option_has_the_common_keys():
     for path in (CONF / "rank").glob("*.yaml"):
-        assert {"macs", "weights", "bytes", "ranks", "rules", "over", "policy"} <= set(OmegaConf.load(path)), path
+        assert {"macs", "weights", "bytes", "latency", "latency_ms", "ranks", "rules", "over", "policy"} <= set(
+            OmegaConf.load(path)
+        ), path
 
 
 def test_every_model_has_weights_null():

@@ -38,8 +38,30 @@ def only_used(config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str
     used = used_parts(config, written)
     remaining = {key: value for key, value in config.items() if key not in GROUPS or key in used}
     remaining["method"] = {key: method[key] for key in METHOD if key in method}
-    remaining["method"]["phases"] = {name: method["phases"][name] for name in _order(method)}
+    remaining["method"]["phases"] = {name: without_idle_timing(method["phases"][name]) for name in _order(method)}
     return remaining
+
+
+def without_idle_timing(node: Any) -> Any:
+    """A phase's configuration without `latency`, by what it would measure times, where its ranks have no such budget.
+
+    Where they have one, how long a time is measured stays out: it decides nothing.
+
+    >>> without_idle_timing({"rank": {"macs": 0.5, "latency": None}, "latency": {"batch_size": 1, "seconds": 0.2}})
+    {'rank': {'macs': 0.5, 'latency': None}}
+    >>> without_idle_timing({"rank": {"latency": 0.5}, "latency": {"batch_size": 1, "seconds": 0.2}})
+    {'rank': {'latency': 0.5}, 'latency': {'batch_size': 1}}
+    """
+    if not isinstance(node, Mapping):
+        return node
+    kept = {key: without_idle_timing(value) for key, value in node.items()}
+    rank, latency = kept.get("rank"), kept.get("latency")
+    if not isinstance(rank, Mapping) or not isinstance(latency, Mapping):
+        return kept
+    del kept["latency"]
+    if any(rank.get(bound) is not None for bound in ("latency", "latency_ms")):
+        kept["latency"] = {key: value for key, value in latency.items() if key != "seconds"}
+    return kept
 
 
 def used_parts(config: Mapping[str, Any], written: Mapping[str, Any]) -> set[str]:

@@ -121,7 +121,8 @@ class Parts:
         key = digest([*start, self.data.digest, self.cfg.seed])
         steps = []
         for name, phase in phases.items():
-            key = digest([key, phase.version, by_content(self.config["method"]["phases"][name])])
+            own = [phase.version, by_content(self.config["method"]["phases"][name])]
+            key = digest([key, *own, *([found] if (found := phase.conditions()) else [])])
             steps.append(Step(name, phase, key))
         return steps
 

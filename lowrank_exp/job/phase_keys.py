@@ -6,6 +6,7 @@ from typing import Any
 
 from lowrank_exp.files.whole import file_digest
 
+LATER_BUDGETS = ("latency", "latency_ms")  # of rank policies, which outcomes stored before them do not have either
 LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
 
 # Classes that have moved since outcomes of theirs were first stored: the keys, and with them the seeds, stay.
@@ -61,6 +62,8 @@ def _by_content(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         former = FORMER_OPTIONS.get(str(value.get("_target_")), {})
         kept = {name: item for name, item in value.items() if not _may_be_left_out(name, item)}
+        if value.get("_target_") == "lowrank_exp.rank.allocate":
+            kept = {name: item for name, item in kept.items() if name not in LATER_BUDGETS or item is not None}
         return {former.get(name, name): _by_content(item, str(name)) for name, item in kept.items()}
     if key == "_target_":
         return FORMER_HOMES.get(value, value)

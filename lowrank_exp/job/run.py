@@ -38,7 +38,7 @@ from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.collapse import UNTRAINED, Measured, ruined
 from lowrank_exp.phases.estimate import Estimate
 from lowrank_exp.phases.phase import Done, Setting
-from lowrank_exp.rank import Plan
+from lowrank_exp.rank import Plan, TimeStore
 from lowrank_exp.training import resolve_device
 from lowrank_exp.training.checkpoint import DamagedCheckpointError
 from lowrank_exp.training.generators import seed_all, undisturbed
@@ -268,7 +268,8 @@ class _Job:
         parts = (self.parts.data, seed, self.device, self.cfg.progress, folder, scores, svds, on_epoch)
         before = self.parts.steps[: self.parts.steps.index(step)]
         folders = {other.name: self.store.folder(other.name, other.key) for other in before}
-        return Setting(step.name, *parts, dict(self.epochs), folders, self.load_network_after, self.parts.example)
+        known = (dict(self.epochs), folders, self.load_network_after, self.parts.example, TimeStore(store / "times"))
+        return Setting(step.name, *parts, *known)
 
     def load_network_after(self, name: str) -> nn.Module:
         """A network of its own, as the phase of that name has left it, or as the first one got it (`initial`)."""

@@ -28,6 +28,7 @@ CONVOLUTIONS = (
 )
 LAYERS = (*CONVOLUTIONS, nn.Linear)
 OUTSIDE = {"conv": "(convolutions outside layers)", "linear": "(linear layers outside modules)"}  # their names
+OUTSIDE_TIME = "(time outside layers)"
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,22 @@ from torch import Tensor, nn
 from lowrank_exp.checks import whole
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
+from lowrank_exp.decomposition.base import WHAT
 from lowrank_exp.files.results import digest
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
+from lowrank_exp.network.cost import one_image
 from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
 from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Parts, Prospect, Rehearsal
+from lowrank_exp.phases.timing import bounds_time, clock_of
 from lowrank_exp.rank import (
     BudgetError,
+    Choice,
     LayerProfile,
     Plan,
     allocate,
@@ -31,9 +35,13 @@ from lowrank_exp.rank import (
     with_accuracy,
     with_errors,
     with_sensitivity,
+    with_times,
 )
 from lowrank_exp.rank.missed import left_unspent, missed_budget, without_effect
 from lowrank_exp.rank.reachable import reachable
+from lowrank_exp.rank.time_budget import with_made_up_times
+from lowrank_exp.rank.timed import batch_of
+from lowrank_exp.rank.times.verify import plan_by_clock
 from lowrank_exp.reconstruct import check_options
 from lowrank_exp.surgery import factorize_, replay_to_plan_
 from lowrank_exp.training import FirstImages, NetworkScore
@@ -54,6 +62,8 @@ class Factorize(Phase):
             `samples` of ranks per layer and what the `others` are (`with_accuracy`), `gradients`: training images for
             the sensitivity and for response errors, and `batch_size`. Where a knapsack of errors has several
             decompositions to choose from, the errors that they reach are measured, which takes no images.
+        latency: by what times are measured, if `rank` has a budget of time: `runtime`, `threads`, `batch_size`; as
+            `latency` of the configuration.
         reconstruct: a fit to training images: `fit` (whitened, response, relu; null: to the weights alone), `images`,
             `batch_size`, and the fit's own options.
     """
@@ -62,6 +72,7 @@ class Factorize(Phase):
     rank: Callable[..., Plan]
     measure: Mapping[str, Any] = field(default_factory=dict)
     reconstruct: Mapping[str, Any] = field(default_factory=lambda: {"fit": None})
+    latency: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "errors" in self.needs:
@@ -93,9 +104,9 @@ class Factorize(Phase):
             warnings.simplefilter("ignore")
             layers = self.profiles(network, setting)
             scores = CountedScores(layers)
-            plan = self.stand_in(layers, scores) if self.needs else self.rank(layers)
+            plan = self.rank(layers) if self.foreseen else self.stand_in(layers, scores)
         parts = [("profiles and plan", seconds())]
-        prospect, notes = self._make_prospect(None if self.needs else plan, layers), []
+        prospect, notes = self._make_prospect(plan if self.foreseen else None, layers), []
         if self.needs:
             looks = self._estimate_looks(network, setting, len(scores.asked))
             why = "looks at data" if self.needs - {"errors"} else "compares errors that are measured first"
@@ -103,10 +114,12 @@ class Factorize(Phase):
             notes = [f"{plan.policy} {why}, so its plan is not known before the run{takes}"]
             notes += [f"      {what}: {in_words(seconds)}" for what, seconds in looks]
             parts += looks
+        if bounds_time(self.rank):
+            notes.append("times of the layers' options are measured by the run, so the plan is not known before it")
         network, factors, exact, unknown = self._estimate_factors(network, plan, setting)
-        if self.needs & {"errors", "responses"}:
-            unknown = " and ".join([*([unknown] if unknown else []), "the errors that ranks reach"])
-        same = exact and not self.needs
+        also = ["the errors that ranks reach"] * bool(self.needs & {"errors", "responses"})
+        also += ["the times that they take"] * bounds_time(self.rank)
+        unknown, same = " and ".join([*([unknown] if unknown else []), *also]), exact and self.foreseen
         return Rehearsal(network, [*parts, *factors], unknown, same, prospect=prospect, notes=notes)
 
     def show(self, plan: Plan, network: nn.Module, setting: Setting) -> Prospect:
@@ -116,7 +129,8 @@ class Factorize(Phase):
         """The plan, where it is known, and the budgets that can be met."""
         remains, budgets, settings = {}, {}, {}
         if plan is not None:
-            convs = {name: layer for name, layer in plan.layers.items() if layers[name].kind == "conv"}
+            # What time there is outside layers stands in plans alone: profiles without times do not have it.
+            convs = {n: layer for n, layer in plan.layers.items() if n in layers and layers[n].kind == "conv"}
             remains = {"all layers": plan} | ({"convolutions": Plan(convs)} if plan.over == "conv" else {})
         if getattr(self.rank, "func", None) is allocate:
             settings = {name: value for name, value in self.rank.keywords.items() if name in SETTINGS}
@@ -165,13 +179,22 @@ class Factorize(Phase):
         if self.needs & {"sensitivity", "responses"}:
             layers = {name: _make_up(layer) for name, layer in layers.items()}
         try:
-            return self._planned(layers, score)
+            return self._plan_untimed(layers, score) if bounds_time(self.rank) else self._planned(layers, score)
         except BudgetError as error:
             # The ladders of Tucker-2 and the tensor train follow the spectra, which are not known yet.
             if not error.between or not any(layer.offer.ladder_follows_weights for layer in layers.values()):
                 raise
-            lowest = {layer.name: layer.ranks[0] for layer in layers.values() if layer.rungs}
-            return allocate(layers, "fixed", ranks=lowest)
+            return _plan_lowest(layers)
+
+    def _plan_untimed(self, layers: Mapping[str, LayerProfile], score: Callable[..., float]) -> Plan:
+        """A plan with times that are made up: only the run can tell whether a budget of time can be reached."""
+        options = self.rank.keywords
+        try:
+            return self._planned(with_made_up_times(layers, options.get("latency_ms")), score)
+        except BudgetError:
+            if all(options.get(what) is None for what in WHAT):
+                return _plan_lowest(layers)
+            return self._planned(layers, score, latency=None, latency_ms=None)  # the others must be reachable
 
     def profiles(self, network: nn.Module, setting: Setting) -> dict[str, LayerProfile]:
         """What the layers of this network would cost and keep."""
@@ -180,6 +203,10 @@ class Factorize(Phase):
     def plan(self, network: nn.Module, setting: Setting) -> Plan:
         """The ranks that the policy chooses for this network."""
         layers = self.profiles(network, setting)
+        clock = None
+        if bounds_time(self.rank):
+            clock = clock_of(self.latency, times=setting.times, progress=setting.progress)
+            layers = with_times(layers, network, setting.example, clock)
         if "sensitivity" in self.needs:
             loader = setting.data.train_loader(self.measure["batch_size"], self.measure["seed"], augment=False)
             images = min(self.measure["gradients"], setting.data.sizes["train"])
@@ -194,10 +221,23 @@ class Factorize(Phase):
                 layers = with_accuracy(layers, score, **self._sampling)
             with warnings.catch_warnings():  # said once, by the walk
                 warnings.simplefilter("ignore")
-                return self._planned(layers, score)
+                if clock is None:
+                    return self._planned(layers, score)
+                batch = batch_of(one_image(network, setting.example), clock)
+                return plan_by_clock(layers, lambda some: self._planned(some, score), network, batch, clock)
 
-    def _planned(self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None) -> Plan:
-        return self.rank(layers, score=score) if "score" in self.needs else self.rank(layers)
+    def _planned(
+        self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None, **instead: float | None
+    ) -> Plan:
+        return self.rank(layers, **({"score": score} if "score" in self.needs else {}), **instead)
+
+    def conditions(self) -> dict[str, Any]:
+        return clock_of(self.latency).conditions if bounds_time(self.rank) else {}
+
+    @property
+    def foreseen(self) -> bool:
+        """Whether its plan follows from the weights alone."""
+        return not self.needs and not bounds_time(self.rank)
 
     @property
     def remedy(self) -> str:
@@ -271,6 +311,15 @@ def report_plan(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Do
     missed = missed_budget(plan, rank, network)
     said = [*([missed] if missed else []), *left_unspent(plan, rank, network), *without_effect(plan)]
     return Done(plan=plan, warnings=said, missed=bool(missed))
+
+
+def _plan_lowest(layers: Mapping[str, LayerProfile]) -> Plan:
+    """Every layer at its lowest rank by its first decomposition."""
+    return allocate(
+        layers,
+        "fixed",
+        ranks={n: Choice(layer.alternatives[0], layer.ranks[0]) for n, layer in layers.items() if layer.rungs},
+    )
 
 
 def _make_up(layer: LayerProfile) -> LayerProfile:

@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.phases.rehearsal import Prospect, Rehearsal, walked
-from lowrank_exp.rank import Plan
+from lowrank_exp.rank import Plan, TimeStore
 
 
 def _no_network(phase: str) -> nn.Module:
@@ -25,7 +25,8 @@ class Setting:
     `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs`
     has how many epochs the phases before it have trained, by name; `folders` their folders; `network` gives the one
     that an earlier phase has left, or `initial`, what the first phase got; `example` is an image, `(1, C, H, W)`, that
-    networks take: of zeros, or the first training image where they do not take zeros.
+    networks take: of zeros, or the first training image where they do not take zeros; `times` keeps the measured times
+    of layers' options.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Setting:
     folders: Mapping[str, Path] = field(default_factory=dict)
     network: Callable[[str], nn.Module] = _no_network
     example: Tensor | None = None
+    times: TimeStore = field(default_factory=TimeStore)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ class Phase(ABC):
     def looks_back(self) -> list[str]:
         """Earlier phases whose networks it uses, beside the one that it gets."""
         return []
+
+    def conditions(self) -> dict[str, Any]:
+        """What its outcome depends on of this machine and process, plain values; mostly nothing.
+
+        An outcome is stored under it, too: what was found under other conditions is not taken for it.
+        """
+        return {}
 
     @property
     def validates(self) -> str:

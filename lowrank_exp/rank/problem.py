@@ -11,6 +11,7 @@ import numpy as np
 from lowrank_exp.checks import is_whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.decomposition.base import WHAT
+from lowrank_exp.network.cost import OUTSIDE_TIME
 from lowrank_exp.network.names import by_layer
 from lowrank_exp.rank.budget import Budget, Candidate, Choice, Problem
 from lowrank_exp.rank.layer_profile import LayerProfile
@@ -123,9 +124,9 @@ def _read_ranks(ranks: Any, layers: Mapping[str, LayerProfile]) -> dict[str, Ran
     if isinstance(ranks, Mapping) and not isinstance(ranks, Plan):
         return by_layer(ranks, layers, "ranks")
     plan = ranks if isinstance(ranks, Plan) else Plan.read(ranks)
-    return by_layer(
-        {name: _rank_of_entry(name, entry, layers) for name, entry in plan.layers.items()}, layers, "the plan"
-    )
+    # Times that belong to no layer stand in plans, and not in profiles without times.
+    entries = {name: entry for name, entry in plan.layers.items() if name != OUTSIDE_TIME or name in layers}
+    return by_layer({name: _rank_of_entry(name, entry, layers) for name, entry in entries.items()}, layers, "the plan")
 
 
 def _rank_of_entry(name: str, entry: PlannedLayer, layers: Mapping[str, LayerProfile]) -> Rank | Choice | None:

@@ -198,8 +198,7 @@ REFUSED = {
     "latency.batch_size=[1,0]": "latency.batch_size=[1, 0]",
     "latency.threads=0": "latency.threads=0",
     "latency.runtime=3": "latency.runtime=3 is refused: allowed is a text, or null",
-    "~latency": "latency is missing, and jobs read it. Allowed is a mapping of batch_size, seconds, runtime, threads. "
-    "Leave it in; to go without it: latency.seconds=0",
+    "latency=null": "latency=null is refused: allowed is a mapping of batch_size, seconds, runtime, threads",
     "~logger": "logger is missing",
     "~evaluation": "evaluation is missing",
 }

@@ -37,3 +37,13 @@ def test_the_iterative_schedule_keeps_its_former_name():
         "_target_": "lowrank_exp.pruning.schedules.Molchanov",
         "macs": 0.5,
     }
+
+
+def test_budgets_of_time_that_are_null_leave_a_key_as_it_was_before_there_were_any():
+    former = {"rank": {"_target_": "lowrank_exp.rank.allocate", "policy": "knapsack", "macs": 0.5}}
+    now = {"rank": former["rank"] | {"latency": None, "latency_ms": None}}
+    assert by_content(now) == former
+    assert by_content({"rank": now["rank"] | {"latency": 0.5}})["rank"] == former["rank"] | {"latency": 0.5}
+    assert by_content({"factorize": now}) == {"factorize": former}
+    own = {"rank": {"_target_": "mine.rank", "latency": None}}
+    assert by_content(own) == own

@@ -376,9 +376,8 @@ def test_a_plan_keeps_its_times_in_a_file_and_replays_without_any(tmp_path):
     read = Plan.read(path)
     assert read == plan
     assert (read.predicted_ms, read.remaining("latency")) == (9.0, 0.5)
-    kept = Plan({name: one for name, one in plan.layers.items() if name in untimed()})
-    replayed = allocate(untimed(), "fixed", ranks=kept)
-    assert replayed.ranks == kept.ranks
+    replayed = allocate(untimed(), "fixed", ranks=path)
+    assert replayed.ranks == {name: rank for name, rank in plan.ranks.items() if name in untimed()}
     assert (replayed.runtime, replayed.predicted_ms) == (None, None)
     with pytest.raises(
         ValueError, match="conv1: its time was not measured, so what remains of the network's is not kn"

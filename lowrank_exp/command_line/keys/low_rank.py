@@ -116,6 +116,8 @@ ALLOCATE: dict[str, k.Kind] = {
     "macs": _BUDGET,
     "weights": _BUDGET,
     "bytes": _BUDGET,
+    "latency": _BUDGET,
+    "latency_ms": k.or_null(k.number(0, k.MILLION, above=True)),
     "multiple": k.or_null(k.whole(1)),
     "over": k.one_of("all", "conv"),
     "ranks": k.either(k.null, k.text, k.named(_RANK, "layer"), k.Target()),
@@ -144,6 +146,14 @@ RECONSTRUCT = k.Record(
         "memory": k.whole(1, 2**60),
     },
     optional=("images", "batch_size", "asymmetric", "positions", "schedule", "cutoff", "memory"),
+)
+LATENCY = k.Record(
+    {
+        "batch_size": k.either(k.whole(1, 10_000), k.some(k.whole(1, 10_000))),
+        "seconds": k.number(0, 3600),
+        "runtime": k.or_null(k.text),
+        "threads": k.or_null(k.whole(1, 1024)),
+    }
 )
 MEASURE = k.Record(
     {

@@ -1,7 +1,7 @@
 """Keys of phases."""
 
 from lowrank_exp.command_line.keys import kinds as k
-from lowrank_exp.command_line.keys.low_rank import DECOMPOSITION, MEASURE, RECONSTRUCT
+from lowrank_exp.command_line.keys.low_rank import DECOMPOSITION, LATENCY, MEASURE, RECONSTRUCT
 from lowrank_exp.command_line.keys.networks import SEEDS
 from lowrank_exp.command_line.keys.training import NAMES, TRAIN
 
@@ -32,6 +32,7 @@ PHASES: dict[str, dict[str, k.Kind]] = {
         "rank": k.Target(),
         "measure": MEASURE,
         "reconstruct": RECONSTRUCT,
+        "latency": LATENCY,
     },
     "lowrank_exp.phases.Recompose": {"layers": k.many(k.text)},
     "lowrank_exp.phases.Recalibrate": {"max_images": k.whole(2, 10**8), "batch_size": k.whole(1)},

@@ -53,14 +53,7 @@ ROOT = k.Record(
         "debug": k.boolean,
         "tags": k.many(k.text),
         "evaluation": k.Record({"batch_size": k.whole(1)}),
-        "latency": k.Record(
-            {
-                "batch_size": k.either(k.whole(1, 10_000), k.some(k.whole(1, 10_000))),
-                "seconds": k.number(0, 3600),
-                "runtime": k.or_null(k.text),
-                "threads": k.or_null(k.whole(1, 1024)),
-            }
-        ),
+        "latency": low_rank.LATENCY,
         "export": k.either(k.null, k.text, k.many(k.text)),
         "store": k.Record({"exact": k.boolean}),
         "paths": k.Record({"outputs": k.text, "store": k.text, "cache": k.text}),

@@ -16,12 +16,12 @@ from torch import nn
 
 from lowrank_exp.decomposition import decomposition_named
 from lowrank_exp.network.copying import copy_network
+from lowrank_exp.network.cost import OUTSIDE_TIME
 from lowrank_exp.network.wrappers import set_layer_
 from lowrank_exp.rank.budget import Choice
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.offer import Cost
 
-OUTSIDE_TIME = "(time outside layers)"
 TRUST = 0.02  # relative error of a whole network's time that counts as much as an alpha that is off by 0.2
 ALPHA = (0.25, 4.0)  # an alpha outside these is no correction any more
 
