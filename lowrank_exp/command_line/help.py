@@ -17,6 +17,8 @@ lowrank-exp: train a network, make it smaller, measure what that cost.
   lowrank-exp                                          LeNet-5 on digits to half its MACs, in a minute
   lowrank-exp model=resnet20 rank=energy rank.macs=0.4 any key below is an override, any group a choice
   lowrank-exp -m rank.macs=0.3,0.5 seed=0,1,2          a sweep; the same command again goes on where it was
+  lowrank-exp export=onnx latency.runtime=onnxruntime  the small network as a file, and how fast its runtime is
+  lowrank-exp method=evaluate model.weights=small.onnx an exported file measured by itself
   lowrank-exp experiment=digits_budgets                a table: the experiment carries its own sweep
   lowrank-report outputs/digits_budgets                the table, beside the paper's where there is one
 

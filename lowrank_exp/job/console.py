@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lowrank_exp.files.exported import tell_exports
 from lowrank_exp.files.results import PhaseResult, Result
+from lowrank_exp.files.runtime_words import runtime_in_words
 from lowrank_exp.phases.estimate import Estimate, in_words
 from lowrank_exp.rank import Plan
 from lowrank_exp.rank.plan import DENSE
@@ -158,13 +159,9 @@ def _tell_latency(result: Result) -> list[str]:
     last = next((phase for phase in reversed(result.phases) if phase.latency), None)
     if last is None:
         return []
-    runtime, device = last.runtime, result.environment["device"]
-    threads = f"{runtime['threads']} thread{'' if runtime['threads'] == 1 else 's'}"
+    how = f"{result.environment['device']}, {runtime_in_words(last.runtime)}"
     first, *others = [one["batch_size"] for one in last.latency]
-    lines = [
-        f"ms: latency, median of one forward pass at batch {first} "
-        f"({runtime['name']} {runtime['version']}, {device}, {threads})."
-    ]
+    lines = [f"ms: latency, median of one forward pass at batch {first} ({how})."]
     for place, size in enumerate(others, start=1):
         times = [
             f"{phase.name} {phase.latency[place]['median_ms']:.3f}"

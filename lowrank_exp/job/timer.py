@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from lowrank_exp.files.results import Result
+from lowrank_exp.files.runtime_words import runtime_in_words
 from lowrank_exp.machine.environment import latency_conditions
 from lowrank_exp.runtime import Prepared, runtime_named, time_passes
 from lowrank_exp.runtime.measurement import describe, prepare
@@ -44,10 +45,9 @@ class Timer:
         return describe(self.runtime, self.threads)
 
     def __str__(self) -> str:
-        told, sizes = self.describe(), " and ".join(map(str, self.batch_sizes))
-        threads = f"{told['threads']} thread{'' if told['threads'] == 1 else 's'}"
-        way = "the network as it is" if self.runtime is None else "batch norms folded"
-        return f"{told['name']} {told['version']} ({way}), {threads}, batch {sizes}, {self.seconds:g} s each"
+        sizes = " and ".join(map(str, self.batch_sizes))
+        way = "the network as it is" if self.runtime is None else "at its best"
+        return f"{runtime_in_words(self.describe())}, {way}, batch {sizes}, {self.seconds:g} s each"
 
     def conditions(self) -> dict[str, Any]:
         """What a time depends on beside the network, as plain values."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from lowrank_exp.files.results import PhaseResult, Result
+from lowrank_exp.files.runtime_words import runtime_in_words
 from lowrank_exp.report.quantities import dense_and_compressed
 
 FORMER = "torch"  # what results of versions before there were several were timed by: the network as it is
@@ -22,11 +23,7 @@ def timed_by(result: Result, phase: str | None = None) -> str:
     if last.latency_ms is None:
         return ""
     runtime = last.runtime or _former(result)
-    name, version, threads = (runtime.get(key) for key in ("name", "version", "threads"))
-    words = [" ".join(str(word) for word in (name, version) if word is not None)]
-    if threads is not None:
-        words.append(f"{threads} thread{'' if threads == 1 else 's'}")
-    return ", ".join([*words, f"batch {_batch_size(result, last)}"])
+    return f"{runtime_in_words(runtime)}, batch {_batch_size(result, last)}"
 
 
 def _former(result: Result) -> Mapping:

@@ -103,7 +103,7 @@ def test_dry_run_tells_what_would_be_timed_and_exported(command, tmp_path, capsy
     assert command(*SMOKE[:-1], "method=evaluate", "dry_run=true", "export=[onnx]", *timed) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "latency of every phase: onnxruntime " in said
-    assert "(batch norms folded), 1 thread, batch 1 and 8, 0.5 s each" in said
+    assert ", 1 thread, at its best, batch 1 and 8, 0.5 s each" in said
     assert "model.onnx, compared on validation images" in said
     assert not list((tmp_path / "outputs").glob("**/model.onnx"))
 

@@ -21,7 +21,7 @@ def test_result_tells_times_runtime_and_conditions_which_are_renewed_with_them(c
     path, plain = run()
     assert (plain.runtime["name"], plain.runtime["threads"]) == ("torch", 1)
     assert [one["batch_size"] for one in plain.latency] == [1]
-    assert "one forward pass at batch 1 (torch " in capsys.readouterr().out
+    assert "one forward pass at batch 1 (cpu, torch " in capsys.readouterr().out
 
     path, eager = run("latency.runtime=eager", "latency.batch_size=[4,1]")
     assert eager.runtime["name"] == "eager"
