@@ -43,7 +43,8 @@ def only_used(config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str
 
 
 def without_idle_timing(node: Any) -> Any:
-    """A phase's configuration without `latency`, by what it would measure times, where its ranks have no such budget.
+    """A phase's configuration without `latency`, by what it would measure times, where it has no budget of time:
+    neither for its ranks nor for its pruning.
 
     Where they have one, how long a time is measured stays out: it decides nothing.
 
@@ -55,11 +56,12 @@ def without_idle_timing(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     kept = {key: without_idle_timing(value) for key, value in node.items()}
-    rank, latency = kept.get("rank"), kept.get("latency")
-    if not isinstance(rank, Mapping) or not isinstance(latency, Mapping):
+    latency = kept.get("latency")
+    choosers = [part for name in ("rank", "schedule") if isinstance(part := kept.get(name), Mapping)]
+    if not choosers or not isinstance(latency, Mapping):
         return kept
     del kept["latency"]
-    if any(rank.get(bound) is not None for bound in ("latency", "latency_ms")):
+    if any(part.get(bound) is not None for part in choosers for bound in ("latency", "latency_ms")):
         kept["latency"] = {key: value for key, value in latency.items() if key != "seconds"}
     return kept
 

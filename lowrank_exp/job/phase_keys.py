@@ -6,7 +6,6 @@ from typing import Any
 
 from lowrank_exp.files.whole import file_digest
 
-LATER_BUDGETS = ("latency", "latency_ms")  # of rank policies, which outcomes stored before them do not have either
 LATER = ("stochastic_depth", "quant_noise", "distill")  # options of phases that outcomes stored before them do not have
 
 # Classes that have moved since outcomes of theirs were first stored: the keys, and with them the seeds, stay.
@@ -29,6 +28,12 @@ FORMER_OPTIONS = {
     "lowrank_exp.pruning.schedules.OneShot": {"share": "rate"},
     "lowrank_exp.pruning.schedules.RePr": {"share": "p"},
     "lowrank_exp.pruning.schedules.SFP": {"share": "P"},
+}
+
+# Options that outcomes stored before them do not have, by class: left out where they are null.
+LATER_OPTIONS = {
+    "lowrank_exp.pruning.schedules.Iterative": ("latency",),
+    "lowrank_exp.rank.allocate": ("latency", "latency_ms"),
 }
 
 # Parts of a training, whose `_target_` may be left out.
@@ -62,8 +67,8 @@ def _by_content(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         former = FORMER_OPTIONS.get(str(value.get("_target_")), {})
         kept = {name: item for name, item in value.items() if not _may_be_left_out(name, item)}
-        if value.get("_target_") == "lowrank_exp.rank.allocate":
-            kept = {name: item for name, item in kept.items() if name not in LATER_BUDGETS or item is not None}
+        later = LATER_OPTIONS.get(str(value.get("_target_")), ())
+        kept = {name: item for name, item in kept.items() if name not in later or item is not None}
         return {former.get(name, name): _by_content(item, str(name)) for name, item in kept.items()}
     if key == "_target_":
         return FORMER_HOMES.get(value, value)

@@ -1,7 +1,7 @@
 """The phases of pruning: a training in which filters go, and the removal of those that are silent."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,12 +11,14 @@ from lowrank_exp.checks import whole
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal, walked
+from lowrank_exp.phases.timing import clock_of
 from lowrank_exp.phases.train import Train
 from lowrank_exp.pruning import channel_groups, keepable, remove_
 from lowrank_exp.pruning.criteria import Oracle, WeightCriterion, WeightedSum
 from lowrank_exp.pruning.criteria.bn_scale import norms_behind
-from lowrank_exp.pruning.schedules import Schedule
+from lowrank_exp.pruning.schedules import Schedule, View
 from lowrank_exp.pruning.silent import silent_channels
+from lowrank_exp.pruning.times import DENSE, LEFT, PrunedTimes
 from lowrank_exp.training import FirstImages, Pruner, Pruning
 from lowrank_exp.training.probes.ranking_pace import filters, ranking_seconds
 
@@ -36,6 +38,8 @@ class Prune(Phase):
         images: for criteria that look at data: training images, other ones for every ranking, or all where there are
             fewer; without augmentation. For the oracle: validation images, the same for every ranking.
         batch_size: of these.
+        latency: by what times are measured, if the schedule has a target for them: `runtime`, `threads`, `batch_size`;
+            as `latency` of the configuration.
     """
 
     version: ClassVar[int] = 2
@@ -47,6 +51,7 @@ class Prune(Phase):
     ignored: Sequence[str] = ()
     images: int = 1000
     batch_size: int = 128
+    latency: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("images", "batch_size"):
@@ -74,6 +79,14 @@ class Prune(Phase):
             return "the oracle measures losses"
         return "the accuracy that is its target is measured" if getattr(self.schedule, "accuracy", None) else ""
 
+    @property
+    def bounds_time(self) -> bool:
+        """Whether the schedule has a target for measured time."""
+        return getattr(self.schedule, "latency", None) is not None
+
+    def conditions(self) -> dict[str, Any]:
+        return clock_of(self.latency).conditions if self.bounds_time else {}
+
     def check_steps(self, network: nn.Module, example: Tensor, images: int) -> None:
         batches = -(-images // self.train.recipe.batch_size)
         view = self.pruning(example).view(network)
@@ -93,6 +106,9 @@ class Prune(Phase):
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         pruning = self._with_images(setting)
+        if self.bounds_time:
+            clock = clock_of(self.latency, times=setting.times, progress=setting.progress)
+            pruning = replace(pruning, times=PrunedTimes(clock, network, setting.example))
         before = pruning.view(network).dense_macs
         done = Done()
         if self.train.recipe.epochs:
@@ -102,8 +118,11 @@ class Prune(Phase):
         after = replace(pruning.view(network), dense_macs=before)
         after.accuracies = [line["val_accuracy"] for line in done.history if line["val_accuracy"] is not None]
         missed_target = [missed] if (missed := self.schedule.missed(after)) else []
-        values = revival_figures(done.history)
-        return replace(done, values=values, warnings=[*done.warnings, *missed_target], missed=bool(missed_target))
+        remarks = [] if missed_target else self.schedule.remarks(after)
+        values = revival_figures(done.history) | (time_figures(after) if self.bounds_time else {})
+        return replace(
+            done, values=values, warnings=[*done.warnings, *missed_target, *remarks], missed=bool(missed_target)
+        )
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         training = self.train.rehearse(network, setting)
@@ -111,9 +130,9 @@ class Prune(Phase):
         view = pruning.view(network)
         batches = -(-setting.data.sizes["train"] // self.train.recipe.batch_size)
         rankings = self.schedule.rankings(view, -(-batches // self.train.recipe.accumulate), self.train.recipe.epochs)
-        parts, unknown = [*training.parts], ""
+        parts, unknown = [*training.parts], ["the times of networks with fewer channels"] * self.bounds_time
         if self.criterion is None or rankings is None or pruning.batches is None:
-            unknown = f"the rankings of {type(self.schedule).__name__}"
+            unknown.append(f"the rankings of {type(self.schedule).__name__}")
         elif isinstance(self.criterion, WeightCriterion):
             seconds = ranking_seconds(network, view.layers, self.criterion, pruning.batches(0), 1, setting.device)
             parts.append((f"{rankings:,} rankings of filters", rankings * seconds))
@@ -128,7 +147,7 @@ class Prune(Phase):
         return Rehearsal(
             walked(network, setting.example, self.walk_),
             parts,
-            unknown,
+            " and ".join(unknown),
             same_weights=False,
             epochs=self.train.recipe.epochs,
         )
@@ -150,6 +169,13 @@ class Prune(Phase):
     def pruning(self, example: Tensor) -> Pruning:
         """What the training is told, but for the images; `example` is one of them, `(1, C, ...)`."""
         return Pruning(self.schedule, tuple(example.shape[1:]), self.layers, tuple(self.ignored), example=example)
+
+
+def time_figures(view: View) -> dict[str, float]:
+    """What remains of the time, as a fraction and in milliseconds, and what the network took before: as measured."""
+    ms = view.known_times.milliseconds({LEFT: view.cut()})
+    left, dense = ms[LEFT], ms[DENSE]
+    return {"latency_left": left / dense, "latency_left_ms": left, "latency_dense_ms": dense}
 
 
 def revival_figures(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

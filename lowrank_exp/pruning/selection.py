@@ -6,6 +6,8 @@ layer, or a group of coupled channels by its name; scores are `{target: s_O}`, t
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -62,6 +64,7 @@ def pick_lowest(
     *,
     gone: Mapping[str, Sequence[int]] | None = None,
     groups: Iterable[ChannelGroup] = (),
+    together: int = 1,
 ) -> Chosen:
     """The n filters of the lowest scores over all targets, but never a target's last one.
 
@@ -76,14 +79,19 @@ def pick_lowest(
             in each of their groups (`ChannelGroup.blocks`), one channel of every part goes at a time, the lowest of
             each, at the mean of their scores. A channel stays without which one of its layers would have no filter
             left (`ChannelGroup.emptied`). In both cases others go in their place, so that up to n go.
+        together: so many filters of a target go together, at the mean of their scores, and so many of it stay. What it
+            has beyond a multiple of them goes first. Up to n go.
 
     Raises:
         ValueError: n is not such a number, more than can go, a score is not a number, or parts do not fit one another.
 
     >>> pick_lowest({"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([0.5, 0.3, 0.9])}, 2)
     {'a': (0,), 'b': (1,)}
+    >>> pick_lowest({"a": torch.tensor([0.1, 0.2, 0.6, 0.3, 0.4])}, 4, together=2)
+    {'a': (0, 1, 3)}
     """
     whole("n", n, 0, f"n={n!r} is not a number of filters: 0 or more")
+    whole("together", together)
     gone = gone or {}
     coupled = {group.name: group for group in groups if group.name in scores}
     uneven = {name: group for name, group in coupled.items() if _uneven(group)}
@@ -91,7 +99,7 @@ def pick_lowest(
     left: dict[str, int] = {}
     for target, s_O in scores.items():
         blocks = coupled[target].blocks if target in coupled else ()
-        units = _units(target, s_O, gone.get(target, ()), blocks)
+        units = _join(_units(target, s_O, gone.get(target, ()), blocks), together)
         ranked += [(score, target, unit) for score, unit in units]
         left[target] = len(units)
     ranked.sort(key=lambda entry: entry[0])
@@ -192,6 +200,16 @@ def _units(target: str, s_O: Tensor, gone: Iterable[int], blocks: Sequence) -> l
     ordered = [sorted(part, key=lambda c: (values[c], c)) for part in left]
     together = [tuple(unit) for unit in zip(*ordered, strict=True)]
     return [(sum(values[c] for c in unit) / len(unit), unit) for unit in together]
+
+
+def _join(units: list[tuple[float, Unit]], together: int) -> list[tuple[float, Unit]]:
+    """So many channels in one unit, the lowest in the first, which has what is beyond a multiple of them."""
+    if together == 1 or not units:
+        return units
+    size = max(1, together // len(units[0][1]))
+    edges = [0, *range(len(units) % size or size, len(units) + 1, size)]
+    joined = [units[low:high] for low, high in pairwise(edges)]
+    return [(fmean(score for score, _ in some), tuple(c for _, unit in some for c in unit)) for some in joined]
 
 
 def parts(C: int, blocks: Sequence) -> list[list[int]]:

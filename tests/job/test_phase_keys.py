@@ -45,5 +45,10 @@ def test_budgets_of_time_that_are_null_leave_a_key_as_it_was_before_there_were_a
     assert by_content(now) == former
     assert by_content({"rank": now["rank"] | {"latency": 0.5}})["rank"] == former["rank"] | {"latency": 0.5}
     assert by_content({"factorize": now}) == {"factorize": former}
+    target = "lowrank_exp.pruning.schedules.Iterative"
+    timed = {"schedule": {"_target_": target, "macs": 0.5, "latency": None}}
+    assert by_content(timed)["schedule"] == {"_target_": target.replace("Iterative", "Molchanov"), "macs": 0.5}
+    timed["schedule"]["latency"] = 0.7
+    assert by_content(timed)["schedule"]["latency"] == 0.7
     own = {"rank": {"_target_": "mine.rank", "latency": None}}
     assert by_content(own) == own

@@ -205,3 +205,36 @@ def test_a_target_out_of_reach_ends_before_any_training(command, tmp_path, capfd
     assert "7 steps (1 epochs of 7)" in capfd.readouterr().err
     assert command(*FEW_STEPS, "finetune.epochs=0") == 1
     assert "this one has 0 epochs" in capfd.readouterr().err
+
+
+BY_TIME = (
+    *FEW,
+    "method=iterative",
+    "pruning/criterion=l2",
+    "pruning.updates=4",
+    "pruning.latency=0.8",
+    "latency.runtime=onnxruntime",
+    "latency.batch_size=32",
+)
+
+
+def test_pruning_goes_on_until_the_network_takes_less_time(command, tmp_path):
+    assert command(*BY_TIME, "pruning.macs=null") == 0
+    result, _, _ = job(tmp_path / "outputs")
+    train, prune, _ = result.phases
+    assert prune.macs < train.macs
+    assert prune.values["latency_left"] <= 0.8 * 1.01
+    assert prune.values["latency_left"] == prune.values["latency_left_ms"] / prune.values["latency_dense_ms"]
+    assert not any("of the time" in warning for warning in prune.warnings)
+    assert result.config["method"]["phases"]["prune"]["latency"] == {
+        "batch_size": 32,
+        "runtime": "onnxruntime",
+        "threads": None,
+    }
+
+
+def test_a_dry_run_measures_no_times(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.delattr("lowrank_exp.pruning.times.time_interleaved")
+    assert command(*BY_TIME, "dry_run=true", "progress=true") == 0
+    printed = capsys.readouterr()
+    assert "without the times of networks with fewer channels" in " ".join((printed.out + printed.err).split())

@@ -1,18 +1,14 @@
 """Profiles with times: by a made-up runtime whose times are known, and by one that is there."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lowrank_exp import profile
-from lowrank_exp.network.cost import network_cost
 from lowrank_exp.rank import Choice, TimeStore, predict_ms, with_times
 from lowrank_exp.rank.times.whole import OUTSIDE_TIME, TimedPlan, copy_at, fit_whole
-from lowrank_exp.runtime import Kernel, Prepared, Runtime, Timing
+from support.counting import Counted, Counting, timing
 
 X = torch.zeros(1, 16, 8, 8)
 SLOWER, REST = 1.25, 0.5  # of layers inside networks, and milliseconds between layers
@@ -23,53 +19,13 @@ def network():
     return nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.Flatten())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Counting(Runtime):
-    """A millisecond for a million MACs of an image, of channels rounded up to blocks of 16."""
-
-    name: ClassVar[str] = "counting"
-
-    def describe(self):
-        return {"name": self.name, "version": "1", "threads": self.thread_count}
-
-    def prepare(self, network, example):
-        return Counted(network, example)
-
-
-class Counted(Prepared):
-    asked: ClassVar[list] = []
-
-    def __init__(self, network, example):
-        self.network, self.example = network, example
-        Counted.asked.append(network)
-
-    def __call__(self, x):
-        return self.network(x)
-
-    def run(self):
-        pass
-
-    @property
-    def ms(self):
-        macs = 0
-        for name, cost in network_cost(self.network, self.example).layers.items():
-            conv = self.network.get_submodule(name)
-            wide = [-(-channels // 16) * 16 for channels in (conv.in_channels, conv.out_channels)]
-            macs += cost.macs * wide[0] * wide[1] / (conv.in_channels * conv.out_channels)
-        return macs * len(self.example) / 1e6
-
-    def kernel_times(self, passes):
-        return [Kernel("a", "Pool", 9.0), Kernel("b", "Conv", self.ms), Kernel("c", "Pool", 9.0)]
-
-
 @pytest.fixture
 def whole(monkeypatch):
     """Whole networks take a quarter more than their layers, and half a millisecond."""
     Counted.asked.clear()
 
     def time(prepared, *, seconds):
-        ms = SLOWER * prepared.ms + REST
-        return Timing(ms, ms, 0.0, 5, 0.0)
+        return timing(SLOWER * prepared.ms + REST)
 
     monkeypatch.setattr("lowrank_exp.rank.times.clock.time_passes", time)
 

@@ -75,6 +75,7 @@ PHASES: dict[str, dict[str, k.Kind]] = {
         "ignored": k.many(k.text),
         "images": _IMAGES,
         "batch_size": k.whole(1),
+        "latency": LATENCY,
     },
     "lowrank_exp.phases.Remove": {"prune": k.Target()},
     "lowrank_exp.phases.Rewind": {

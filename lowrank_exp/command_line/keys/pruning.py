@@ -37,6 +37,7 @@ SCHEDULES: dict[str, dict[str, k.Kind]] = {
     "lowrank_exp.pruning.schedules.Iterative": {
         "criterion": k.Target(),
         "macs": k.or_null(OPEN),
+        "latency": k.or_null(OPEN),
         "accuracy": k.or_null(OPEN),
         "filters": k.or_null(k.whole(1)),
         "updates": k.whole(1, 100_000),

@@ -7,28 +7,36 @@ from lowrank_exp.checks import fraction, one_of, positive, whole
 from lowrank_exp.pruning.combine import FORMS, normalise, take_off_costs
 from lowrank_exp.pruning.criteria import Taylor
 from lowrank_exp.pruning.schedules.bound import MostSaved
+from lowrank_exp.pruning.schedules.goal import Goal, find_block, measure_on_the_way, pick_by_time, pick_fewest
 from lowrank_exp.pruning.schedules.schedule import Action, Moment, Remove, Schedule
 from lowrank_exp.pruning.schedules.view import Criterion, View
-from lowrank_exp.pruning.selection import Chosen, pick_lowest
 
 MEGA = 1e6
-TOLERANCE = 0.01  # of a target for MACs, within which it is met
+TOLERANCE = 0.01  # of a target for MACs or time, within which it is met
+SPENT = 0.95  # of a target, from which on it counts as used up
+WORDS = {"macs": "MACs", "latency": "time"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Iterative(Schedule):
     """Every `updates` steps the `filters` coupled channels of the lowest scores are removed, until a target is met.
 
-    The last time only as many go as the target for MACs asks for. After it the training goes on to its last epoch.
-    With `filters` None as many go every time as keep the MACs on a straight line to their target, which is met after
-    three quarters of the steps.
+    The last time only as many go as the targets for MACs and time ask for. After it the training goes on to its last
+    epoch. With `filters` None as many go every time as keep MACs and time on straight lines to their targets, which are
+    met after three quarters of the steps.
+
+    Time is that of the network on a runtime, as a fraction of the time at the beginning: measured at steps of the MACs
+    and at the end, predicted from the MACs between (`PrunedTimes`). Where there is a target for it and `filters` is
+    None, channels go in blocks as the runtime computes them (`find_block`).
 
     Args:
         criterion: ranks filters; the paper's is `Taylor`.
         macs: target: the fraction of the MACs at the beginning that may remain, in (0, 1); None: none.
+        latency: target: the fraction of the time at the beginning that may remain, in (0, 1); None: none. With `macs`
+            both hold in the end.
         accuracy: target: nothing more is removed after an epoch whose validation accuracy (a fraction) is below it;
-            None: none. With both, the first one met counts.
-        filters: channels removed at a time, at least 1; None: as many as reach the target for MACs in time.
+            None: none. With others, the first one met counts.
+        filters: channels removed at a time, at least 1; None: as many as reach the targets for MACs and time.
         updates: steps from one time to the next, at least 1.
         form: brings the scores of layers to one measure, see `combine.normalise`; the paper's is `l2`.
         cost_weight: lambda, taken off a score for every million MACs that its channel costs at that moment; 0: none.
@@ -50,6 +58,7 @@ class Iterative(Schedule):
 
     criterion: Criterion = field(default_factory=Taylor)
     macs: float | None = 0.5
+    latency: float | None = None
     accuracy: float | None = None
     filters: int | None = 1
     updates: int = 30
@@ -62,15 +71,22 @@ class Iterative(Schedule):
             whole("Iterative: filters", self.filters)
         whole("Iterative: updates", self.updates)
         one_of("Iterative: form", self.form, FORMS)
-        if self.macs is None and self.accuracy is None:
-            raise ValueError("Iterative: there is no target: set macs or accuracy")
-        if self.macs is None and self.filters is None:
-            raise ValueError("Iterative: filters=None needs a target for MACs: set macs, or a number of filters")
-        for option in ("macs", "accuracy"):
+        if not self.goal and self.accuracy is None:
+            raise ValueError("Iterative: there is no target: set macs, latency or accuracy")
+        if not self.goal and self.filters is None:
+            raise ValueError(
+                "Iterative: filters=None needs a target for MACs or time: set macs or latency, or a number of filters"
+            )
+        for option in ("macs", "latency", "accuracy"):
             value = getattr(self, option)
             if value is not None:
                 fraction(option, value, f"Iterative: {option}={value!r} is not a fraction between 0 and 1", one=False)
         positive("Iterative: cost_weight", self.cost_weight, zero=True)
+
+    @property
+    def goal(self) -> Goal:
+        """What may be left in the end."""
+        return Goal(self.macs, self.latency)
 
     def check(self, view: View, steps_per_epoch: int, epochs: int) -> None:
         steps = steps_per_epoch * epochs
@@ -79,23 +95,27 @@ class Iterative(Schedule):
                 "Iterative: filters go between the steps of a training, and this one has 0 epochs: give it some, or "
                 "take one-shot pruning, which needs none"
             )
-        if self.macs is None:
-            if epochs < 2:
-                raise ValueError(
-                    f"Iterative: accuracy={self.accuracy} is looked at between epochs, and the training has one: give "
-                    "it more, or set macs"
-                )
-            self._check_updates(steps)
-            return
-        least = view.macs(view.without({group.name: range(group.channels) for group in view.groups})) / view.dense_macs
-        if least > self.macs:
+        if not self.goal and epochs < 2:
             raise ValueError(
-                f"Iterative: macs={self.macs} cannot be reached: with one channel left of every group, {least:.3f} of "
-                "the MACs remain. Raise macs, or prune other layers too"
+                f"Iterative: accuracy={self.accuracy} is looked at between epochs, and the training has one: give "
+                "it more, or set macs"
             )
+        self._check_reach(view)
         self._check_updates(steps)
-        if self.filters is not None:
+        if self.macs is not None and self.filters is not None:
             self._check_steps(self.macs, MostSaved(view), steps_per_epoch, epochs)
+
+    def _check_reach(self, view: View) -> None:
+        """Nothing, if one channel of every group is few enough; its time is not known where nothing is measured."""
+        keep = view.without({group.name: range(group.channels) for group in view.groups})
+        ways = {"macs": view.macs_left} | ({} if view.times is None else {"latency": view.time_left})
+        for option, left in ways.items():
+            target = getattr(self, option)
+            if target is not None and (least := left(keep)) > target:
+                raise ValueError(
+                    f"Iterative: {option}={target} cannot be reached: with one channel left of every group, "
+                    f"{least:.3f} of the {WORDS[option]} remain. Raise {option}, or prune other layers too"
+                )
 
     def _check_updates(self, steps: int) -> None:
         if self.updates > steps:
@@ -127,45 +147,68 @@ class Iterative(Schedule):
         """Whether nothing more is to be removed."""
         if self.accuracy is not None and any(accuracy < self.accuracy for accuracy in view.accuracies):
             return True
-        return self.macs is not None and view.macs() <= self.macs * view.dense_macs
+        return bool(self.goal) and self.goal.reached(view)
 
     def due(self, moment: Moment, view: View) -> Action | None:
         first = moment.begins and moment.step == 0
         if not first and (moment.begins or moment.step % self.updates or moment.last):
             return None
         count = sum(group.channels - 1 for group in view.groups)
-        goal = 1.0 if self.macs is None else self.macs
+        goal, last, together = self.goal, True, 1
+        if self.latency is not None:
+            measure_on_the_way(view)
         if self.filters is None:
             turns = self._turns(moment.steps_per_epoch * moment.epochs)
-            goal = 1 - (1 - self.macs) * min(1, (moment.step // self.updates + 1) / turns)
+            share = min(1, (moment.step // self.updates + 1) / turns)
+            goal, last = goal.on_the_way(share), share == 1
         else:
             count = min(self.filters, count)
-        if not count or self.met(view) or (self.filters is None and view.macs() <= goal * view.dense_macs):
+        if not count or self.met(view) or (self.filters is None and goal.holds(view)):
             return None
+        if self.filters is None and self.latency is not None:
+            together = view.known_times.block or find_block(view, self.goal)
+            view.known_times.block = together
         scores = view.of_groups(normalise(view.scores(self.criterion), self.form), self.how)
         if self.cost_weight:
             scores = take_off_costs(scores, _saved(view), self.cost_weight)
-        return Remove(view.without(self._enough(scores, count, view, goal)))
+        if self.latency is not None and last:
+            return Remove(view.without(pick_by_time(scores, count, view, self.goal, together)))
+        return Remove(view.without(pick_fewest(scores, count, view, goal, together)))
 
     def missed(self, view: View) -> str:
-        left, channels = view.macs() / view.dense_macs, sum(group.channels for group in view.groups)
+        channels = sum(group.channels for group in view.groups)
         more = "remove more filters at a time (filters=null: as many as it takes), or more often, or train for longer"
         if self.accuracy is not None and any(accuracy < self.accuracy for accuracy in view.accuracies):
             return ""
-        if self.macs is None:
+        if not self.goal:
             best = f"{min(view.accuracies):.4f} at the lowest" if view.accuracies else "not measured"
             return (
                 f"pruning went on to the end of the training: the validation accuracy was {best}, the target is "
-                f"{self.accuracy}; {left:.4f} of the MACs and {channels:,} channels remain: {more}"
+                f"{self.accuracy}; {view.macs_left():.4f} of the MACs and {channels:,} channels remain: {more}"
             )
-        if left <= self.macs * (1 + TOLERANCE):
-            return ""
-        return f"{left:.4f} of the MACs remain, the target is {self.macs}; {channels:,} channels are left: {more}"
+        left = {"macs": view.macs_left()} | ({} if self.latency is None else {"latency": view.time_left()})
+        missed = [
+            f"{left[option]:.4f} of the {WORDS[option]} remain, the target is {target}"
+            for option, target in (("macs", self.macs), ("latency", self.latency))
+            if target is not None and left[option] > target * (1 + TOLERANCE)
+        ]
+        return f"{', '.join(missed)}; {channels:,} channels are left: {more}" if missed else ""
+
+    def remarks(self, view: View) -> list[str]:
+        if self.macs is None or self.latency is None:
+            return []
+        left = view.time_left()
+        if left > self.latency * min(SPENT, view.macs_left() / self.macs):
+            return []
+        return [
+            f"{left:.4f} of the time remain, and {self.latency} may: macs={self.macs} asked for more to go. Where time "
+            "alone is to hold, set pruning.macs=null"
+        ]
 
     def rankings(self, view: View, steps_per_epoch: int, epochs: int) -> int:
         steps = steps_per_epoch * epochs
         times = len(range(0, steps, self.updates))
-        if self.macs is None:
+        if not self.goal:
             return times
         if self.filters is None:
             return min(times, self._turns(steps))
@@ -174,33 +217,19 @@ class Iterative(Schedule):
         return min(times, -(-gone // self.filters))
 
     def _turns(self, steps: int) -> int:
-        """How many times filters go until the target for MACs is met, of a training of so many steps."""
+        """How many times filters go until the targets for MACs and time are met, of a training of so many steps."""
         return len(range(0, steps * 3 // 4 + 1, self.updates))
 
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
-        if self.macs is None:
+        targets = [target for target in (self.macs, self.latency) if target is not None]
+        if not targets:
             return {}
         low, high = 0.0, 1.0  # shares: too few and enough
         for _ in range(8):
             middle = (low + high) / 2
-            small = view.macs(view.shares(middle)) <= self.macs * view.dense_macs
+            small = view.macs(view.shares(middle)) <= min(targets) * view.dense_macs  # as if time fell as they do
             low, high = (low, middle) if small else (middle, high)
         return view.shares(min(high, 1 - 1e-9))
-
-    def _enough(self, scores: dict, count: int, view: View, goal: float) -> Chosen:
-        """The `count` lowest, or the fewest with which no more than that fraction of the MACs is left."""
-        chosen = pick_lowest(scores, count, groups=view.groups)
-        if self.macs is None or view.macs(view.without(chosen)) > goal * view.dense_macs:
-            return chosen
-        few, enough = 0, count
-        while enough - few > 1:
-            middle = (few + enough) // 2
-            fewer = pick_lowest(scores, middle, groups=view.groups)
-            if view.macs(view.without(fewer)) <= goal * view.dense_macs:
-                enough, chosen = middle, fewer
-            else:
-                few = middle
-        return chosen
 
 
 def _saved(view: View) -> dict[str, float]:

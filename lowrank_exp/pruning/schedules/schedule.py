@@ -124,6 +124,10 @@ class Schedule(ABC):
         """What of the target was not met by the end of the training, with numbers; empty: nothing."""
         return ""
 
+    def remarks(self, view: View) -> list[str]:
+        """What else is to be said of a target that was met, a sentence each."""
+        return []
+
     @abstractmethod
     def stand_in(self, view: View) -> dict[str, tuple[int, ...]]:
         """By group how many channels will be left in the end, as nearly as can be told without weights.

@@ -11,13 +11,15 @@ from lowrank_exp.edits import Factorize, edits_of
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.network.cost import CONVOLUTIONS, LAYERS, network_cost, out_channels
 from lowrank_exp.network.names import by_layer
-from lowrank_exp.network.shapes import by_shapes
+from lowrank_exp.network.shapes import by_shapes, meta_copy
 from lowrank_exp.pruning.counting import removed_macs
 from lowrank_exp.pruning.coupling import channel_groups
 from lowrank_exp.pruning.criteria import DataCriterion, Oracle, WeightCriterion, WeightedSum, filter_scores
 from lowrank_exp.pruning.groups import ChannelGroup, Filters
 from lowrank_exp.pruning.mask import keepable
+from lowrank_exp.pruning.remove import remove_
 from lowrank_exp.pruning.selection import count_share, group_scores
+from lowrank_exp.pruning.times import PrunedTimes
 
 Criterion = WeightCriterion | DataCriterion | WeightedSum | Oracle
 RANKS = "ranks"  # stands for the factors of decomposed layers that put out a rank's channels
@@ -41,6 +43,7 @@ class View:
         masked: the filters that are silent now.
         first: what was silenced the first time; None: nothing yet.
         accuracies: on validation images, of every epoch that is done; empty where there are none.
+        times: of what is left of it; None: they are not to be known, as on the meta device.
     """
 
     network: nn.Module
@@ -55,6 +58,7 @@ class View:
     masked: Filters = field(default_factory=dict)
     first: Filters | None = None
     accuracies: list[float] = field(default_factory=list)
+    times: PrunedTimes | None = None
 
     @classmethod
     def of(
@@ -132,6 +136,32 @@ class View:
         if not keep:
             return _macs(self.network, self.example)
         return removed_macs(self.network, keep, self.example, groups=self.groups)
+
+    def macs_left(self, keep: Mapping[str, Sequence[int]] | None = None) -> float:
+        """The fraction of the MACs at the beginning."""
+        return self.macs(keep) / self.dense_macs
+
+    def time_left(self, keep: Mapping[str, Sequence[int]] | None = None) -> float:
+        """The fraction of the time at the beginning that the network takes, or what `keep` would leave of it: measured.
+
+        Raises:
+            ValueError: there are no times.
+        """
+        return self.known_times.time(self.cut(keep), self.macs_left(keep))
+
+    def cut(self, keep: Mapping[str, Sequence[int]] | None = None) -> nn.Module:
+        """The shapes of what `keep` would leave of the network."""
+        shapes = meta_copy(self.network)
+        if keep:
+            remove_(shapes, keep, groups=self.groups)
+        return shapes
+
+    @property
+    def known_times(self) -> PrunedTimes:
+        """The times, where there are some."""
+        if self.times is None:
+            raise ValueError("a target of time needs a runtime that measures it: give the pruning its times")
+        return self.times
 
     def shares(self, p: float) -> dict[str, tuple[int, ...]]:
         """By group which channels stay when the first floor(p C) of each go; groups that stay whole are left out."""

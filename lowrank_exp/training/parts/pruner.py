@@ -1,7 +1,7 @@
 """Pruning at work in a fit: carries out what a schedule asks for, on the network and what the optimizer remembers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from lowrank_exp.pruning.mask import Masks
 from lowrank_exp.pruning.remove import remove_
 from lowrank_exp.pruning.renumber import renumber
 from lowrank_exp.pruning.schedules import Action, Mask, Moment, Remove, Revive, Schedule, View, Zero
+from lowrank_exp.pruning.times import PrunedTimes
 from lowrank_exp.pruning.where_read import where_read
 from lowrank_exp.surgery import replay_
 from lowrank_exp.training import generators
@@ -40,6 +41,7 @@ class Pruning(Part):
         held_out: images and labels for the oracle.
         folder: where the oracle keeps what it has measured, see `View`.
         example: an image, `(1, C, ...)`, where the network does not take one of zeros.
+        times: of what is left of the network, for schedules with a target for them.
     """
 
     name: ClassVar[str] = "pruning"
@@ -52,6 +54,7 @@ class Pruning(Part):
     held_out: Iterable | None = None
     folder: Path | None = None
     example: Tensor | None = field(default=None, compare=False)
+    times: PrunedTimes | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.schedule}, layers {self.layers}, ignored {list(self.ignored)}"
@@ -79,7 +82,8 @@ class Pruning(Part):
 
     def view(self, network: nn.Module) -> View:
         """The network as the schedule sees it, before anything has been pruned."""
-        return View.of(network, self.input_shape, self.layers, self.ignored, self.batches, self.example)
+        view = View.of(network, self.input_shape, self.layers, self.ignored, self.batches, self.example)
+        return replace(view, times=self.times)
 
 
 class Pruner(AtWork):
@@ -180,7 +184,7 @@ class Pruner(AtWork):
             "revived": _lists(self.revived),
             "rankings": self.view.rankings,
             "old": self.old,
-        }
+        } | ({} if self.view.times is None else {"times": self.view.times.state()})
 
     # -- what is done -------------------------------------------------------------------------------------------------
 
@@ -294,6 +298,8 @@ class Pruner(AtWork):
         self.view.first = None if stored["first"] is None else _plain(stored["first"])
         self.revived = _plain(stored["revived"])
         self.old = {layer: weight.to(device) for layer, weight in stored["old"].items()}
+        if self.view.times is not None:
+            self.view.times.take_up(stored["times"])
         if stored["held"]:
             self.masks = Masks(self.network, self.view.groups, self.view.masked)
 

@@ -10,14 +10,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lowrank_exp import measure, models
 from lowrank_exp.pruning import channel_groups, remove_
-from lowrank_exp.pruning.criteria import Orthogonality, Taylor
+from lowrank_exp.pruning.criteria import L2, Orthogonality, Taylor
 from lowrank_exp.pruning.null_space import NullSpace
 from lowrank_exp.pruning.schedules import AGP, SFP, Iterative, Mask, OneShot, Remove, RePr
 from lowrank_exp.pruning.silent import silent_channels
+from lowrank_exp.pruning.times import PrunedTimes
+from lowrank_exp.rank.times.clock import Clock
 from lowrank_exp.training import Pruner, Pruning
 from lowrank_exp.training.parts.optimizer_surgery import follow_removal_
 from lowrank_exp.training.parts.part import Running
 from lowrank_exp.training.schedules import cosine
+from support.counting import Counting, interleaved
 from support.fits import fit_by_options_
 
 SHAPE = (3, 8, 8)
@@ -366,3 +369,26 @@ def test_filters_of_blocks_that_are_skipped_at_random():
     assert len(history) == 2
     with pytest.raises(ValueError, match=r"stochastic_depth is given, .*set stochastic_depth=null"):
         fit(Iterative(), stochastic_depth={"last": 0.8}, net=models.cifar_resnet(depth=8, num_classes=4))
+
+
+def test_times_that_were_measured_are_known_where_a_fit_goes_on(monkeypatch):
+    monkeypatch.setattr("lowrank_exp.pruning.times.time_interleaved", interleaved)
+    schedule = Iterative(criterion=L2(), macs=None, latency=0.6, filters=None, updates=2)
+
+    def pruner(stored=None, epochs_done=0):
+        torch.manual_seed(0)
+        net = models.vanilla_cnn(convolutions=3, filters=32, in_channels=3, input_size=8, num_classes=4)
+        times = PrunedTimes(Clock.of(Counting()), net, torch.zeros(1, *SHAPE))
+        return Pruner(Pruning(schedule, SHAPE, times=times), net, 3, 4, 3, stored, epochs_done)
+
+    first = pruner()
+    for _ in range(2):
+        first.before_epoch([])
+        for _ in range(4):
+            first.after_step()
+    assert first.view.times.block == 16
+    assert len(first.view.times.measured) > 3
+    again = pruner(first.state(), 2)
+    assert again.view.times.state() == first.view.times.state()
+    assert again.view.time_left() == first.view.time_left() < 1
+    assert again.metrics() == first.metrics()
