@@ -14,6 +14,7 @@ from lowrank_exp.files.runtime_words import runtime_in_words
 from lowrank_exp.machine.environment import latency_conditions
 from lowrank_exp.runtime import Prepared, runtime_named, time_passes
 from lowrank_exp.runtime.measurement import describe, prepare
+from lowrank_exp.svd_form.profile import forms_of
 
 FORMER = {"runtime": None, "threads": None}  # keys that jobs of earlier versions do not have, and what they did
 UNTIMED: dict[str, Any] = {"latency_ms": None, "latency": [], "runtime": {}}
@@ -73,7 +74,16 @@ class Timer:
             network: on the device.
             example: one image, `(1, ...)`.
         """
-        return self.time_by(lambda images: prepare(self.runtime, network, images, self.threads), example)
+
+        def prepare_for(images: Tensor) -> Prepared:
+            try:
+                return prepare(self.runtime, network, images, self.threads)
+            except ValueError as error:
+                if forms_of(network):
+                    raise ValueError("layers in SVD form are for training, no runtime takes them") from error
+                raise
+
+        return self.time_by(prepare_for, example)
 
     def time_by(self, prepare_for: Callable[[Tensor], Prepared], example: Tensor) -> dict[str, Any]:
         """The same of what `prepare_for` prepares for a batch."""

@@ -89,3 +89,12 @@ def test_network_that_a_runtime_does_not_take_has_no_time_and_a_warning(command,
     assert phase.latency == [{"batch_size": 1, "error": "no operator for this"}]
     assert phase.latency_ms is None
     assert "no latency at batch 1: no operator for this" in phase.warnings
+
+
+def test_network_in_svd_form_is_timed_once_it_is_truncated(command, tmp_path):
+    job = ("method=svd_training", "method.order=[to_svd,truncate]", "method.phases.to_svd.rank=0.3")
+    assert command(*QUICK[:-1], *job, "latency.seconds=0.01", "latency.runtime=onnxruntime") == 0
+    (path,) = (tmp_path / "outputs/runs").glob("*/result.json")
+    first, last = Result.read(path).phases
+    assert first.latency == [{"batch_size": 1, "error": "layers in SVD form are for training, no runtime takes them"}]
+    assert last.latency_ms > 0
