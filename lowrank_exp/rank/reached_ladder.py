@@ -73,7 +73,8 @@ class ReachedLadder:
         self.profile, self.layer, self.kept, self.fit = profile, layer, kept, fit
         self.kind = decomposition_named(profile.offer.decomposition, **profile.options)
         self.by_svd = isinstance(self.kind, SVDDecomposition)
-        self.exact = profile.offer.energy[-1] >= 1 - 1e-9  # nothing is lost at the highest rank
+        full = profile.full_rank == self.kind.full_rank(layer)  # and not the end of a ladder that was cut
+        self.exact = full and profile.offer.energy[-1] >= 1 - 1e-9  # nothing is lost there
         told = self.by_svd and not decides  # by singular values, at every rank
         places = [] if told else measured_rungs(profile, rungs)
         self.places = [place for place in places if place < profile.rungs or not self.exact]

@@ -290,6 +290,17 @@ def test_multiples_take_the_errors_along():
     assert any(rank not in of_tucker.ranks for rank in tucker.ranks)
 
 
+def test_the_last_rank_of_a_ladder_that_was_cut_is_measured():
+    """The estimate for CP is that nothing is lost at rank 35 of 36; five sweeps lose something."""
+    model, cp = network(), CP("merged", max_iterations=5)
+    layers = {"0": at_multiples(profile(model, IMAGE, cp)["0"], 7)}
+    assert (layers["0"].ranks, layers["0"].error[-1]) == ((7, 14, 21, 28, 35), 0)
+    reached = with_errors(layers, model)["0"].error
+    for rank, error in zip(layers["0"].ranks, reached, strict=True):
+        assert error == pytest.approx(cp.fit(model[0], rank).relative_error ** 2, rel=1e-4)
+    assert 1e-9 < reached[-1] < 0.01
+
+
 def test_what_cannot_be_measured_is_refused():
     model = network()
     layers = profile(model, IMAGE, "channel_svd")
