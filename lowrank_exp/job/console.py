@@ -107,6 +107,8 @@ class Console:
         for counted, of in remains.items():
             shares = ", ".join(f"{of.remaining(what):.2%} of the {unit}" for what, unit in UNITS.items())
             self.say(f"{counted}: {shares} remain")
+        if plan.predicted_ms is not None:
+            self.say(f"time: {plan.predicted_ms:.4g} of {plan.dense_ms:.4g} ms, as the sum over the layers has it")
         self.base(phase, plan)
 
     def base(self, phase: str, plan: Plan) -> None:

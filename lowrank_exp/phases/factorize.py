@@ -37,7 +37,7 @@ from lowrank_exp.rank import (
     with_sensitivity,
     with_times,
 )
-from lowrank_exp.rank.missed import left_unspent, missed_budget, without_effect
+from lowrank_exp.rank.missed import left_unspent, missed_budget, missed_by_clock, without_effect
 from lowrank_exp.rank.reachable import reachable
 from lowrank_exp.rank.time_budget import with_made_up_times
 from lowrank_exp.rank.timed import batch_of
@@ -309,8 +309,8 @@ class Factorize(Phase):
 def report_plan(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:
     """What is to be said of a plan that is carried out: a budget missed, or nothing changed. See `rank.missed`."""
     missed = missed_budget(plan, rank, network)
-    said = [*([missed] if missed else []), *left_unspent(plan, rank, network), *without_effect(plan)]
-    return Done(plan=plan, warnings=said, missed=bool(missed))
+    said = [*([missed] if missed else []), *left_unspent(plan, rank, network), *missed_by_clock(plan, rank)]
+    return Done(plan=plan, values=plan.times, warnings=[*said, *without_effect(plan)], missed=bool(missed))
 
 
 def _plan_lowest(layers: Mapping[str, LayerProfile]) -> Plan:

@@ -9,6 +9,8 @@ from lowrank_exp.rank.budget import TOLERANCE
 from lowrank_exp.rank.offer import COSTS
 from lowrank_exp.rank.plan import Plan
 
+BY_CLOCK = 0.05  # by so much a measured time may exceed its budget
+
 
 def missed_budget(plan: Plan, rank: Callable, network: nn.Module) -> str:
     """With numbers, which budget of `rank` the plan does not meet within 1 %; empty: all hold, and one is reached.
@@ -27,6 +29,26 @@ def missed_budget(plan: Plan, rank: Callable, network: nn.Module) -> str:
         return ""
     told = _tell(left, bounds)
     return f"{told}: the policy {plan.policy} has missed its budget; name another, or set the budget to null"
+
+
+def missed_by_clock(plan: Plan, rank: Callable) -> list[str]:
+    """A sentence where the network, as measured, takes longer than a budget of time by more than 5 %; else nothing.
+
+    A plan whose times nobody measured, or whose budget is of the convolutions alone, has nothing to be compared.
+    """
+    options = getattr(rank, "keywords", {})
+    if plan.over == "conv" or plan.measured_ms is None or plan.measured_dense_ms is None:
+        return []
+    bounds = {"latency": plan.measured_ms / plan.measured_dense_ms, "latency_ms": plan.measured_ms}
+    said = []
+    for name, measured in bounds.items():
+        if (bound := options.get(name)) is not None and measured > (1 + BY_CLOCK) * bound:
+            said.append(
+                f"the network takes {plan.measured_ms:.4g} of {plan.measured_dense_ms:.4g} ms as measured, "
+                f"{plan.predicted_ms:.4g} of {plan.dense_ms:.4g} as the sum over its layers, where {name}={bound} was "
+                "asked for: layers in a row take other times here than alone, or the machine was busy; ask for less"
+            )
+    return said
 
 
 def left_unspent(plan: Plan, rank: Callable, network: nn.Module) -> list[str]:

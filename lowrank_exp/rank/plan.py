@@ -109,6 +109,12 @@ class Plan(Mapping[str, Rank | None]):
         """The same of the network `of`."""
         return _in_ms(self._sum("latency_before"))
 
+    @property
+    def times(self) -> dict[str, float]:
+        """The times of the whole network that are known, by name, in milliseconds: predicted and measured ones."""
+        known = {name: getattr(self, name) for name in ("predicted_ms", "dense_ms", *MEASURED)}
+        return {name: value for name, value in known.items() if value is not None}
+
     def _sum(self, what: str) -> int | None:
         """Over all layers; None where that of a layer is not known, or there are none."""
         every = [getattr(layer, what) for layer in self.layers.values()]
@@ -128,9 +134,7 @@ class Plan(Mapping[str, Rank | None]):
 
     def _record_times(self) -> dict[str, Any]:
         """What is known of times, for the file."""
-        known = {name: getattr(self, name) for name in ("predicted_ms", "dense_ms", *MEASURED)}
-        known = {"runtime": None if self.runtime is None else dict(self.runtime)} | known
-        return {name: value for name, value in known.items() if value is not None}
+        return ({} if self.runtime is None else {"runtime": dict(self.runtime)}) | self.times
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Plan":

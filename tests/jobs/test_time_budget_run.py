@@ -60,6 +60,10 @@ def test_job_keeps_its_budget_of_time_and_its_plan_replays_without_a_runtime(
         "threads": None,
     }
 
+    (values,) = (phase.values for phase in first.phases if phase.name == "factorize")
+    assert values == plan.times
+    assert set(values) == {"predicted_ms", "dense_ms", "measured_ms", "measured_dense_ms"}
+
     # Another batch size is another job, and its phase is not taken from the store.
     assert command(*ONESHOT, "rank.latency=0.6", "latency.batch_size=2") == 0
     (other,) = (result for path, result in results(tmp_path).items() if path != folder)
@@ -90,7 +94,12 @@ def test_mistakes_in_budgets_of_time_end_before_anything_is_measured(command, tm
         (("rank.latency_ms=4", "rank.over=conv"), "latency_ms=4 is a time of the whole network"),
         (("rank.latency=0.6", "rank.macs=0.001"), "the budget macs=0.001 cannot be reached"),
         (("rank=evbmf", "rank.latency=0.6"), "the evbmf policy takes no budget, got {'latency': 0.6}"),
+        (
+            ("method=lc", "rank.latency=0.6"),
+            "phase lc: a budget of time (got latency=0.6) needs profiles with measured",
+        ),
     ):
-        assert command(*ONESHOT, *given) == 1, given
+        job = given if "method=lc" in given else ("method=oneshot", *given)
+        assert command(*SMOKE, "rank.macs=null", *job) == 1, given
         assert said in capfd.readouterr().err, given
     assert not (tmp_path / "outputs/store").exists()
