@@ -12,7 +12,7 @@ network's time; `at macs 0.5`: the same under the budget of time with which half
 Real over MACs is the speed-up times the share of the MACs: 1 if time falls as MACs do. Errors are those of the weights,
 relative and squared, summed over layers; weights are random with falling spectra, see `speed_entries.py`. A finished
 cell is written at once, and not measured again when FILE has it; `--split` says of each cell below 0.9 where the time
-goes. Tables: `python benchmarks/speed_tables.py FILE`.
+goes. Tables: `python benchmarks/speed_tables.py --speed FILE`.
 """
 
 import argparse

@@ -13,14 +13,16 @@ time, ranked anew each time. Nothing is chosen by a test image. Times are taken 
 import argparse
 import copy
 import functools
+import itertools
 import json
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from speed_entries import FASTEST
+from speed_entries import FASTEST, Profiles
 from torch import Tensor, nn
 
 from lowrank_exp import allocate, factorize_, profile, with_errors, with_times
@@ -41,6 +43,15 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what public weights 
 AT_ONCE = 12  # channels that go between two rankings
 COLORS = {"macs": "#0072B2", "time": "#D55E00", "taylor": "#009E73"}
 LABELS = {"macs": "plan by MACs", "time": "plan by time", "taylor": "Taylor pruning"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A smaller network, whether its batch norm was estimated again, and its plan."""
+
+    network: nn.Module
+    recalibrated: bool
+    plan: Plan | None = None
 
 
 class Accuracies:
@@ -75,36 +86,25 @@ class Accuracies:
         helps = self.accuracy(other) > self.accuracy(network)
         return (other, True) if helps else (network, False)
 
-    def fitted(self, plan: Plan) -> nn.Module:
-        """The network at a plan."""
-        return factorize_(copy.deepcopy(self.dense), plan, reconstruct="whitened", batches=self.images)
+    @functools.cached_property
+    def layers_by_macs(self) -> Profiles:
+        """Of spatial SVD."""
+        return profile(self.dense, self.image, "spatial_svd")
 
-    def by_macs(self) -> Iterator[tuple[float, nn.Module, Plan | None]]:
-        """Spatial SVD under budgets of MACs."""
-        layers = profile(self.dense, self.image, "spatial_svd")
-        for share in BUDGETS:
-            plan = allocate(layers, "knapsack", macs=share, metric="error")
-            yield share, self.fitted(plan), plan
-
-    def by_time(self, batch_size: int) -> Iterator[tuple[float, nn.Module, Plan | None]]:
-        """All decompositions under budgets of time."""
+    @functools.cache  # noqa: B019 - there is one of these, which lives as long as the program
+    def layers_by_time(self, batch_size: int) -> Profiles:
+        """Of all decompositions, with response errors and times."""
         folder = self.arguments.times and self.arguments.times / "errors"
         layers = profile(self.dense, self.image, {"conv": list(FASTEST)})
         layers = with_errors(layers, self.dense, self.images, fit="whitened", folder=folder)
         runtime = runtime_named(self.arguments.runtime, threads=self.arguments.threads)
         times = TimeStore(self.arguments.times)
-        layers = with_times(layers, self.dense, self.image, runtime, batch_size=batch_size, times=times)
-        for share in BUDGETS:
-            try:
-                plan = allocate(layers, "knapsack", latency=share, metric="response")
-            except ValueError as error:
-                print(f"time {share}, batch {batch_size}: {error!s:.160}")
-                continue
-            yield share, self.fitted(plan), plan
+        return with_times(layers, self.dense, self.image, runtime, batch_size=batch_size, times=times)
 
-    def by_taylor(self) -> Iterator[tuple[float, nn.Module, Plan | None]]:
+    @functools.cached_property
+    def pruned(self) -> dict[float, nn.Module]:
         """Filters go under budgets of MACs, of one network one after the other."""
-        small = copy.deepcopy(self.dense)
+        small, found = copy.deepcopy(self.dense), {}
         ranked = FirstImages(self.train, self.arguments.images // 2, labels=True)
         for share in BUDGETS:
             while network_cost(small, self.image).macs > share * self.dense_macs:
@@ -113,23 +113,45 @@ class Accuracies:
                 scores = group_scores(filter_scores(small, convolutions, Taylor(), ranked), groups)
                 gone = pick_lowest(scores, AT_ONCE, groups=groups)
                 remove_(small, {g: sorted({*range(g.channels)} - {*gone.get(g.name, ())}) for g in groups})
-            yield share, copy.deepcopy(small), None
+            found[share] = copy.deepcopy(small)
+        return found
 
-    def measured(
-        self, method: str, share: float, network: nn.Module, plan: Plan | None, batch_sizes: list[int]
-    ) -> list:
-        """Accuracies of a smaller network, and its times at batch sizes."""
-        network, helped = self.recalibrated(network)
-        figures = {"depth": self.arguments.depth, "method": method, "budget": share, "recalibrated": helped}
-        figures |= {"validation": self.accuracy(network), "test": self.accuracy(network, test=True)}
-        figures |= {"macs": network_cost(network, self.image).macs / self.dense_macs}
-        return [figures | self.timed(network, plan, batch_size) for batch_size in batch_sizes]
+    def made(self, method: str, share: float, batch_size: int) -> Made:
+        """A smaller network by a method under a budget; `batch_size` decides plans by time alone."""
+        if method == "dense":
+            return Made(self.dense, self.dense_recalibrated)
+        plan = None
+        if method == "macs":
+            plan = allocate(self.layers_by_macs, "knapsack", macs=share, metric="error")
+        elif method == "time":
+            plan = allocate(self.layers_by_time(batch_size), "knapsack", latency=share, metric="response")
+        if plan is None:
+            return Made(*self.recalibrated(self.pruned[share]))
+        fitted = factorize_(copy.deepcopy(self.dense), plan, reconstruct="whitened", batches=self.images)
+        return Made(*self.recalibrated(fitted), plan)
 
-    def timed(self, network: nn.Module, plan: Plan | None, batch_size: int) -> dict:
+    def kept(self, method: str, share: float, batch_size: int) -> tuple[Made, dict]:
+        """The same with its accuracies, from the folder of those that are kept if it is there."""
+        for_size = f"-batch{batch_size}" if method == "time" else ""
+        name = f"resnet{self.arguments.depth}-{method}-{share}{for_size}.pt"
+        path = self.arguments.kept and self.arguments.kept / name
+        if path and path.exists():
+            return torch.load(path, weights_only=False)
+        made = self.made(method, share, batch_size)
+        figures = {"depth": self.arguments.depth, "method": method, "budget": share, "recalibrated": made.recalibrated}
+        figures |= {"validation": self.accuracy(made.network), "test": self.accuracy(made.network, test=True)}
+        figures |= {"macs": network_cost(made.network, self.image).macs / self.dense_macs}
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save((made, figures), path)
+        return made, figures
+
+    def timed(self, made: Made, batch_size: int) -> dict:
         """Milliseconds at a batch size, dense and small."""
+        plan = made.plan
         runtime = runtime_named(self.arguments.runtime, threads=self.arguments.threads)
         example = self.batch(batch_size)
-        prepared = {"dense": runtime.prepare(self.dense, example), "small": runtime.prepare(network, example)}
+        prepared = {"dense": runtime.prepare(self.dense, example), "small": runtime.prepare(made.network, example)}
         of = time_interleaved(prepared, seconds=self.arguments.seconds)
         figures = {"batch_size": batch_size, "runtime": runtime.name, "threads": self.arguments.threads}
         for side, timing in of.items():
@@ -147,27 +169,22 @@ class Accuracies:
         return next(iter(self.data.train_loader(size, 0, augment=False)))[0]
 
 
-def run(arguments: argparse.Namespace, found: list[dict]) -> Iterator[list[dict]]:
-    """The records, as they come; budgets of methods that are `found` already are passed over."""
-    made = Accuracies(arguments)
+def run(arguments: argparse.Namespace, found: list[dict]) -> Iterator[dict]:
+    """The records, as they come, without those that are `found` already."""
+    every = Accuracies(arguments)
     conditions = describe_environment("cpu")
     about = {name: conditions[name] for name in ("commit", "machine", "date")}
     done = {(one["depth"], one["method"], one["budget"], one["batch_size"]) for one in found}
-    if not any(one["depth"] == arguments.depth and one["method"] == "dense" for one in found):
-        yield [one | about for one in made.measured("dense", 1.0, made.dense, None, arguments.batch)]
-    ways = {"macs": (made.by_macs, arguments.batch), "taylor": (made.by_taylor, arguments.batch)}
-    for size in arguments.batch:
-        ways[f"time {size}"] = (functools.partial(made.by_time, size), [size])
-    for way, (networks, sizes) in ways.items():
-        method = way.split()[0]
-        if method not in arguments.methods:
+    wanted = [("dense", 1.0), *((method, share) for method in arguments.methods for share in BUDGETS)]
+    for size, (method, share) in itertools.product(arguments.batch, wanted):
+        if (arguments.depth, method, share, size) in done:
             continue
-        if all((arguments.depth, method, share, size) in done for share in BUDGETS for size in sizes):
+        try:
+            made, figures = every.kept(method, share, size)
+        except ValueError as error:  # a budget that cannot be met
+            print(f"{method} {share}, batch {size}: {error!s:.160}", flush=True)
             continue
-        for share, network, plan in networks():
-            missing = [size for size in sizes if (arguments.depth, method, share, size) not in done]
-            if missing:
-                yield [one | about for one in made.measured(method, share, network, plan, missing)]
+        yield figures | every.timed(made, size) | about
 
 
 def show(one: dict) -> None:
@@ -220,15 +237,15 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each side is timed")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--times", type=Path, help="folder where times and errors are kept")
+    parser.add_argument("--kept", type=Path, help="folder where networks and accuracies are kept, to be timed again")
     parser.add_argument("--cache", type=Path, help="folder where decoded images are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     records = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
-    for some in run(arguments, records):
-        for one in some:
-            records.append(one)
-            show(one)
+    for one in run(arguments, records):
+        records.append(one)
+        show(one)
         if arguments.json:
             temporary = arguments.json.with_suffix(".part")
             temporary.write_text(json.dumps(records, indent=1))

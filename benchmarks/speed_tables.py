@@ -15,6 +15,7 @@ Cell = dict
 ORDER = ("dense", "spatial_svd 0.5", "tltorch 0.5", "torch-pruning 0.5", "at macs 0.5", "time 0.5")
 ORDER += ("spatial_svd 0.25", "tltorch 0.25", "torch-pruning 0.25", "at macs 0.25", "time 0.33")
 OURS = ("time", "at macs")
+LOSS = 0.005  # of the accuracy
 PEERS_BY_MACS = ("spatial_svd", "joined")
 
 
@@ -171,6 +172,48 @@ def dense_lines(cells: Sequence[Cell]) -> list[str]:
     return lines
 
 
+def accuracy_tables(records: Sequence[Cell]) -> str:
+    """One table for every network and batch size: accuracy and time by method and budget."""
+    parts = []
+    for depth, size in sorted({(one["depth"], one["batch_size"]) for one in records}):
+        here = [one for one in records if (one["depth"], one["batch_size"]) == (depth, size)]
+        rows = [
+            [
+                one["method"],
+                one["budget"],
+                f"{one['macs']:.3f}",
+                f"{one['small_ms']:.3f}",
+                f"{one['small_minimum_ms']:.3f}",
+                f"{one['ratio']:.2f}",
+                f"{one['predicted_ms']:.3f}" if "predicted_ms" in one else "",
+                f"{100 * one['validation']:.2f}",
+                f"{100 * one['test']:.2f}",
+            ]
+            for one in sorted(here, key=lambda one: (one["method"], -one["budget"]))
+        ]
+        head = ["method", "budget", "MACs", "median ms", "minimum ms", "speed-up", "predicted ms", "validation", "test"]
+        parts.append(f"### ResNet-{depth}, batch {size}\n\n{table(head, rows)}\n\n{within_loss(here)}")
+    return "\n\n".join(parts)
+
+
+def within_loss(records: Sequence[Cell]) -> str:
+    """Of each method the fastest that loses at most `LOSS` of validation accuracy, and what it loses in testing."""
+    dense = next(one for one in records if one["method"] == "dense")
+    lines = []
+    for method in dict.fromkeys(one["method"] for one in records if one is not dense):
+        near = [o for o in records if o["method"] == method and o["validation"] >= dense["validation"] - LOSS]
+        if not near:
+            lines.append(f"- {method}: no budget loses at most {100 * LOSS} points of validation accuracy")
+            continue
+        best = max(near, key=lambda one: one["ratio"])
+        lost = 100 * (dense["test"] - best["test"])
+        lines.append(
+            f"- {method}: {best['ratio']:.2f} x (of minima {best['ratio_of_minima']:.2f} x) at a loss of at most "
+            f"{100 * LOSS} points of validation accuracy (budget {best['budget']}; test accuracy {-lost:+.2f} points)"
+        )
+    return "\n".join(lines)
+
+
 def print_summary(cells: Sequence[Cell]) -> None:
     """The lines of the summary."""
     print()
@@ -179,8 +222,12 @@ def print_summary(cells: Sequence[Cell]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", type=Path)
-    measured = json.loads(parser.parse_args().json.read_text())
-    print(network_tables(measured))
-    print()
-    print("\n".join(f"- {line}" for line in summary(measured)))
+    parser.add_argument("--speed", type=Path, help="records of speed.py")
+    parser.add_argument("--accuracy", type=Path, help="records of speed_accuracy.py")
+    arguments = parser.parse_args()
+    if arguments.speed:
+        measured = json.loads(arguments.speed.read_text())
+        print("\n".join(f"- {line}" for line in summary(measured)))
+        print(f"\n{network_tables(measured)}\n")
+    if arguments.accuracy:
+        print(accuracy_tables(json.loads(arguments.accuracy.read_text())))
