@@ -194,3 +194,15 @@ def test_the_stem_of_a_residual_network_keeps_a_filter():
     (chosen,) = pick_lowest({"conv1": scores}, 16, groups=groups).values()
     assert len(chosen) == 16
     assert len(set(mine) - set(chosen)) == 1
+
+
+def test_filters_that_go_together_leave_multiples():
+    scores = {"a": torch.arange(10.0), "b": torch.arange(7.0) + 2.5, "c": torch.zeros(3)}
+    gone = [pick_lowest(scores, n, together=4) for n in (1, 2, 4, 5, 9, 20)]
+    assert gone[0] == {}  # a has two too many, b three, c is one block
+    assert gone[1] == {"a": (0, 1)}
+    assert gone[2] == {"a": (0, 1)}
+    assert gone[3] == {"a": (0, 1), "b": (0, 1, 2)}
+    assert gone[4] == gone[5] == {"a": (0, 1, 2, 3, 4, 5), "b": (0, 1, 2)}
+    halves = ChannelGroup("a", 8, {"a": tuple((c,) for c in range(8))}, blocks=(((0, 1, 2, 3), (4, 5, 6, 7)),))
+    assert pick_lowest({"a": torch.arange(8.0)}, 7, groups=[halves], together=4) == {"a": (0, 1, 4, 5)}

@@ -72,12 +72,12 @@ def pick_fewest(scores: Mapping[str, Tensor], count: int, view: View, goal: Goal
 def pick_by_time(scores: Mapping[str, Tensor], count: int, view: View, goal: Goal, together: int = 1) -> Chosen:
     """The same with measured times: what is predicted is measured, and predicted anew with what was learnt."""
     best: Chosen | None = None
-    tried: dict[int, Chosen] = {}
+    tried: set[int] = set()
     for _ in range(TRIES):
         chosen = pick_fewest(scores, count, view, goal, together)
         if goal.latency is None or not goal.holds(view, view.without(chosen)) or size(chosen) in tried:
             return chosen if best is None else best
-        tried[size(chosen)] = chosen
+        tried.add(size(chosen))
         left = view.time_left(view.without(chosen))
         if left <= goal.latency and (best is None or size(chosen) < size(best)):
             best = chosen
