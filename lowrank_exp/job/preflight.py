@@ -80,7 +80,7 @@ def unwritable(folder: Path) -> str | None:
     try:
         with write_whole(folder / ".try") as temporary:
             temporary.write_bytes(b"\0" * 4096)
-        (folder / ".try").unlink()
+        (folder / ".try").unlink(missing_ok=True)  # another job may try the same folder
     except OSError as error:
         return error.strerror or str(error)
     return None
