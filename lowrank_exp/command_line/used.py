@@ -9,7 +9,7 @@ from lowrank_exp.command_line.deltas import merge_recipes
 from lowrank_exp.command_line.interpolations import interpolated
 
 # Groups that a job's configuration has only if one of its phases uses them.
-GROUPS = ("regularizer", "decomposition", "rank", "pruning", "reconstruct", "training", "finetune")
+GROUPS = ("regularizer", "decomposition", "rank", "pruning", "reconstruct", "training", "finetune", "target")
 METHOD = ("order", "phases", "dense")  # of a method: its other keys are taken up in its phases
 
 
@@ -58,10 +58,11 @@ def without_idle_timing(node: Any) -> Any:
     kept = {key: without_idle_timing(value) for key, value in node.items()}
     latency = kept.get("latency")
     choosers = [part for name in ("rank", "schedule") if isinstance(part := kept.get(name), Mapping)]
-    if not choosers or not isinstance(latency, Mapping):
+    if not isinstance(latency, Mapping):
         return kept
-    del kept["latency"]
-    if any(part.get(bound) is not None for part in choosers for bound in ("latency", "latency_ms")):
+    if choosers and not any(part.get(bound) is not None for part in choosers for bound in ("latency", "latency_ms")):
+        del kept["latency"]
+    else:
         kept["latency"] = {key: value for key, value in latency.items() if key != "seconds"}
     return kept
 

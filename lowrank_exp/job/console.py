@@ -10,6 +10,7 @@ from lowrank_exp.files.exported import tell_exports
 from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.files.runtime_words import runtime_in_words
 from lowrank_exp.phases.estimate import Estimate, in_words
+from lowrank_exp.phases.fastest import list_speeds
 from lowrank_exp.rank import Plan
 from lowrank_exp.rank.plan import DENSE
 from lowrank_exp.rank.reachable import Reach
@@ -21,6 +22,7 @@ LAYER_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "reas
 PLAN_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "weights after", "reason")
 BUDGET_COLUMNS = ("budget", "smallest", "all decomposed", "largest")
 TIME_COLUMNS = ("phase", "time", "most of it")
+SPEED_COLUMNS = ("runtime", "dense ms", "small ms", "as fast")
 UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 SAME = ("threads", "device", "machine", "torch")  # conditions, told where they are not those of the run
 WIDTH = 110  # of tables that go to a file
@@ -80,6 +82,9 @@ class Console:
         self.terminal.print(phases)
         if result.layers:
             self.terminal.print(layers)
+        for p in result.phases:
+            if speeds := list_speeds(p.values):
+                self.speeds(p.name, speeds)
         if weakest := _tell_weakest_class(result.phases):
             self.say(weakest)
         for warning in result.told():
@@ -92,6 +97,14 @@ class Console:
             self.say(line)
         for line in (*tell_exports(path.parent, result.exports), str(path)):
             self.terminal.print(plain(line), soft_wrap=True)
+
+    def speeds(self, phase: str, speeds: Sequence[tuple[str, float, float]]) -> None:
+        """What the dense and the small network take in every runtime, the fastest small one first."""
+        table = _make_table(SPEED_COLUMNS, left=1)
+        for name, dense, small in sorted(speeds, key=lambda row: row[2]):
+            _add_row(table, name, f"{dense:.4g}", f"{small:.4g}", f"{dense / small:.2f} x")
+        self.say(f"{phase}: milliseconds of one forward pass before and after, medians, both timed in turn")
+        self.terminal.print(table)
 
     def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
         """The ranks that a phase would choose; below, what remains of the dense network, by what is counted."""

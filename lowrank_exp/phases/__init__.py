@@ -3,6 +3,7 @@
 from lowrank_exp.phases.agree import Agree
 from lowrank_exp.phases.cuttlefish import TrainOn, TrainUntilSettled
 from lowrank_exp.phases.factorize import Factorize
+from lowrank_exp.phases.fastest import Fastest
 from lowrank_exp.phases.learning_compression import LearningCompression
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.prune import Prune, Remove
@@ -16,6 +17,7 @@ __all__ = [
     "Done",
     "Evaluate",
     "Factorize",
+    "Fastest",
     "LearningCompression",
     "Phase",
     "Prune",

@@ -41,7 +41,7 @@ from lowrank_exp.rank.missed import left_unspent, missed_budget, missed_by_clock
 from lowrank_exp.rank.reachable import reachable
 from lowrank_exp.rank.time_budget import with_made_up_times
 from lowrank_exp.rank.timed import batch_of
-from lowrank_exp.rank.times.verify import plan_by_clock
+from lowrank_exp.rank.times.verify import explain_steps, plan_by_clock
 from lowrank_exp.reconstruct import check_options
 from lowrank_exp.surgery import factorize_, replay_to_plan_
 from lowrank_exp.training import FirstImages, NetworkScore
@@ -224,7 +224,8 @@ class Factorize(Phase):
                 if clock is None:
                     return self._planned(layers, score)
                 batch = batch_of(one_image(network, setting.example), clock)
-                return plan_by_clock(layers, lambda some: self._planned(some, score), network, batch, clock)
+                plan = plan_by_clock(layers, lambda some: self._planned(some, score), network, batch, clock)
+                return explain_steps(plan, layers, batch, clock)
 
     def _planned(
         self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None, **instead: float | None

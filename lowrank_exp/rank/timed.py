@@ -69,8 +69,16 @@ def with_times(
     plans |= {json.dumps(describe_choices(plan)): plan for plan in (choose_at(timed, level) for level in LEVELS)}
     plans.pop(json.dumps([]), None)
     key = {"network": digest(repr(model)), "layers": {name: asdict(shape) for name, shape in shapes.items()}}
-    found = clock.network_ms(key, list(plans), lambda name: copy_at(model, plans[name]), batch_of(image, clock))
-    return fit_whole(timed, found[DENSE], [TimedPlan(plan, found[name]) for name, plan in plans.items() if plan])
+
+    def fitted() -> dict[str, LayerProfile]:
+        found = clock.network_ms(key, list(plans), lambda name: copy_at(model, plans[name]), batch_of(image, clock))
+        return fit_whole(timed, found[DENSE], [TimedPlan(one, found[name]) for name, one in plans.items() if one])
+
+    try:
+        return fitted()
+    except ValueError:  # whole networks that were timed while the machine was busy, now or in an earlier run
+        clock.forget(key)
+        return fitted()
 
 
 def batch_of(image: Tensor, clock: Clock) -> Tensor:

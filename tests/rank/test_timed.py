@@ -97,3 +97,13 @@ def test_onnx_runtime_times_all_layers_of_a_network():
     assert all((np.diff(offer.costs.latency) > 0).all() for offer in layers["0"].offers)
     assert (layers["4"].rank_latency > 0).all()
     assert layers["0"].timed["name"] == "onnxruntime"
+
+
+def test_whole_networks_that_were_timed_wrongly_are_timed_again(whole, monkeypatch, tmp_path):
+    model, times = network(), TimeStore(tmp_path)
+    with monkeypatch.context() as busy:
+        busy.setattr("lowrank_exp.rank.times.clock.time_passes", lambda one, seconds: timing(50 / one.ms))
+        with pytest.raises(ValueError, match="do not go together"):
+            profile(model, X, "spatial_svd", runtime=Counting(), times=times)
+    layers = profile(model, X, "spatial_svd", runtime=Counting(), times=times)
+    assert layers[OUTSIDE_TIME].latency == pytest.approx(REST * 1e6, rel=0.2)

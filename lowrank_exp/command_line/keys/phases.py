@@ -19,7 +19,7 @@ OURS = (
         "sparse",
         "truncate",
     ),
-    *("until_settled", "train_on", "lc", "prune", "remove", "rewind", "agree"),
+    *("until_settled", "train_on", "lc", "prune", "remove", "rewind", "agree", "fastest"),
 )
 
 _IMAGES = k.whole(1, 10**8)
@@ -37,6 +37,15 @@ PHASES: dict[str, dict[str, k.Kind]] = {
     "lowrank_exp.phases.Recompose": {"layers": k.many(k.text)},
     "lowrank_exp.phases.Recalibrate": {"max_images": k.whole(2, 10**8), "batch_size": k.whole(1)},
     "lowrank_exp.phases.Evaluate": {},
+    "lowrank_exp.phases.Fastest": {
+        "factorize": k.Target(),
+        "recalibrate": k.Target(),
+        "latency": LATENCY,
+        "accuracy_drop": k.number(0, 1, below=True),
+        "lowest": k.number(0, 1, above=True),
+        "resolution": k.number(0, 1, above=True),
+        "seconds": k.number(0, 3600, above=True),
+    },
     "lowrank_exp.phases.ToSVD": {
         "decomposition": DECOMPOSITION,
         "rank": k.either(_WANTED, k.or_null(k.named(k.or_null(_WANTED), "layer"))),

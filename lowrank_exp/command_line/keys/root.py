@@ -55,6 +55,7 @@ ROOT = k.Record(
         "evaluation": k.Record({"batch_size": k.whole(1)}),
         "latency": low_rank.LATENCY,
         "export": k.either(k.null, k.text, k.many(k.text)),
+        "target": k.Record({"accuracy_drop": k.number(0, 1, below=True)}),
         "store": k.Record({"exact": k.boolean}),
         "paths": k.Record({"outputs": k.text, "store": k.text, "cache": k.text}),
         "data": k.Target(),
@@ -73,8 +74,9 @@ ROOT = k.Record(
                 "phases": k.named(k.Target(), "phase", phases.OURS),
                 "dense": k.text,
                 "full_rank": k.Target(),
+                "export": k.either(k.null, k.text, k.many(k.text)),
             },
-            optional=("dense", "full_rank"),
+            optional=("dense", "full_rank", "export"),
         ),
     },
     off={

@@ -106,6 +106,10 @@ class Clock:
 
         return self.times.table(self.conditions | dict(key), names, measure)
 
+    def forget(self, key: Mapping[str, Any]) -> None:
+        """Measure the networks under `key` anew when they are next asked for."""
+        self.times.forget(self.conditions | dict(key))
+
     def _whole_ms(self, network: nn.Module, batch: Tensor) -> float:
         return time_passes(self.runtime.prepare_for_timing(network, batch), seconds=WHOLE * self.seconds).minimum_ms
 

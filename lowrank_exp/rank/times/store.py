@@ -43,6 +43,13 @@ class TimeStore:
         self._memory[name] = known
         return {one: known[one] for one in names}
 
+    def forget(self, key: Mapping[str, Any]) -> None:
+        """Measure the table under `key` anew when it is next asked for."""
+        name = digest(dict(key))[:24]
+        self._memory.pop(name, None)
+        if self.folder is not None:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+
     def _read(self, name: str) -> dict[str, float]:
         if self.folder is None:
             return {}

@@ -51,3 +51,13 @@ def test_a_damaged_file_is_measured_anew_and_said(tmp_path, caplog, damage):
     assert asked == [["a"]]
     assert f"{path} is damaged" in caplog.text
     assert json.loads(path.read_text())["ms"] == {"a": 1.5}
+
+
+def test_what_is_forgotten_is_measured_again(tmp_path):
+    for store in (TimeStore(), TimeStore(tmp_path)):
+        asked = []
+        store.table(KEY, ["a"], _measured(asked))
+        store.forget(KEY)
+        store.table(KEY, ["a"], _measured(asked))
+        assert asked == [["a"], ["a"]]
+        store.forget({"machine": "never seen"})
