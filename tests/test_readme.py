@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lowrank_exp import load, profile
+from lowrank_exp.export import open_exported, read_metadata
 from lowrank_exp.files.results import Result
 from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
@@ -246,6 +247,18 @@ def of_the_experiment(jobs: list[Ended]) -> None:
     assert Path(f"outputs/{experiment}/report/results.csv").is_file()
 
 
+def exported(job: Ended) -> None:
+    """The file says what was reported, and computes what the network does."""
+    halved(job)
+    (record,) = job.result.exports
+    assert (record["format"], record["equal_predictions"]) == ("onnx", 1.0)
+    assert record["difference"] < 1e-4
+    path, last = job.result.folder / "model.onnx", job.result.phases[-1]
+    assert (read_metadata(path)["accuracy"], read_metadata(path)["macs"]) == (last.accuracy, last.macs)
+    x = torch.rand(5, 1, 32, 32)
+    torch.testing.assert_close(open_exported(path)(x), job.network().eval()(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 # What a command comes to, by a part of it that no other has; sweeps get all jobs, sorted by budget.
 OUTCOMES: Mapping[str, Callable[[Ended], None]] = {
     "decomposition=channel_svd rank=energy rank.macs=0.4": energy_under_a_budget,
@@ -268,6 +281,7 @@ OUTCOMES: Mapping[str, Callable[[Ended], None]] = {
     "method=repr": filters_reborn,
     "method=prune pruning=agp": half_of_the_channels,
     "method=decompose_prune": ranks_pruned,
+    "export=onnx": exported,
     "paths.outputs=outputs/tour": halved,
 }
 SWEEPS: Mapping[str, Callable[[list[Ended]], None]] = {
@@ -377,7 +391,7 @@ def test_commands_on_a_small_network_of_ones_own(command, tmp_path, monkeypatch)
 
 def test_library_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = (block for block in PYTHON if "factorize_" in block)
+    (example,) = (block for block in PYTHON if "squeezenet" in block)
     names: dict = {}
     exec(example, names)
     plan = names["plan"]
@@ -389,3 +403,18 @@ def test_library_example(tmp_path, monkeypatch):
     model, small = names["model"].eval(), names["small"].eval()
     with torch.no_grad():
         assert torch.equal(model(image), small(image))
+
+
+def test_example_of_a_budget_of_time(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = (block for block in PYTHON if "latency=0.8" in block)
+    names: dict = {}
+    exec(example, names)
+    plan = names["plan"]
+    assert plan.remaining("latency") <= 0.808
+    assert plan.runtime["name"] == "onnxruntime"
+    printed = [float(number) for number in capsys.readouterr().out.split()]
+    assert len(printed) == 3
+    assert printed[1] == plan.predicted_ms
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(open_exported("small.onnx")(x), names["model"].eval()(x).detach(), rtol=1e-4, atol=1e-5)
