@@ -95,7 +95,7 @@ def test_a_good_result_is_not_overwritten(command, tmp_path, monkeypatch):
     [
         ("lowrank_exp.data.Digits._load", "before the first phase"),
         ("lowrank_exp.phases.factorize.factorize_", "in factorize"),
-        ("lowrank_exp.job.measure_phase.evaluate", "in train, after its last epoch"),
+        ("lowrank_exp.job.scores.evaluate", "in train, after its last epoch"),
         ("lowrank_exp.job.run.layer_results", "after the last phase"),
     ],
 )

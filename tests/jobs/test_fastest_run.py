@@ -80,7 +80,7 @@ def test_a_target_that_nothing_faster_keeps_is_missed_and_nothing_changes(comman
     assert result.status == "missed"
     (warning,) = [one for one in result.told() if "no faster network keeps" in one]
     assert "within 0.00% of 90.00%: the best of" in warning
-    assert {layer.rank for layer in result.layers} == {None}
+    assert all(layer.rank is None for layer in result.layers)
 
 
 def test_what_the_search_decides_itself_is_refused(command, capsys):
