@@ -22,7 +22,8 @@ from support.composed import composed
 from support.overrides import arrives, described, leaves, others, typed
 
 REFUSED = (ValueError, ConfigCompositionException, InstantiationException)
-NOT_OF_PHASES = ("method.order", "method.dense")  # what the job goes through, and what reports compare with
+# What the job goes through, what reports compare with, what leaves at the end.
+NOT_OF_PHASES = ("method.order", "method.dense", "method.export")
 # The method that an option of a group is looked at in.
 GROUPS = {
     "training": "train",

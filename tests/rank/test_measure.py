@@ -84,7 +84,7 @@ def test_a_score_must_be_a_number_from_0(score):
         ("enc_inf", {"metric": "A_p"}, {"score"}),
         ("enc_inf", {}, {"score", "accuracy"}),
         (enc_inf, {}, {"score", "accuracy"}),
-        ("knapsack", {}, set()),
+        ("knapsack", {}, {"errors"}),
         ("knapsack", {"metric": "sensitivity"}, {"sensitivity"}),
         ("greedy_eval", {}, {"accuracy"}),
     ],

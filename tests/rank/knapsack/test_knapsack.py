@@ -369,7 +369,7 @@ def test_wrong_options_are_refused():
     layers = network(layer("a", 100, 100, 10, 10, np.ones(9)))
     with pytest.raises(ValueError, match="the knapsack policy needs a budget: set macs or weights"):
         allocate(layers, knapsack)
-    with pytest.raises(ValueError, match="metric='errors' is not known: error, energy, measured, sensitivity, or a"):
+    with pytest.raises(ValueError, match="metric='errors' is not known: error, energy, measured, response"):
         allocate(layers, knapsack, macs=0.5, metric="errors")
     with pytest.raises(ValueError, match="a has no measured accuracy"):
         allocate(layers, knapsack, macs=0.5, metric="measured")
