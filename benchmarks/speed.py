@@ -195,7 +195,8 @@ if __name__ == "__main__":
             runtime = runtime_named(runtime_name, threads=arguments.threads)
             for batch_size in arguments.batch or batch_sizes(name):
                 for cell in cells(entries, runtime, batch_size, {one["case"] for one in found}, arguments):
-                    found.append(cell | {"commit": conditions["commit"], "machine": conditions["machine"]})
+                    about = {name: conditions[name] for name in ("commit", "machine", "date")}
+                    found.append(cell | about | {"among": arguments.decomposition or "fastest"})
                     show(cell)
                     if arguments.json:
                         write(arguments.json, found)
