@@ -3,11 +3,12 @@
     python benchmarks/speed.py --json speed.json --times times
     python benchmarks/speed.py --json speed.json --networks resnet18 --runtimes onnxruntime openvino --batch 1 --split
 
-Every cell is a smaller network beside the dense one in the same runtime, passed through in turn in one process;
-medians, and minima beside them. `dense`: beside the dense one in eager. `spatial_svd 0.5`: the knapsack on MACs, what
-users do today; `joined` chooses among all decompositions. `tltorch` and `torch-pruning` are peers at equal MACs (extra
-`bench`). `time 0.5`: the knapsack on times measured on that runtime at that batch size, under half of the dense
-network's time; `at macs 0.5`: the same under the budget of time with which half of the MACs are left.
+Every cell is a smaller network beside the dense one in the same runtime, passed through in turn in one process, in
+short rounds (`speed_timing.py`); medians, and minima beside them. `dense`: beside the dense one in eager.
+`spatial_svd 0.5`: the knapsack on MACs, what users do today; `joined` chooses among all decompositions. `tltorch` and
+`torch-pruning` are peers at equal MACs (extra `bench`). `time 0.5`: the knapsack on times measured on that runtime at
+that batch size, under half of the dense network's time; `at macs 0.5`: the same under the budget of time with which
+half of the MACs are left.
 
 Real over MACs is the speed-up times the share of the MACs: 1 if time falls as MACs do. Errors are those of the weights,
 relative and squared, summed over layers; weights are random with falling spectra, see `speed_entries.py`. A finished
@@ -28,11 +29,12 @@ from pathlib import Path
 import torch
 from speed_entries import NETWORKS, Entries, Profiles, Small, batch_sizes
 from speed_tables import print_summary
+from speed_timing import Pair, time_pair
 from tqdm import tqdm
 
 from lowrank_exp.machine.environment import describe_environment
 from lowrank_exp.rank import Plan
-from lowrank_exp.runtime import Prepared, Runtime, Timing, installed_runtimes, runtime_named, time_interleaved
+from lowrank_exp.runtime import Prepared, Runtime, installed_runtimes, runtime_named
 
 SHARES = (0.5, 0.25)  # of the MACs
 TIMES = (0.5, 0.33)  # of the dense network's time
@@ -64,15 +66,15 @@ def builders(entries: Entries, runtime: Runtime, batch_size: int, sweep: bool) -
     return found
 
 
-def record(case: Mapping[str, object], peer: str, ours: Timing, theirs: Timing, small: Small | None = None) -> dict:
+def record(case: Mapping[str, object], peer: str, times: Pair, small: Small | None = None) -> dict:
     """One cell: seconds of both sides, and what is to be known of the smaller network."""
     network, runtime, batch_size, entry = case.values()
     figures = dict(case) | {"case": f"{entry} {network} {runtime} batch {batch_size}"}
-    figures |= {"ours": ours.median_ms / 1e3, "peer": theirs.median_ms / 1e3, "peer_name": peer}
-    figures |= {"ratio": theirs.median_ms / ours.median_ms, "error_ours": None, "error_peer": None}
-    figures |= {"threads": torch.get_num_threads(), "ours_minimum": ours.minimum_ms / 1e3}
-    figures |= {"peer_minimum": theirs.minimum_ms / 1e3, "ratio_of_minima": theirs.minimum_ms / ours.minimum_ms}
-    figures |= {"spread": ours.spread, "passes": ours.passes, "busy_beside": ours.busy_beside}
+    figures |= {"ours": times.small_ms / 1e3, "peer": times.dense_ms / 1e3, "peer_name": peer, "ratio": times.ratio}
+    figures |= {"error_ours": None, "error_peer": None, "threads": torch.get_num_threads()}
+    figures |= {"ours_minimum": times.small_minimum_ms / 1e3, "peer_minimum": times.dense_minimum_ms / 1e3}
+    figures |= {"ratio_of_minima": times.ratio_of_minima, "spread": times.spread}
+    figures |= {"passes": times.passes, "busy_beside": times.busy_beside}
     if small is None:
         return figures
     figures |= {"macs": small.macs, "error_ours": small.error, "error_peer": 0.0 if small.error is not None else None}
@@ -116,14 +118,13 @@ def cells(
             dense = dense or [runtime.prepare(entries.dense, example)]
             if build is None:
                 eager = runtime_named("eager", threads=arguments.threads).prepare(entries.dense, example)
-                of = time_interleaved({"eager": eager, "dense": dense[0]}, seconds=arguments.seconds)
-                yield record(case, "dense in eager", of["dense"], of["eager"])
+                yield record(case, "dense in eager", time_pair(eager, dense[0], arguments.seconds))
                 continue
             small = build()
             prepared = runtime.prepare(small.network, example)
-            of = time_interleaved({"dense": dense[0], "small": prepared}, seconds=arguments.seconds)
-            cell = record(case, f"dense in {runtime.name}", of["small"], of["dense"], small)
-            if arguments.split and cell["real_over_macs_by_minima"] < FAIR:
+            times = time_pair(dense[0], prepared, arguments.seconds)
+            cell = record(case, f"dense in {runtime.name}", times, small)
+            if arguments.split and cell["real_over_macs"] < FAIR:
                 cell["split"] = split(dense[0], prepared, small)
                 show_split(cell)
             yield cell

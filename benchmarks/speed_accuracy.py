@@ -18,11 +18,12 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from speed_entries import FASTEST, Profiles
+from speed_timing import time_pair
 from torch import Tensor, nn
 
 from lowrank_exp import allocate, factorize_, profile, with_errors, with_times
@@ -35,7 +36,7 @@ from lowrank_exp.pruning import channel_groups, remove_
 from lowrank_exp.pruning.criteria import Taylor, filter_scores
 from lowrank_exp.pruning.selection import group_scores, pick_lowest
 from lowrank_exp.rank import Plan, TimeStore
-from lowrank_exp.runtime import runtime_named, time_interleaved
+from lowrank_exp.runtime import runtime_named
 from lowrank_exp.training import FirstImages, evaluate, recalibrate_
 
 BUDGETS = (0.8, 0.67, 0.5, 0.4, 0.33)  # of the MACs, or of the time
@@ -151,13 +152,9 @@ class Accuracies:
         plan = made.plan
         runtime = runtime_named(self.arguments.runtime, threads=self.arguments.threads)
         example = self.batch(batch_size)
-        prepared = {"dense": runtime.prepare(self.dense, example), "small": runtime.prepare(made.network, example)}
-        of = time_interleaved(prepared, seconds=self.arguments.seconds)
+        dense, small = runtime.prepare(self.dense, example), runtime.prepare(made.network, example)
         figures = {"batch_size": batch_size, "runtime": runtime.name, "threads": self.arguments.threads}
-        for side, timing in of.items():
-            figures |= {f"{side}_ms": timing.median_ms, f"{side}_minimum_ms": timing.minimum_ms}
-        figures |= {"ratio": of["dense"].median_ms / of["small"].median_ms}
-        figures |= {"ratio_of_minima": of["dense"].minimum_ms / of["small"].minimum_ms}
+        figures |= asdict(time_pair(dense, small, self.arguments.seconds))
         if plan is not None and plan.predicted_ms is not None:
             figures |= {"predicted_ms": plan.predicted_ms, "predicted_share": plan.remaining("latency")}
         if plan is not None:

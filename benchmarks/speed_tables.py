@@ -84,13 +84,13 @@ def told_prediction(cell: Cell) -> str:
 
 
 def off_in_ms(cell: Cell) -> float:
-    """How much longer the fastest pass took than was predicted, relatively."""
-    return cell["ours_minimum"] / cell["predicted"] - 1
+    """How much longer a pass took than was predicted, relatively, on the machine as it was then."""
+    return cell["ours"] / cell["predicted"] - 1
 
 
 def off_in_share(cell: Cell) -> float:
     """The same of the share of the dense network's time, both sides measured in turn: a drift of the machine is out."""
-    return 1 / (cell["ratio_of_minima"] * cell["predicted_share"]) - 1
+    return 1 / (cell["ratio"] * cell["predicted_share"]) - 1
 
 
 def at_equal_error(cell: Cell, others: Sequence[Cell]) -> float | None:
@@ -137,12 +137,12 @@ def summary(cells: Sequence[Cell]) -> list[str]:
         for runtime in sorted({cell["runtime"] for cell in cells}):
             group = [cell for cell in cells if (cell["entry"], cell["runtime"]) == (entry, runtime)]
             if group:
-                real = [cell["real_over_macs_by_minima"] for cell in group]
+                real = [cell["real_over_macs"] for cell in group]
                 lines.append(
                     f"real over MACs, {entry}, {runtime}: median {statistics.median(real):.2f}, lowest "
-                    f"{min(real):.2f} ({min(group, key=lambda c: c['real_over_macs_by_minima'])['case']})"
+                    f"{min(real):.2f} ({min(group, key=lambda c: c['real_over_macs'])['case']})"
                 )
-    slower = [cell["case"] for cell in cells if is_ours(cell) and cell["ratio_of_minima"] < 1]
+    slower = [cell["case"] for cell in cells if is_ours(cell) and cell["ratio"] < 1]
     lines.append(f"plans by time that are slower than dense: {', '.join(slower) or 'none'}")
     return lines
 

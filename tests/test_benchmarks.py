@@ -23,7 +23,7 @@ def cell(entry, ratio, error, **more):
 def test_plans_by_macs_are_interpolated_at_the_error_of_a_plan_by_time(tables):
     svd = [cell("spatial_svd 0.5", 1 / 0.8, 2.0), cell("spatial_svd 0.25", 1 / 0.6, 4.0)]
     joined = [cell("joined 0.5", 1 / 0.9, 3.0)]
-    ours = cell("time 0.5", 2.0, 3.0, predicted_share=0.4, ours_minimum=0.011, predicted=0.01)
+    ours = cell("time 0.5", 2.0, 3.0, predicted_share=0.4, ours=0.011, predicted=0.01)
     # Of spatial SVD 0.7 of the dense time would lose 3, of all joined 0.9: the faster one counts.
     assert tables.equal_error_ratios([*svd, *joined, ours]) == [(ours, pytest.approx(0.7 * 2.0))]
     assert tables.equal_error_ratios([*joined, ours]) == [(ours, pytest.approx(0.9 * 2.0))]
