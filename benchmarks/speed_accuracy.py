@@ -96,7 +96,8 @@ class Accuracies:
     def layers_by_time(self, batch_size: int) -> Profiles:
         """Of all decompositions, with response errors and times."""
         folder = self.arguments.times and self.arguments.times / "errors"
-        layers = profile(self.dense, self.image, {"conv": list(FASTEST)})
+        among = list(self.arguments.decomposition or FASTEST)
+        layers = profile(self.dense, self.image, {"conv": among})
         layers = with_errors(layers, self.dense, self.images, fit="whitened", folder=folder)
         runtime = runtime_named(self.arguments.runtime, threads=self.arguments.threads)
         times = TimeStore(self.arguments.times)
@@ -141,6 +142,7 @@ class Accuracies:
         made = self.made(method, share, batch_size)
         figures = {"depth": self.arguments.depth, "method": method, "budget": share, "recalibrated": made.recalibrated}
         figures |= {"validation": self.accuracy(made.network), "test": self.accuracy(made.network, test=True)}
+        figures |= {"among": (self.arguments.decomposition or "fastest") if method == "time" else None}
         figures |= {"macs": network_cost(made.network, self.image).macs / self.dense_macs}
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,6 +229,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", type=Path, help="write the records to this file, and go on with what it has")
     parser.add_argument("--figure", type=Path, help="draw what the records have to this file (png, svg)")
     parser.add_argument("--methods", nargs="+", default=list(COLORS), choices=COLORS)
+    parser.add_argument("--decomposition", nargs="+", help="what plans by time choose from; five, as `fastest` does")
     parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 128])
     parser.add_argument("--images", type=int, default=2000, help="training images of fits, errors and batch norms")
