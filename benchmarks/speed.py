@@ -182,13 +182,14 @@ if __name__ == "__main__":
     parser.add_argument("--split", action="store_true", help="say where the time goes")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each side of a cell is timed")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--again", type=float, default=float("inf"), help="measure cells of a larger spread once more")
     parser.add_argument("--times", type=Path, help="folder where times and errors are kept")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     found = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
-    found = [cell for cell in found if "failed" not in cell]
+    found = [cell for cell in found if "failed" not in cell and cell["spread"] <= arguments.again]
     conditions = describe_environment("cpu")
     for name in arguments.networks:
         entries = Entries(name, arguments.decomposition, arguments.times)
