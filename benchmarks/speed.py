@@ -132,6 +132,13 @@ def cells(
             yield dict(case) | {"case": told, "failed": f"{type(error).__name__}: {str(error).strip():.300}"}
 
 
+def is_noisy(cell: Mapping, arguments: argparse.Namespace) -> bool:
+    """Whether a cell of those that are asked for is to be measured again."""
+    asked = cell["network"] in arguments.networks and cell["runtime"] in arguments.runtimes
+    asked = asked and cell["batch_size"] in (arguments.batch or batch_sizes(cell["network"]))
+    return asked and cell["entry"].startswith(tuple(arguments.entries)) and cell["spread"] > arguments.again
+
+
 def split(dense: Prepared, small: Prepared, made: Small) -> dict:
     """Where the time goes: milliseconds by kind of kernel, dense and small, and of layers above their share of MACs."""
     kernels = {}
@@ -189,7 +196,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     found = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
-    found = [cell for cell in found if "failed" not in cell and cell["spread"] <= arguments.again]
+    found = [cell for cell in found if "failed" not in cell and not is_noisy(cell, arguments)]
     conditions = describe_environment("cpu")
     for name in arguments.networks:
         entries = Entries(name, arguments.decomposition, arguments.times)
