@@ -132,11 +132,12 @@ def cells(
             yield dict(case) | {"case": told, "failed": f"{type(error).__name__}: {str(error).strip():.300}"}
 
 
-def is_noisy(cell: Mapping, arguments: argparse.Namespace) -> bool:
-    """Whether a cell of those that are asked for is to be measured again."""
+def is_open(cell: Mapping, arguments: argparse.Namespace) -> bool:
+    """Whether a cell that was measured is to be measured again: one of those asked for that failed, or is noisy."""
     asked = cell["network"] in arguments.networks and cell["runtime"] in arguments.runtimes
     asked = asked and cell["batch_size"] in (arguments.batch or batch_sizes(cell["network"]))
-    return asked and cell["entry"].startswith(tuple(arguments.entries)) and cell["spread"] > arguments.again
+    asked = asked and cell["entry"].startswith(tuple(arguments.entries))
+    return asked and ("failed" in cell or cell["spread"] > arguments.again)
 
 
 def split(dense: Prepared, small: Prepared, made: Small) -> dict:
@@ -196,7 +197,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     found = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else []
-    found = [cell for cell in found if "failed" not in cell and not is_noisy(cell, arguments)]
+    found = [cell for cell in found if not is_open(cell, arguments)]
     conditions = describe_environment("cpu")
     for name in arguments.networks:
         entries = Entries(name, arguments.decomposition, arguments.times)
