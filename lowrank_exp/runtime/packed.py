@@ -1,4 +1,4 @@
-"""Convolutions as frozen graphs of torch.compile call them, without compiling anything."""
+"""Layers as frozen graphs of torch.compile call them, without compiling anything."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,22 +10,28 @@ from torch import Tensor, nn
 
 from lowrank_exp.runtime.base import Prepared, check_shape, torch_threads
 
-PACKED = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}  # kinds, and the layout of their inputs
+# Kinds, and the layout of their inputs.
+PACKED = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d, nn.Linear: torch.contiguous_format}
 
 
 def chain_of(layer: nn.Module) -> list[nn.Module] | None:
-    """The convolutions that `layer` consists of, if they can be packed; None: there is something else in it."""
+    """The convolutions and linear layers that `layer` consists of, if all can be packed; else None."""
     chain = list(layer) if isinstance(layer, nn.Sequential) else [layer]
-    plain = all(type(one) in PACKED and one.padding_mode == "zeros" for one in chain)
-    return chain if chain and plain and not any(isinstance(one.padding, str) for one in chain) else None
+    return chain if chain and all(map(_is_plain, chain)) else None
+
+
+def _is_plain(layer: Any) -> bool:
+    if type(layer) not in PACKED:
+        return False
+    return isinstance(layer, nn.Linear) or (layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedPacked(Prepared):
-    """A chain of convolutions with their weights packed for oneDNN, called one after the other.
+    """A chain of convolutions with their weights packed for oneDNN, called one after the other; or of linear layers.
 
     Freezing packs weights in the same way and calls the same function of torch; what a graph adds to it (Python around
-    a whole graph, once per pass) belongs to no layer.
+    a whole graph, once per pass) belongs to no layer. Linear layers are called as they are.
     """
 
     chain: Sequence[nn.Module]
@@ -64,6 +70,8 @@ class PreparedPacked(Prepared):
 
 
 def _packed(layer: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
+    if isinstance(layer, nn.Linear):
+        return layer
     how = [list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups]
     weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *how, list(x.shape))
     convolve, bias = torch.ops.mkldnn._convolution_pointwise.default, layer.bias

@@ -15,6 +15,7 @@ from lowrank_exp.runtime.packed import PreparedPacked, chain_of
         (nn.Sequential(nn.Conv2d(8, 5, (3, 1), bias=False), nn.Conv2d(5, 8, (1, 3), dilation=2)), (1, 8, 9, 9)),
         (nn.Sequential(nn.Conv2d(8, 6, 1), nn.Conv2d(6, 6, 3, groups=6, padding=1), nn.Conv2d(6, 4, 1)), (1, 8, 7, 7)),
         (nn.Conv3d(2, 3, 3, padding=1), (1, 2, 5, 5, 5)),
+        (nn.Sequential(nn.Linear(6, 2, bias=False), nn.Linear(2, 5)), (3, 6)),
     ],
 )
 def test_outputs_are_those_of_torch(layer, shape):
@@ -28,7 +29,7 @@ def test_outputs_are_those_of_torch(layer, shape):
 
 def test_what_else_there_is_in_a_layer_is_compiled():
     assert chain_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())) is None
-    assert chain_of(nn.Linear(3, 4)) is None
+    assert chain_of(nn.Conv1d(3, 4, 1)) is None
     assert chain_of(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")) is None
     assert chain_of(nn.Conv2d(3, 4, 3, padding="same")) is None
     assert chain_of(nn.Sequential()) is None
