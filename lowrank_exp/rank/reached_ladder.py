@@ -25,7 +25,7 @@ SMALLEST = 1e-12  # error that is told from none between rungs
 def measured_rungs(layer: LayerProfile, most: int) -> list[int]:
     """The rungs at which errors are measured, rising, from 1: all of few, else the first and at most `most` others.
 
-    >>> from lowrank_exp.rank import Cost, Costs
+    >>> from lowrank_exp.rank import Cost, Costs, Offer
     >>> offer = Offer("channel_svd", range(1, 101), Costs(*[np.arange(1, 101) * 20] * 2))
     >>> measured_rungs(LayerProfile("a", "conv", Cost(1000, 1000), (offer,)), 6)
     [1, 3, 5, 9, 16, 28, 49]
