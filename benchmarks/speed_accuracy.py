@@ -6,8 +6,9 @@
 The dense network is the one of the file; its batch norm is estimated again on the fitting images where that raises its
 validation accuracy, and so is that of every smaller one. `macs`: spatial SVD, the knapsack on MACs, by errors of the
 weights. `time`: the knapsack on times measured on the runtime at the batch size, among all decompositions, by response
-errors. Both are fitted to the training images (whitened). `taylor`: filters of the lowest Taylor scores go, some at a
-time, ranked anew each time. Nothing is chosen by a test image. Times are taken in turn with the dense network's.
+errors. Both are fitted to the training images (whitened); `asymmetric` is `time`, each layer fitted to inputs from the
+layers fitted before it. `taylor`: filters of the lowest Taylor scores go, some at a time, ranked anew each time.
+Nothing is chosen by a test image. Times are taken in turn with the dense network's.
 """
 
 import argparse
@@ -42,8 +43,14 @@ from lowrank_exp.training import FirstImages, evaluate, recalibrate_
 BUDGETS = (0.8, 0.67, 0.5, 0.4, 0.33)  # of the MACs, or of the time
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what public weights expect
 AT_ONCE = 12  # channels that go between two rankings
-COLORS = {"macs": "#0072B2", "time": "#D55E00", "taylor": "#009E73"}
-LABELS = {"macs": "plan by MACs", "time": "plan by time", "taylor": "Taylor pruning"}
+BY_TIME = ("time", "asymmetric")
+COLORS = {"macs": "#0072B2", "time": "#D55E00", "asymmetric": "#CC79A7", "taylor": "#009E73"}
+LABELS = {
+    "macs": "plan by MACs",
+    "time": "plan by time",
+    "asymmetric": "plan by time, fitted in sequence",
+    "taylor": "Taylor pruning",
+}
 
 
 @dataclass(frozen=True)
@@ -125,16 +132,17 @@ class Accuracies:
         plan = None
         if method == "macs":
             plan = allocate(self.layers_by_macs, "knapsack", macs=share, metric="error")
-        elif method == "time":
+        elif method in BY_TIME:
             plan = allocate(self.layers_by_time(batch_size), "knapsack", latency=share, metric="response")
         if plan is None:
             return Made(*self.recalibrated(self.pruned[share]))
-        fitted = factorize_(copy.deepcopy(self.dense), plan, reconstruct="whitened", batches=self.images)
+        how = {"reconstruct": "whitened", "asymmetric": method == "asymmetric"}
+        fitted = factorize_(copy.deepcopy(self.dense), plan, batches=self.images, **how)
         return Made(*self.recalibrated(fitted), plan)
 
     def kept(self, method: str, share: float, batch_size: int) -> tuple[Made, dict]:
         """The same with its accuracies, from the folder of those that are kept if it is there."""
-        for_size = f"-batch{batch_size}" if method == "time" else ""
+        for_size = f"-batch{batch_size}" if method in BY_TIME else ""
         name = f"resnet{self.arguments.depth}-{method}-{share}{for_size}.pt"
         path = self.arguments.kept and self.arguments.kept / name
         if path and path.exists():
@@ -142,7 +150,7 @@ class Accuracies:
         made = self.made(method, share, batch_size)
         figures = {"depth": self.arguments.depth, "method": method, "budget": share, "recalibrated": made.recalibrated}
         figures |= {"validation": self.accuracy(made.network), "test": self.accuracy(made.network, test=True)}
-        figures |= {"among": (self.arguments.decomposition or "fastest") if method == "time" else None}
+        figures |= {"among": (self.arguments.decomposition or "fastest") if method in BY_TIME else None}
         figures |= {"macs": network_cost(made.network, self.image).macs / self.dense_macs}
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
