@@ -27,7 +27,7 @@ from speed_entries import FASTEST, Profiles
 from speed_timing import time_pair
 from torch import Tensor, nn
 
-from lowrank_exp import allocate, factorize_, profile, with_errors, with_times
+from lowrank_exp import allocate, factorize_, load, profile, save, with_errors, with_times
 from lowrank_exp.data import ImageFolder
 from lowrank_exp.machine.environment import describe_environment
 from lowrank_exp.models import cifar_resnet
@@ -42,6 +42,7 @@ from lowrank_exp.training import FirstImages, evaluate, recalibrate_
 
 BUDGETS = (0.8, 0.67, 0.5, 0.4, 0.33)  # of the MACs, or of the time
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what public weights expect
+FIGURES = "figures.json"  # of a network that is kept
 AT_ONCE = 12  # channels that go between two rankings
 BY_TIME = ("time", "asymmetric")
 COLORS = {"macs": "#0072B2", "time": "#D55E00", "asymmetric": "#CC79A7", "taylor": "#009E73"}
@@ -143,18 +144,22 @@ class Accuracies:
     def kept(self, method: str, share: float, batch_size: int) -> tuple[Made, dict]:
         """The same with its accuracies, from the folder of those that are kept if it is there."""
         for_size = f"-batch{batch_size}" if method in BY_TIME else ""
-        name = f"resnet{self.arguments.depth}-{method}-{share}{for_size}.pt"
-        path = self.arguments.kept and self.arguments.kept / name
-        if path and path.exists():
-            return torch.load(path, weights_only=False)
+        name = f"resnet{self.arguments.depth}-{method}-{share}{for_size}"
+        folder = self.arguments.kept and self.arguments.kept / name
+        if folder and (folder / FIGURES).exists():  # written last
+            figures, plan = json.loads((folder / FIGURES).read_text()), folder / "plan.yaml"
+            plan = Plan.read(plan) if plan.exists() else None
+            return Made(load(folder / "model.pt"), figures["recalibrated"], plan), figures
         made = self.made(method, share, batch_size)
         figures = {"depth": self.arguments.depth, "method": method, "budget": share, "recalibrated": made.recalibrated}
         figures |= {"validation": self.accuracy(made.network), "test": self.accuracy(made.network, test=True)}
         figures |= {"among": (self.arguments.decomposition or "fastest") if method in BY_TIME else None}
         figures |= {"macs": network_cost(made.network, self.image).macs / self.dense_macs}
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save((made, figures), path)
+        if folder:
+            save(made.network, folder / "model.pt")
+            if made.plan is not None:
+                made.plan.write(folder / "plan.yaml")
+            (folder / FIGURES).write_text(json.dumps(figures))
         return made, figures
 
     def timed(self, made: Made, batch_size: int) -> dict:

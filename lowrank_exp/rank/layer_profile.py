@@ -8,7 +8,7 @@ import numpy as np
 
 from lowrank_exp.decomposition import Rank, decomposition_named
 from lowrank_exp.rank.layer_shape import LayerShape
-from lowrank_exp.rank.offer import NO_OFFER, Cost, Offer
+from lowrank_exp.rank.offer import NO_OFFER, Cost, Costs, Offer
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,13 @@ class LayerProfile:
         decomposition = decomposition_named(self.offer.decomposition, **self.options)
         rank = decomposition.check_rank(self.shape.layer(), rank, self.name)
         return self.shape.costs(decomposition, [rank]).at(0)
+
+    def costs_at(self, ranks: Sequence[Rank]) -> Costs:
+        """`cost` of several ranks, on the ladder or not, in one go; with times where all are on a ladder with times."""
+        place_of = {rank: place for place, rank in enumerate(self.ranks)}
+        if all(rank in place_of for rank in ranks) or self.shape is None:
+            return self.offer.costs.some([place_of[rank] for rank in ranks])
+        return self.shape.costs(decomposition_named(self.offer.decomposition, **self.options), ranks)
 
     def energy_at(self, ranks: Sequence[Rank]) -> np.ndarray:
         """Share of the squared norm that these ranks keep, `(len(ranks),)`; they may lie off a ladder of pairs.

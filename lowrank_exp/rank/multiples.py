@@ -8,7 +8,7 @@ from lowrank_exp.checks import whole
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.enc.curves import measured_curve
 from lowrank_exp.rank.layer_profile import LayerProfile
-from lowrank_exp.rank.offer import Costs, Offer
+from lowrank_exp.rank.offer import Offer
 
 
 def check_multiple(multiple: int | None) -> int:
@@ -51,10 +51,7 @@ def restrict(layer: LayerProfile, ranks: tuple[Rank, ...]) -> Offer:
     offer, pairs = layer.offer, isinstance(layer.full_rank, tuple)
     places = [layer.place_below(rank) if pairs else offer.ranks.index(rank) for rank in ranks]
     if pairs:
-        every = [layer.cost(rank) for rank in ranks]
-        known = offer.costs.known
-        costs = Costs(**{what: np.array([getattr(cost, what) for cost in every], dtype=np.int64) for what in known})
-        kept = layer.energy_at(ranks)
+        costs, kept = layer.costs_at(ranks), layer.energy_at(ranks)
     else:
         costs, kept = offer.costs.some(places), offer.kept[places] if len(offer.kept) else offer.kept
     return replace(

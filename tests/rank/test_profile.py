@@ -225,3 +225,10 @@ def test_another_process_reads_ranks_off_the_ladder_of_a_profile():
     assert cost == layer.cost(off)
     assert cost.weights == 8 * off[0] + 9 * off[0] * off[1] + 8 * off[1]
     np.testing.assert_allclose(energy, layer.energy_at([off]), rtol=1e-6)
+
+
+def test_costs_of_several_ranks_are_those_of_each():
+    layer = profile(nn.Sequential(nn.Conv2d(24, 32, 3)), torch.zeros(1, 24, 9, 9), "tucker2")["0"]
+    for ranks in ([*layer.ranks[:2]], [(8, 8), (24, 32), (3, 5)]):
+        several = layer.costs_at(ranks)
+        assert [several.at(place) for place in range(len(ranks))] == [layer.cost(rank) for rank in ranks]

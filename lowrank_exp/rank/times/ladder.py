@@ -46,7 +46,8 @@ def _step(rank: int) -> int:
 def _pairs_to_time(layer: LayerProfile) -> tuple[Rank, ...]:
     multiple = 2 * BLOCK if min(layer.full_rank) >= 6 * BLOCK else BLOCK
     raised = raise_to_multiples(layer, multiple) or tuple(layer.ranks)
-    affordable = [rank for rank in raised if _may_be_faster(layer, layer.cost(rank).macs)]
+    costs = layer.costs_at(raised)
+    affordable = [rank for rank, macs in zip(raised, costs.macs, strict=True) if _may_be_faster(layer, macs)]
     places = np.unique(np.linspace(0, len(affordable) - 1, PAIRS).round().astype(int)) if affordable else []
     return tuple(affordable[place] for place in places)
 

@@ -73,18 +73,17 @@ def _miss(plan: Plan) -> float:
 
 def explain_steps(plan: Plan, layers: Mapping[str, LayerProfile], batch: Tensor, clock: Clock) -> Plan:
     """The plan with what the next higher rank would have taken, as the reason of every rank that ends a block."""
-    planned = {}
-    for name, layer in plan.layers.items():
-        planned[name] = layer
-        choice = choices_of(plan, layers).get(name)
-        if choice is None or not isinstance(choice.rank, int) or choice.rank >= choice.profile.highest_rank:
+    planned = dict(plan.layers)
+    for name, choice in choices_of(plan, layers).items():
+        if not isinstance(choice.rank, int) or choice.rank >= choice.profile.highest_rank:
             continue
         kind = decomposition_named(choice.profile.decomposition, **choice.profile.options)
         next_one, shape = choice.rank + 1, choice.profile.shape
         by_rank = clock.rank_ms(shape, kind, [choice.rank, next_one], batch.device)
         if by_rank[next_one] > STEP * by_rank[choice.rank]:
             times = f"{by_rank[next_one]:.3g} ms where {choice.rank} takes {by_rank[choice.rank]:.3g}"
-            planned[name] = replace(layer, reason=f"{layer.reason}; {next_one} leaves the block: it takes {times}")
+            reason = planned[name].reason
+            planned[name] = replace(planned[name], reason=f"{reason}; {next_one} leaves the block: it takes {times}")
     return replace(plan, layers=planned)
 
 
