@@ -4,7 +4,7 @@
     source:          paper (authors, place, year), title, url
     columns:         column: quantity, unit, convention, layers, flops_per_mac, see `report/published.py`
     defaults:        what every row starts from; its keys are those of a row
-    seeds: [0, 1]    swept by `lowrank-exp experiment=<name>` ...
+    seeds: [0, 1]    swept by `lowrank-exp experiment=<name>` (default: 0, 1, 2, unless a row or defaults set one) ...
     sweep:           ... with all rows and, where there is more, these: key or group: [values]
     rows:
       <row>:
@@ -44,6 +44,7 @@ from lowrank_exp.command_line.keys.kinds import (
 )
 
 FOLDER = "table"  # in a folder of configuration
+SEEDS = (0, 1, 2)  # of a table that does not say: means have a spread, and differences can be tested
 NAME = re.compile(r"[\w.-]+")  # what Hydra's grammar takes as one word
 
 _settings = Single("a mapping", "{rank: {macs: 0.5}}", lambda value: isinstance(value, Mapping))
@@ -152,13 +153,15 @@ def _table(path: Path, page: Any) -> Table:
             known = ", ".join(rows) or "none"
             raise ValueError(f"rows.{name}.like is {like}, which is not a row before it. Before it are: {known}")
         rows[str(name)] = _row(row, rows.get(like, Row()))
+    defaults = _defaults(path, page.get("defaults", {}))
+    set_alone = any("seed" in one.set for one in (defaults, *rows.values()))
     return Table(
         path,
         str(page.get("title", "")),
         page.get("source", {}),
         page.get("columns", {}),
-        _defaults(path, page.get("defaults", {})),
-        page.get("seeds", []),
+        defaults,
+        page.get("seeds", [] if set_alone else SEEDS),
         page.get("sweep", {}),
         rows,
         page.get("notes", []),

@@ -8,7 +8,7 @@ LATEX = {
     **{character: f"\\{character}" for character in "&%$#_"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
     **{character: f"{{{character}}}" for character in "[]*"},  # behind \\ or \item they would be arguments
-    **{"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$"},
+    **{"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "≈": r"$\approx$"},
 }
 # Not an underscore within a word; of an address what would make a link of it.
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.")

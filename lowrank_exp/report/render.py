@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from lowrank_exp.report.distinguish import CHANGE, EXPLAINED, MARK, UNTESTED, numbers, testable
 from lowrank_exp.report.escapes import latex_escaped, markdown_escaped, markdown_item
 from lowrank_exp.report.quantities import SHOWN, VALUES, Quantity
 
@@ -29,6 +30,7 @@ TERMINAL = (
 SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
 WARNED = "(!)"  # beside the status of a row with warnings
 TIMED_BY = "timed by"
+NUMBER = "no."  # of a row in its table
 APART = "Rows were timed in different ways, as listed: compare latencies of one way only."
 FIGURE = Quantity("value", 1, ".4g")  # of a phase's own
 ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads", "timed_by")
@@ -51,21 +53,30 @@ class Section:
 
     @property
     def convention(self) -> str:
-        """The convention of every number in the section, with the conditions of its latency."""
-        return f"{CONVENTION} {self.conditions}"
+        """The convention of every number in the section, what is told apart, and the conditions of its latency."""
+        return f"{CONVENTION} {EXPLAINED if testable(self.frame) else UNTESTED} {self.conditions}"
 
 
 def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Rows of `table` as text: configuration, n, the quantities `names` in their shown units, status.
 
-    By default all quantities, and the accuracy after every phase between the first and the last. Where latencies were
-    measured in different ways, each row tells its own.
+    By default all quantities, and the accuracy after every phase between the first and the last. A change that is not
+    told from none is marked; several rows have numbers, by which each names those that it is not told from. Where
+    latencies were measured in different ways, each row tells its own.
     """
     columns = {"configuration": frame["configuration"].astype(str), "n": frame["n"].astype(str)}
+    several = len(frame) > 1 and testable(frame)
+    if several:
+        columns = {NUMBER: pd.Series(range(1, len(frame) + 1), frame.index).astype(str), **columns}
 
     def add(name: str, quantity: Quantity, kind: str) -> None:
         pairs = zip(frame[f"{name}_mean"], frame[f"{name}_std"], strict=True)
         columns[quantity.header] = [_cell(mean, std, quantity, kind) for mean, std in pairs]
+        if name == "accuracy_change":
+            told = zip(columns[quantity.header], frame[CHANGE], strict=True)
+            columns[quantity.header] = [f"{cell} {MARK}" if answer == "no" else cell for cell, answer in told]
+            if several:
+                columns[MARK] = numbers(frame)
 
     for name in names or SHOWN:
         if f"{name}_mean" in frame:
@@ -239,10 +250,11 @@ def _dates(cell: str) -> str:
 
 def _print(console: Console, text: pd.DataFrame, title: str) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    for number, name in enumerate(text.columns):
-        words = number == 0 or name in ("column", "unit", "status", "phase", "figure", TIMED_BY, *ORIGIN)
-        header = name.replace(" ", "\n")
-        table.add_column(header, justify="left" if words else "right", overflow="fold", no_wrap=number > 0)
+    first = next(name for name in text.columns if name != NUMBER)
+    for name in text.columns:
+        words = name in (first, "column", "unit", "status", "phase", "figure", MARK, TIMED_BY, *ORIGIN)
+        header, wraps = name.replace(" ", "\n"), name in (first, MARK)
+        table.add_column(header, justify="left" if words else "right", overflow="fold", no_wrap=not wraps)
     for row in text.itertuples(index=False):
         table.add_row(*map(str, row), style=_colour(getattr(row, "status", "")))
     console.print()
@@ -262,7 +274,8 @@ def _pipes(text: pd.DataFrame) -> str:
 
 def _tabular(text: pd.DataFrame, caption: str, last: str = "l") -> str:
     escaped = text.map(lambda cell: latex_escaped(str(cell))).rename(columns=latex_escaped)
-    layout = "l" + "r" * (len(text.columns) - 2) + last
+    first = "rl" if text.columns[0] == NUMBER else "l"
+    layout = first + "r" * (len(text.columns) - len(first) - 1) + last
     return escaped.style.hide(axis="index").to_latex(
         hrules=True,
         caption=latex_escaped(caption),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lowrank_exp.report.configuration import Configuration, differing_keys, leaves
+from lowrank_exp.report.distinguish import with_distinguished
 from lowrank_exp.report.quantities import SHOWN, VALUES, measured, measured_over
 from lowrank_exp.report.timed_by import timed_by
 
@@ -30,7 +31,7 @@ def table(
     `phase` names the phase that counts as the compressed network, default the last one; `more` names quantities
     beyond `AVERAGED`, and `layers` the layers (names or `re:` patterns) that some of them count alone, see
     `measured_over`. A mean is empty where any seed lacks the number, a standard deviation where there are fewer than
-    two seeds. Raises ValueError if no job has the phase.
+    two seeds. Then what `with_distinguished` says. Raises ValueError if no job has the phase.
     """
     known = {item.name: None for row in rows for job in row.finished for item in job.phases}
     if phase is not None and phase not in known:
@@ -45,7 +46,7 @@ def table(
     names = list(dict.fromkeys([*AVERAGED, *more, *(f"accuracy.{name}" for name in known), *own]))
     frame = pd.DataFrame([_record(row, names, phase, layers) for row in rows])
     unmeasured = [name for name in ("top5", "top5_dense") if frame[f"{name}_mean"].isna().all()]
-    return frame.drop(columns=[f"{name}_{part}" for name in unmeasured for part in ("mean", "std")])
+    return with_distinguished(frame.drop(columns=[f"{name}_{part}" for name in unmeasured for part in ("mean", "std")]))
 
 
 def notes(rows: Sequence[Configuration]) -> list[str]:

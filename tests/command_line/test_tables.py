@@ -59,6 +59,21 @@ def test_a_row_takes_over_what_the_row_has_that_it_is_like(conf):
     assert (table.name, table.seeds, table.axes["row"]) == ("mine", [0, 1], ["mine/half", "mine/third"])
 
 
+def test_a_table_has_three_seeds_unless_it_says(conf):
+    path = conf / "table" / "plain.yaml"
+    for text, seeds in (
+        ("rows: {a: {}}", (0, 1, 2)),
+        ("rows: {a: {}}\nseeds: [4]", (4,)),
+        ("rows: {a: {}}\nseeds: []", ()),
+        ("rows: {a: {}, b: {set: {seed: 7}}}", ()),
+        ("rows: {a: {}}\ndefaults: {set: {seed: 7}}", ()),
+    ):
+        path.write_text(text)
+        read_table.__globals__["_read"].cache_clear()
+        assert tuple(read_table(path).seeds) == seeds
+        assert ("seed" in read_table(path).axes) == bool(seeds)
+
+
 def test_a_table_takes_over_the_defaults_of_one_of_ours(conf):
     (conf / "table" / "more.yaml").write_text("defaults: {like: enc_table1_vgg16, set: {seed: 3}}\nrows: {a: {}}")
     base = read_table(table_path("enc_table1_vgg16", [CONF])).defaults

@@ -30,7 +30,7 @@ def test_rows_sweeps_and_seeds_are_axes(conf: Path) -> None:
 
 
 def test_a_key_that_decides_nothing_is_not_checked(conf: Path, job: Callable) -> None:
-    table = written(conf, "sweep: {threads: [1, 2]}\nrows: {svd: {}}")
+    table = written(conf, "sweep: {threads: [1, 2]}\nrows: {svd: {}}\nseeds: [0]")
     rows = [job(row="svd", experiment="table1")]
     assert unclear(configurations(rows), table) == [
         "table1: threads is not recorded in a configuration, its values are not checked"
@@ -63,12 +63,12 @@ def test_numbers_are_compared_as_numbers(conf: Path, job: Callable) -> None:
 
 
 def test_a_table_without_seeds_takes_any(conf: Path, job: Callable) -> None:
-    table = written(conf, "rows: {svd: {}, svd_energy: {}}")
+    table = written(conf, "rows: {svd: {}, svd_energy: {}}\nseeds: []")
     assert missing([job(row="svd", experiment="table1", seed=7)], table) == [("svd", ()), ("svd_energy", ("any",))]
 
 
 def test_a_group_is_known_by_what_was_chosen(conf: Path, job: Callable) -> None:
-    table = written(conf, "sweep: {rank: [uniform, energy], model: [small, large, huge]}")
+    table = written(conf, "seeds: []\nsweep: {rank: [uniform, energy], model: [small, large, huge]}")
     chosen = (("uniform", "small", 20), ("uniform", "large", 56), ("energy", "small", 20), ("energy", "huge", 9))
     jobs = [
         job(
@@ -87,7 +87,7 @@ def test_a_group_is_known_by_what_was_chosen(conf: Path, job: Callable) -> None:
 
 
 def test_a_group_of_an_earlier_result_counts_for_all_and_that_is_said(conf: Path, job: Callable) -> None:
-    table = written(conf, "sweep: {rank: [uniform, energy]}")
+    table = written(conf, "seeds: []\nsweep: {rank: [uniform, energy]}")
     rows = configurations([job(experiment="table1", choices={})])
     assert unclear(rows, table) == ["table1: cannot tell which rank (uniform, energy) decompose is, it counts for all"]
     assert [(row.label, row.missing) for row in with_missing(rows, table)] == [("decompose", ())]

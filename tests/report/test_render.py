@@ -38,7 +38,7 @@ def test_cells(job: Callable) -> None:
         "n": "2",
         "dense %": "91.00 ± 0.00",
         "accuracy %": "91.00 ± 1.41",
-        "change": "+0.00 ± 1.41",
+        "change": "+0.00 ± 1.41 ≈",
         "MACs M": "0.50",
         "MACs ratio": "0.500",
         "weights k": "100.0",
