@@ -32,6 +32,7 @@ FORMER_OPTIONS = {
 
 # Options that outcomes stored before them do not have, by class: left out where they are null.
 LATER_OPTIONS = {
+    "lowrank_exp.phases.Recalibrate": ("judged_on",),
     "lowrank_exp.pruning.schedules.Iterative": ("latency",),
     "lowrank_exp.rank.allocate": ("latency", "latency_ms"),
 }

@@ -7,8 +7,9 @@ from lowrank_exp.phases.fastest import Fastest
 from lowrank_exp.phases.learning_compression import LearningCompression
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.prune import Prune, Remove
+from lowrank_exp.phases.recalibrate import Recalibrate
 from lowrank_exp.phases.rewind import Rewind
-from lowrank_exp.phases.small import Evaluate, Recalibrate, Recompose
+from lowrank_exp.phases.small import Evaluate, Recompose
 from lowrank_exp.phases.svd import ToSVD, Truncate
 from lowrank_exp.phases.train import Train
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -12,8 +12,8 @@ from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import one_image
 from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.recalibrate import KEPT, Recalibrate
 from lowrank_exp.phases.rehearsal import Rehearsal, walked
-from lowrank_exp.phases.small import Recalibrate
 from lowrank_exp.phases.timing import clock_of
 from lowrank_exp.rank import BudgetError, Plan
 from lowrank_exp.rank.timed import batch_of
@@ -29,8 +29,7 @@ class Fastest(Phase):
     """Search budgets of time by bisection for the fastest network within a loss of validation accuracy, and make it.
 
     At every budget the ranks are chosen anew, layers are replaced by their factors, and batch norms are recalibrated
-    where that helps: both are evaluated. The network is then timed beside the dense one in every runtime that is
-    installed.
+    as `recalibrate` has it. The network is then timed beside the dense one in every runtime that is installed.
 
     Args:
         factorize: decomposition, rank policy (without a budget of time of its own), and fit.
@@ -52,6 +51,8 @@ class Fastest(Phase):
     lowest: float = 0.1
     resolution: float = 0.02
     seconds: float = 0.5
+
+    version: ClassVar[int] = 2  # 1 told accuracies apart by themselves, where equal ones now go by the loss
 
     def __post_init__(self) -> None:
         if not is_number(self.accuracy_drop) or not 0 <= self.accuracy_drop < 1:
@@ -101,7 +102,7 @@ class Fastest(Phase):
             told = [_tell_failure(search, self.accuracy_drop)]
             return Done(applied=False, values=values, warnings=told, missed=True)
         dense = copy_network(network)
-        self.make_(network, best, setting)
+        self.make_(network, best.plan, setting)
         values |= {
             "budget": best.budget,
             "val_accuracy_small": best.accuracy,
@@ -111,11 +112,11 @@ class Fastest(Phase):
         }
         return Done(plan=best.plan, values=values)
 
-    def make_(self, network: nn.Module, made: "_Tried", setting: Setting) -> None:
-        """Replace the layers of `network`, in place, as a try had."""
-        factorize_(network, made.plan, store=setting.svds, **self.factorize.fit_arguments(setting))
-        if made.recalibrated:
-            self.recalibrate.run_(network, setting)
+    def make_(self, network: nn.Module, plan: Plan, setting: Setting) -> bool:
+        """Replace the layers of `network`, in place; whether its batch norms are other ones afterwards."""
+        factorize_(network, plan, store=setting.svds, **self.factorize.fit_arguments(setting))
+        done = self.recalibrate.run_(network, setting)
+        return done.applied and bool(done.values.get(KEPT, True))
 
     def time_everywhere(self, dense: nn.Module, small: nn.Module, setting: Setting) -> dict[str, float]:
         """Medians in milliseconds of both networks in every runtime that is installed, measured in turn."""
@@ -178,16 +179,11 @@ class _Search:
             self.low = budget
 
     def attempt(self, budget: float) -> _Tried:
-        """A copy of the network at a budget, as it is and with its batch norms recalibrated: the better one counts."""
+        """A copy of the network at a budget."""
         network = copy_network(self.network)
         plan = self.phase.at(budget).plan(network, self.setting)
-        made = _Tried(budget, plan, 0.0, False)
-        self.phase.make_(network, made, self.setting)
-        plain = self.score(network)
-        if not self.phase.recalibrate.run_(network, self.setting).applied:
-            return replace(made, accuracy=plain)
-        again = self.score(network)
-        return replace(made, accuracy=max(plain, again), recalibrated=again > plain)
+        kept = self.phase.make_(network, plan, self.setting)
+        return _Tried(budget, plan, self.score(network), kept)
 
     def score(self, network: nn.Module) -> float:
         """Validation accuracy."""

@@ -10,6 +10,7 @@ from lowrank_exp.training.parts.part import AtWork, Fit, Part
 from lowrank_exp.training.parts.pruner import Pruner, Pruning
 from lowrank_exp.training.parts.quant_noise import QuantNoise
 from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
+from lowrank_exp.training.probes.answers import answers_error
 from lowrank_exp.training.probes.first_images import FirstImages
 from lowrank_exp.training.probes.network_score import NetworkScore
 from lowrank_exp.training.recalibrate import recalibrate_
@@ -29,6 +30,7 @@ __all__ = [
     "Recipe",
     "Scores",
     "StochasticDepth",
+    "answers_error",
     "evaluate",
     "fit_",
     "places",

@@ -35,7 +35,11 @@ PHASES: dict[str, dict[str, k.Kind]] = {
         "latency": LATENCY,
     },
     "lowrank_exp.phases.Recompose": {"layers": k.many(k.text)},
-    "lowrank_exp.phases.Recalibrate": {"max_images": k.whole(2, 10**8), "batch_size": k.whole(1)},
+    "lowrank_exp.phases.Recalibrate": {
+        "max_images": k.whole(2, 10**8),
+        "batch_size": k.whole(1),
+        "judged_on": k.or_null(_IMAGES),
+    },
     "lowrank_exp.phases.Evaluate": {},
     "lowrank_exp.phases.Fastest": {
         "factorize": k.Target(),
