@@ -82,7 +82,9 @@ def test_equal_accuracies_are_told_apart_by_the_loss():
     assert done.values == {"val_accuracy_before": 1.0, "val_accuracy_estimated": 1.0, "kept": 1.0}
 
 
-@pytest.mark.parametrize("folders", [{}, {"factorize": Path()}, {"train": Path(), "prune": Path(), "factorize": Path()}])
+@pytest.mark.parametrize(
+    "folders", [{}, {"factorize": Path()}, {"train": Path(), "prune": Path(), "factorize": Path()}]
+)
 def test_without_validation_images_the_answers_decide_against_the_network_before(folders):
     reference = good_network()
     asked = []
