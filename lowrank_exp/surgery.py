@@ -178,7 +178,7 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     return model
 
 
-def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None, asymmetric: bool = False) -> nn.Module:
+def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None) -> nn.Module:
     """Give `model` the shapes of `plan`, in place, without computing any weight.
 
     Raises:
@@ -190,7 +190,7 @@ def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None, asymme
             continue
         if fit is not None:
             kind = decomposition_named(planned.decomposition, **planned.options)
-            check_fit(fit, name, kind, modules[name], planned.rank, asymmetric)
+            check_fit(fit, name, kind, modules[name], planned.rank)
             if modules[name].bias is None and adds_bias(fit):
                 edits.append(Bias(name))
         edits.append(Factorize(name, planned.decomposition, planned.rank, planned.options))

@@ -89,7 +89,7 @@ class Factorize(Phase):
         layers = profile(network, example, Decompositions.of(self.decomposition))
         plan = self.stand_in(layers, lambda ranks: 1.0)
         with finite(network):
-            replay_to_plan_(network, plan, self.reconstruct.get("fit"), self._asymmetric)
+            replay_to_plan_(network, plan, self.reconstruct.get("fit"))
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self.plan(network, setting)
@@ -158,16 +158,13 @@ class Factorize(Phase):
         if (fit := self.reconstruct.get("fit")) is None:
             seconds, exact = factorize_for_a_while_(network, plan, setting.svds)
             return network, [(f"factors of {layers} layers", seconds)], exact, ""
-        images, asymmetric = min(self.reconstruct["images"], setting.data.sizes["train"]), self._asymmetric
+        images = min(self.reconstruct["images"], setting.data.sizes["train"])
         loader = setting.data.train_loader(self.reconstruct["batch_size"], 0, augment=False)
-        seconds = (2 * layers if asymmetric else 1) * images * forward_seconds(network, loader, setting.device)
+        passes = 2 * layers if self.reconstruct.get("asymmetric") else 1
+        seconds = passes * images * forward_seconds(network, loader, setting.device)
         with finite(network):
-            replay_to_plan_(network, plan, fit, asymmetric)
+            replay_to_plan_(network, plan, fit)
         return network, [(f"passes over {images:,} training images", seconds)], False, f"the fit {fit} itself"
-
-    @property
-    def _asymmetric(self) -> bool:
-        return self.reconstruct.get("asymmetric", False)
 
     def stand_in(self, layers: Mapping[str, LayerProfile], score: Callable[..., float]) -> Plan:
         """A plan with made-up sensitivities and the given `score`, of which no more than the shapes is to be believed.

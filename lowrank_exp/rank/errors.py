@@ -20,7 +20,6 @@ from lowrank_exp.rank.reached_ladder import ReachedLadder
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.passes import image_batches
 from lowrank_exp.reconstruct.patch_moments import patch_moments
-from lowrank_exp.reconstruct.patches import patches_refusal
 from lowrank_exp.reconstruct.reached import MEASURED
 
 
@@ -69,8 +68,8 @@ def with_errors(
             the fit, the network and the images; None stores nothing.
 
     Raises:
-        ValueError: a fit without images, one that moments do not decide ("relu"), an option out of range, a layer whose
-            patches cannot be had, or images that do not reach it.
+        ValueError: a fit without images, one that moments do not decide ("relu"), an option out of range, or a
+            layer that the images do not reach.
 
     >>> from lowrank_exp.rank import profile
     >>> net = nn.Sequential(nn.Conv2d(4, 6, 3))
@@ -83,7 +82,6 @@ def with_errors(
     modules = {name: module for name, module in model.named_modules() if name in layers and layers[name].rungs}
     decides: list[Any] = []
     if batches is not None:
-        _check_patches(modules)
         decides = [fit, positions, seed, *([tensors_digest(model), _digest_images(batches, seed)] if folder else [])]
     kept, how = ErrorStore(folder), {"rungs": rungs, "fit": fit, "fits": fits, "decides": decides}
     ladders = {
@@ -118,15 +116,6 @@ def _check(batches: Any, fit: str | None, rungs: int, fits: int | None, position
     for name, value, least in (("fits", fits, 2), ("positions", positions, 1), ("memory", memory, 1)):
         if value is not None:
             whole(name, value, least, f"{name}={value!r} must be a whole number of at least {least}")
-
-
-def _check_patches(modules: Mapping[str, nn.Module]) -> None:
-    for name, module in modules.items():
-        if refusal := patches_refusal(module):
-            raise ValueError(
-                f"{name}: its response error is not known, since {refusal}; leave it alone by "
-                f"decomposition.layers ({{{name}: null}}), or compare the errors of weights (metric error)"
-            )
 
 
 def _digest_images(batches: Iterable[Any], seed: int) -> str:

@@ -129,7 +129,7 @@ class ReachedLadder:
         """The places at which the factors are fitted."""
         if self.fit is None or not self.places:
             return []
-        if fit_refusal(self.layer, self.kind, self.profile.ranks[0], self.fit, False):
+        if fit_refusal(self.layer, self.kind, self.profile.ranks[0], self.fit):
             return []
         if fits is None or acts_on_responses(self.kind) or len(self.places) <= fits:
             return self.places

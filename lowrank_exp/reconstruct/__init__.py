@@ -14,8 +14,9 @@ over the layer's responses y, the rank of M bounded; gives the last factor a bia
 reads the responses (and behind the batch norm between); gives the last factor a bias. Each of them is symmetric, or
 asymmetric: inputs from the network as compressed so far, targets from the original one.
 
-Where patches are needed (whitened: one factor at a time, or asymmetric), layers are Conv1d, Conv2d or Linear; the
-others act on responses alone and serve transposed and three-dimensional convolutions too.
+Every kind of layer has every fit of its decomposition: convolutions of one to three axes, transposed ones too, grouped
+and depthwise ones, and linear layers. Where rows of inputs are needed (whitened: one factor at a time, or asymmetric),
+they are `patches_GPD`; the others act on responses alone.
 """
 
 from lowrank_exp.reconstruct.available import FITS, adds_bias, check_fit

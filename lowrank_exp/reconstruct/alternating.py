@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.decomposition.convolution import TRANSPOSED
 from lowrank_exp.layers.reorder import Reorder
+from lowrank_exp.network.cost import LAYERS
 
 EXACT = 1e-12  # of the squared norm of the responses: an error below it is none
 
@@ -19,8 +21,7 @@ def chain_refusal(chain: nn.Module) -> str | None:
     """Why the factors of `chain` cannot be fitted one at a time; None where they can."""
     if not isinstance(chain, nn.Sequential):
         return f"it leaves a single {type(chain).__name__}, not a chain of factors"
-    plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Reorder)
-    if other := [type(part).__name__ for part in chain if type(part) not in plain]:
+    if other := [type(part).__name__ for part in chain if type(part) not in (*LAYERS, Reorder)]:
         return f"its chain has {other[0]} in it, which is not a plain layer"
     factors = [part for part in chain if not isinstance(part, Reorder)]
     if len(factors) < 2:
@@ -39,7 +40,7 @@ def dense_GOD(parts: list[nn.Module], weights: list[Tensor], groups: int) -> Ten
 def _identity_kernel(parts: list[nn.Module], weights: list[Tensor]) -> Tensor:
     """The kernel `(I, I, 1 ...)` that every channel passes as it is."""
     first = next(part for part in parts if not isinstance(part, Reorder))
-    channels = weights[0].shape[1] * getattr(first, "groups", 1)
+    channels = first.in_features if isinstance(first, nn.Linear) else first.in_channels
     one = torch.eye(channels, dtype=weights[0].dtype, device=weights[0].device)
     return one.reshape(channels, channels, *(1,) * (weights[0].dim() - 2))
 
@@ -56,6 +57,8 @@ def _kernel_through(kernel_IMK: Tensor, parts: list[nn.Module], weights: list[Te
             continue
         groups = getattr(part, "groups", 1)
         kernel_IGMK, weight_GOMK = kernel_IMK.unflatten(1, (groups, -1)), next(remaining).unflatten(0, (groups, -1))
+        if isinstance(part, TRANSPOSED):
+            weight_GOMK = weight_GOMK.transpose(1, 2)
         if weight_GOMK.shape[1] == weight_GOMK.shape[2] == 1:  # depthwise
             kernel_IMK = (kernel_IGMK * weight_GOMK[:, 0]).flatten(1, 2)
         else:

@@ -4,7 +4,6 @@ from torch import nn
 
 from lowrank_exp.decomposition.base import FITS, Decomposition, Rank
 from lowrank_exp.reconstruct.alternating import chain_refusal
-from lowrank_exp.reconstruct.patches import patches_refusal
 
 
 def adds_bias(fit: str) -> bool:
@@ -17,9 +16,7 @@ def acts_on_responses(kind: Decomposition) -> bool:
     return "response" in kind.fits
 
 
-def check_fit(
-    fit: str, name: str, kind: Decomposition, layer: nn.Module, rank: Rank | None = None, asymmetric: bool = False
-) -> None:
+def check_fit(fit: str, name: str, kind: Decomposition, layer: nn.Module, rank: Rank | None = None) -> None:
     """Nothing, if the fit `fit` can be made of `layer` (which may lie on the meta device).
 
     Args:
@@ -28,30 +25,27 @@ def check_fit(
         kind: the decomposition.
         layer: the dense layer.
         rank: of the decomposition; where it is not given, its lowest.
-        asymmetric: see `fit_to_data`.
 
     Raises:
         ValueError: there is no such fit, not for this decomposition or not for this layer.
     """
     if fit not in FITS:
         raise ValueError(f"there is no fit to data {fit!r}; there are {', '.join(FITS)}")
-    if refusal := fit_refusal(layer, kind, kind.ladder(layer)[0] if rank is None else rank, fit, asymmetric):
+    if refusal := fit_refusal(layer, kind, kind.ladder(layer)[0] if rank is None else rank, fit):
         raise ValueError(
             f"{name}: {refusal}. Leave the layer alone by a rule ({{{name}: null}}), give it another decomposition, or "
             "fit to the weights"
         )
 
 
-def fit_refusal(layer: nn.Module, kind: Decomposition, rank: Rank, fit: str, asymmetric: bool) -> str | None:
+def fit_refusal(layer: nn.Module, kind: Decomposition, rank: Rank, fit: str) -> str | None:
     """Why the fit `fit` cannot be made of `layer` at `rank`; None where it can."""
     if fit not in kind.fits:
         reason = f" ({kind.why_no_fit})" if kind.why_no_fit else ""
         kinds = ", ".join(one for one in FITS if one in kind.fits) or "none"
         return f"there is no fit {fit!r} for {kind.name}{reason}, which has: {kinds}"
-    if fit != "whitened" or (acts_on_responses(kind) and not asymmetric):
+    if fit != "whitened" or acts_on_responses(kind):
         return None
-    if refusal := patches_refusal(layer):
-        return f"the fit {fit!r} of {kind.name} needs patches: {refusal}"
-    if not acts_on_responses(kind) and (refusal := chain_refusal(kind.skeleton(layer, rank, device="meta"))):
+    if refusal := chain_refusal(kind.skeleton(layer, rank, device="meta")):
         return f"there is no fit {fit!r} for {kind.name} here: {refusal}"
     return None

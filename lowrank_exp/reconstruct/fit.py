@@ -171,7 +171,7 @@ def _check_layers(
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
         rank = kind.check_rank(modules[name], rank, name)
         kind.check_weight(modules[name], name)
-        check_fit(fit, name, kind, modules[name], rank, asymmetric)
+        check_fit(fit, name, kind, modules[name], rank)
     return {name: modules[name] for name in wanted}
 
 

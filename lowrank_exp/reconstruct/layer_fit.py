@@ -16,7 +16,7 @@ from lowrank_exp.reconstruct.alternating import alternating, dense_GOD, error
 from lowrank_exp.reconstruct.available import acts_on_responses
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.nonlinear import Schedule, relu_response
-from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO
+from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO, row_length
 from lowrank_exp.reconstruct.readers import Reader
 from lowrank_exp.reconstruct.response import linear_response
 from lowrank_exp.reconstruct.samples import Sample
@@ -68,7 +68,7 @@ class LayerFit:
         if self.by_sample:
             size = self.layer.weight.element_size()
             return self.options.images * self.options.positions * out_channels(self.layer) * size
-        side = self.layer.weight[0].numel() if self.by_patches else out_channels(self.layer) // G
+        side = row_length(self.layer) if self.by_patches else out_channels(self.layer) // G
         return 8 * G * side**2
 
     def add(self, first_image: int, x: Tensor, y: Tensor, hat: tuple[Tensor, Tensor] | None = None) -> None:

@@ -13,7 +13,7 @@ from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.passes import forward, image_batches
-from lowrank_exp.reconstruct.patches import patches_GPD
+from lowrank_exp.reconstruct.patches import patches_GPD, row_length
 
 
 def patch_moments(
@@ -29,7 +29,7 @@ def patch_moments(
 
     Args:
         model: any network that takes one tensor.
-        layers: Conv1d, Conv2d or Linear layers of it, by name.
+        layers: convolutions and linear layers of it, by name.
         batches: can be iterated several times; tensors of images `(N, ...)`, or tuples with them in front.
         positions: so many random places of every image are looked at; None: all of them.
         seed: draws the places.
@@ -66,7 +66,7 @@ def _within(memory: int, layers: Mapping[str, nn.Module]) -> Iterator[list[str]]
     some: list[str] = []
     left = memory
     for name, layer in layers.items():
-        needed = 8 * getattr(layer, "groups", 1) * layer.weight[0].numel() ** 2
+        needed = 8 * getattr(layer, "groups", 1) * row_length(layer) ** 2
         if some and needed > left:
             yield some
             some, left = [], memory

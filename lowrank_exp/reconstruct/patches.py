@@ -4,58 +4,60 @@ Legend: N images, G groups, O out channels and I in channels of one group, K ker
 images at a time).
 """
 
+import math
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from lowrank_exp.decomposition.convolution import TRANSPOSED
 
 CHUNK = 2**26  # bytes of the rows that are made at a time
 
 
-def patches_refusal(layer: nn.Module) -> str | None:
-    """Why there are no patches of the inputs of `layer`; None where there are.
+def row_length(layer: nn.Module) -> int:
+    """D, the entries of a row.
 
-    >>> patches_refusal(nn.ConvTranspose2d(2, 2, 3))
-    'patches are taken of the inputs of Conv1d, Conv2d and Linear layers, not of ConvTranspose2d'
+    >>> row_length(nn.ConvTranspose2d(4, 6, 3, groups=2))
+    18
     """
-    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear):
-        return None
-    return f"patches are taken of the inputs of Conv1d, Conv2d and Linear layers, not of {type(layer).__name__}"
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
 
 
 def patches_GPD(layer: nn.Module, x: Tensor) -> Iterator[Tensor]:
     """The rows that the weight of `layer` is multiplied with, `(G, P, D)` in float64, some images at a time.
 
     Stride, padding (its mode too), dilation and groups are those of the layer, so with `weight_GOD` of the layer the
-    products `patches_GPD @ weight_GOD.mT` are its responses less the bias.
+    products `patches_GPD @ weight_GOD.mT` are its responses less the bias. Of a transposed convolution a row is what
+    one place of the output reads, with zeros for the entries of the kernel that meet no input there.
 
     Args:
-        layer: a convolution of one or two axes, or a linear layer.
+        layer: a convolution or a linear layer.
         x: its input, with any leading dimensions where the layer is linear.
 
-    Raises:
-        ValueError: another layer.
-
+    >>> import torch
     >>> [rows.shape for rows in patches_GPD(nn.Conv2d(4, 6, 3, groups=2), torch.zeros(5, 4, 8, 8))]
     [torch.Size([2, 180, 18])]
+    >>> next(patches_GPD(nn.ConvTranspose1d(1, 1, 2, stride=2), torch.tensor([[[3.0, 4.0]]])))[0].tolist()
+    [[3.0, 0.0], [0.0, 3.0], [4.0, 0.0], [0.0, 4.0]]
     """
-    if refusal := patches_refusal(layer):
-        raise ValueError(refusal)
     x = real(x)
     if isinstance(layer, nn.Linear):
         rows_PD = x.reshape(-1, x.shape[-1])
         for some_PD in rows_PD.split(max(1, CHUNK // (8 * x.shape[-1]))):
             yield some_PD.double()[None]
         return
-    x = x if x.dim() == len(layer.kernel_size) + 2 else x[None]
-    flat = (*layer.kernel_size, 1)[:2], (*layer.dilation, 1)[:2], (*layer.stride, 1)[:2]
-    for few in x.split(_images(layer, x)):
-        padded = F.pad(few, _padding(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
-        plane = padded if padded.dim() == 4 else padded[..., None]
-        kernel, dilation, stride = flat
-        columns_NCP = F.unfold(plane.double(), kernel, dilation=dilation, stride=stride)
-        yield columns_NCP.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    axes = len(layer.kernel_size)
+    places, kernel = [range(first, first + axes) for first in (3, 3 + axes)]
+    x = x if x.dim() == axes + 2 else x[None]
+    entries = _windows(layer, x[:1]).numel()  # of one image
+    for few in x.split(max(1, CHUNK // (8 * max(1, entries)))):
+        windows = _windows(layer, few.double()).unflatten(1, (layer.groups, -1))  # (N, G, I, *places, *kernel)
+        if isinstance(layer, TRANSPOSED):  # entry k of its kernel is k steps behind the input, not before it
+            windows = windows.flip(*kernel)
+        yield windows.permute(1, 0, *places, 2, *kernel).reshape(layer.groups, -1, row_length(layer))
 
 
 def responses_GPO(layer: nn.Module, y: Tensor) -> Iterator[Tensor]:
@@ -69,6 +71,7 @@ def responses_GPO(layer: nn.Module, y: Tensor) -> Iterator[Tensor]:
 def places_NPC(layer: nn.Module, y: Tensor) -> Tensor:
     """The output of `layer` with its places in one dimension and its channels last; a view where that can be.
 
+    >>> import torch
     >>> places_NPC(nn.Conv2d(3, 6, 3), torch.zeros(5, 6, 4, 7)).shape
     torch.Size([5, 28, 6])
     """
@@ -83,21 +86,32 @@ def real(x: Tensor) -> Tensor:
     return x.cpu() if x.device.type == "mps" else x
 
 
+def _windows(layer: nn.Module, x: Tensor) -> Tensor:
+    """What every place of the output reads of every channel, `(N, C, *places, *kernel)`: a view of the padded input."""
+    transposed = isinstance(layer, TRANSPOSED)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(_spread(layer, x) if transposed else x, _padding(layer), mode=mode)
+    steps = (1,) * len(layer.kernel_size) if transposed else layer.stride
+    for axis, (size, gap, step) in enumerate(zip(layer.kernel_size, layer.dilation, steps, strict=True)):
+        x = x.unfold(2 + axis, gap * (size - 1) + 1, step)[..., ::gap]
+    return x
+
+
+def _spread(layer: nn.Module, x: Tensor) -> Tensor:
+    """The input of a transposed convolution with zeros between its places, as many as its stride leaves out."""
+    spread = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)))
+    spread[(..., *(slice(None, None, s) for s in layer.stride))] = x
+    return spread
+
+
 def _padding(layer: nn.Module) -> list[int]:
-    """Entries before and behind, the last axis first, as `F.pad` takes them."""
+    """Entries before and behind, the last axis first, as `F.pad` takes them; below 0 they are cut off."""
     if layer.padding == "valid":
         return [0, 0] * len(layer.kernel_size)
+    reach = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
     if layer.padding == "same":
-        reach = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
         return [side for both in reversed(reach) for side in (both // 2, both - both // 2)]
+    if isinstance(layer, TRANSPOSED):
+        each = zip(reversed(reach), reversed(layer.padding), reversed(layer.output_padding), strict=True)
+        return [side for both, cut, more in each for side in (both - cut, both - cut + more)]
     return [side for one in reversed(layer.padding) for side in (one, one)]
-
-
-def _images(layer: nn.Module, x: Tensor) -> int:
-    """Images whose patches fit the chunk; there are at most as many places as padded entries of a channel."""
-    entries = torch.tensor(layer.kernel_size).prod().item() * x[0].numel() // max(1, _strided(layer))
-    return max(1, CHUNK // (8 * max(1, entries)))
-
-
-def _strided(layer: nn.Module) -> int:
-    return int(torch.tensor(layer.stride).prod())

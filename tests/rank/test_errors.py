@@ -320,10 +320,3 @@ def test_what_cannot_be_measured_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             with_errors(layers, model, **arguments)
-    upward = nn.Sequential(nn.ConvTranspose2d(4, 6, 3))
-    some = profile(upward, IMAGE, "channel_svd")
-    with pytest.raises(
-        ValueError, match=r"0: its response error is not known, since patches are taken of the inputs of"
-    ):
-        with_errors(some, upward, images())
-    assert with_errors(some, upward)["0"].error == pytest.approx(some["0"].error, abs=1e-9)

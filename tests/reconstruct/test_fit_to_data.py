@@ -339,8 +339,6 @@ def test_transposed_and_three_dimensional_layers_act_on_responses():
         tail = (np.linalg.svd(y - y.mean(1, keepdims=True), compute_uv=False)[2:] ** 2).sum()
         chain = fit_to_data(net, {"0": (ChannelSVD(), 2)}, [x], "response")["0"]
         np.testing.assert_allclose(miss(net, x, "0", chain), tail, rtol=1e-8)
-        with pytest.raises(ValueError, match=f"0: .*needs patches.* not of {type(layer).__name__}"):
-            fit_to_data(net, {"0": (ChannelSVD(), 2)}, [x], "whitened", asymmetric=True)
 
 
 def test_all_calls_of_a_layer_are_pooled():
@@ -471,5 +469,5 @@ def test_the_table():
     check_fit("whitened", "conv", SpatialSVD(), nn.Conv2d(3, 4, 3, device="meta"))
     with pytest.raises(ValueError, match="conv: there is no fit 'response' for spatial_svd"):
         check_fit("response", "conv", SpatialSVD(), nn.Conv2d(3, 4, 3, device="meta"))
-    with pytest.raises(ValueError, match=r"conv: .* not of ConvTranspose2d"):
-        check_fit("whitened", "conv", SpatialSVD(), nn.ConvTranspose2d(3, 4, 3, device="meta"))
+    check_fit("whitened", "conv", SpatialSVD(), nn.ConvTranspose2d(3, 4, 3, device="meta"))
+    check_fit("whitened", "conv", Tucker2(), nn.Conv3d(3, 4, 3, device="meta"))

@@ -14,8 +14,7 @@ from lowrank_exp.reconstruct.weights import weight_GOK
 from support.cells import cells
 from support.layer_cases import LAYERS, filled, images
 
-WITH_PATCHES = {name: case for name, case in LAYERS.items() if isinstance(case[0], nn.Conv1d | nn.Conv2d | nn.Linear)}
-every_layer = cells(("layer", "shape"), WITH_PATCHES.values(), ids=WITH_PATCHES.keys())
+every_layer = cells(("layer", "shape"), LAYERS.values(), ids=LAYERS.keys())
 PAD = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 
 
@@ -34,6 +33,8 @@ def looped(layer, x):
     x = x.numpy()
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1])
+    if layer.transposed:
+        return scattered(layer, x)
     padded = np.pad(x, [(0, 0), (0, 0), *sides(layer)], mode=PAD[layer.padding_mode])
     reach = [d * (k - 1) + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
     ends = [(n - r) // s + 1 for n, r, s in zip(padded.shape[2:], reach, layer.stride, strict=True)]
@@ -52,6 +53,21 @@ def looped(layer, x):
                         row.append(padded[(n, g * per_group + i, *at)])
                 rows[-1].append(row)
     return np.array(rows)
+
+
+def scattered(layer, x):
+    """Those of a transposed convolution: input q goes by entry k of the kernel to the place q s + k d - p."""
+    kernel, per_group = layer.kernel_size, layer.in_channels // layer.groups
+    ends = layer(torch.zeros(x.shape, dtype=layer.weight.dtype)).shape[2:]
+    rows = np.zeros((layer.groups, len(x), *ends, per_group, *kernel))
+    for place in itertools.product(*map(range, x.shape[2:])):
+        for entry in itertools.product(*map(range, kernel)):
+            settings = zip(place, layer.stride, entry, layer.dilation, layer.padding, strict=True)
+            at = [q * s + k * d - p for q, s, k, d, p in settings]
+            if all(0 <= one < end for one, end in zip(at, ends, strict=True)):
+                values_NC = x[(slice(None), slice(None), *place)].reshape(len(x), layer.groups, per_group)
+                rows[(slice(None), slice(None), *at, slice(None), *entry)] = values_NC.swapaxes(0, 1)
+    return rows.reshape(layer.groups, -1, per_group * np.prod(kernel))
 
 
 @every_layer
@@ -135,9 +151,3 @@ def test_batch_sizes_give_the_same_moments(size):
     assert got.count == wanted.count == 20 * 5 * 4
     torch.testing.assert_close(got.second_GDD, wanted.second_GDD, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(got.mean_GD, wanted.mean_GD, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("layer", [nn.Conv3d(2, 2, 1), nn.ConvTranspose2d(2, 2, 1)])
-def test_other_layers_have_no_patches(layer):
-    with pytest.raises(ValueError, match=f"Conv1d, Conv2d and Linear layers, not of {type(layer).__name__}"):
-        next(patches_GPD(layer, torch.zeros(1, 2, 3, 3, 3)))
