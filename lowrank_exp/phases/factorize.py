@@ -48,6 +48,7 @@ from lowrank_exp.training import FirstImages, NetworkScore
 from lowrank_exp.training.probes.pace import forward_seconds
 
 GRADIENT = 3  # forward passes that one with gradients is worth
+IN_SEQUENCE = 4  # and an asymmetric fit: each layer before and after its factors, in both networks
 SETTINGS = ("ranks", "rules", "fixed", "multiple", "over")  # of `allocate`, which decide what can be reached
 
 
@@ -160,7 +161,7 @@ class Factorize(Phase):
             return network, [(f"factors of {layers} layers", seconds)], exact, ""
         images = min(self.reconstruct["images"], setting.data.sizes["train"])
         loader = setting.data.train_loader(self.reconstruct["batch_size"], 0, augment=False)
-        passes = 2 * layers if self.reconstruct.get("asymmetric") else 1
+        passes = IN_SEQUENCE if self.reconstruct.get("asymmetric") else 1
         seconds = passes * images * forward_seconds(network, loader, setting.device)
         with finite(network):
             replay_to_plan_(network, plan, fit)

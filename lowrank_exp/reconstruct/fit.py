@@ -1,6 +1,5 @@
 """Fit the factors of layers to data: one door for a whole network."""
 
-import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,16 +9,16 @@ from torch import Tensor, nn
 
 from lowrank_exp.checks import boolean, fraction, whole
 from lowrank_exp.decomposition.base import Decomposition, Rank
-from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.reconstruct.available import FITS, check_fit
-from lowrank_exp.reconstruct.layer_fit import LayerFit, Options
+from lowrank_exp.reconstruct.layer_fit import LayerFit, Options, sampled
 from lowrank_exp.reconstruct.nonlinear import PAPER, Schedule
 from lowrank_exp.reconstruct.passes import forward, image_batches
 from lowrank_exp.reconstruct.readers import Reader, readers
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF
+from lowrank_exp.reconstruct.sequence import in_sequence
 
 _NO_OPTIONS = ("model", "wanted", "batches", "how")
 
@@ -52,12 +51,14 @@ def fit_to_data(
             the layer's output, and behind the batch norm between them; a layer whose output anything else reads is
             fitted as by "response"; a bias, always).
         asymmetric: inputs are those of the network as compressed so far, layer after layer in the order of the forward
-            pass, and targets those of `model`. Takes a pass over the data, through both networks, for every layer.
+            pass, and targets those of `model`. Both networks are carried forward from layer to layer. A network that
+            `torch.fx` cannot trace, because its code asks for the values of tensors, is run whole for every layer.
         images, positions, seed: "relu" sees so many random places of each of at most so many images, the first ones.
         schedule: of "relu", penalties and iterations of each; `lowrank_exp.reconstruct.PAPER` or `CODE`.
         cutoff: of the largest eigenvalue: below it a direction counts as never seen.
         memory: bytes that statistics of all layers of one pass may take; more layers take more passes. A layer that
-            needs more by itself gets a pass of its own.
+            needs more by itself gets a pass of its own. An asymmetric fit keeps in them what both networks have come
+            to, too: images for which there is no room go again through the layers since they were kept last.
 
     Returns:
         By layer name, chains in the type and on the device of the layer. With "response" and "relu" they have the
@@ -109,11 +110,11 @@ def _chains(
 
     chains: dict[str, nn.Module] = {}
     if asymmetric:
-        compressed = copy_network(model)
+        both = in_sequence(model, calls, data, memory)
         for name, layer_fit in layer_fits.items():
-            _show_both(model, compressed, layer_fit, calls[name], data())
+            both.show(layer_fit)
             chains[name] = layer_fit.chain()
-            compressed.set_submodule(name, copy.deepcopy(chains[name]))
+            both.replace(name, chains[name])
     else:
         for some in _within(memory, layer_fits.values()):
             _show(model, some, sum(calls[layer_fit.name] for layer_fit in some), data())
@@ -214,33 +215,8 @@ def _show(model: nn.Module, layer_fits: list[LayerFit], calls: int, batches: Ite
 
             forward(model, images, {layer_fit.layer: see(layer_fit) for layer_fit in layer_fits}, calls)
             first += len(images)
-            if _sampled(layer_fits, first):
+            if sampled(layer_fits, first):
                 return
-
-
-def _show_both(
-    model: nn.Module, compressed: nn.Module, layer_fit: LayerFit, calls: int, batches: Iterator[Tensor]
-) -> None:
-    """One pass over the data for one layer, which is still dense in both networks."""
-    first, twin = 0, compressed.get_submodule(layer_fit.name)
-    with evaluating(model), evaluating(compressed):
-        for images in batches:
-            kept: list[tuple[Tensor, Tensor]] = []
-            # Later layers may write over their inputs.
-            forward(
-                model, images, {layer_fit.layer: lambda x, y, kept=kept: kept.append((x.clone(), y.clone()))}, calls
-            )
-            turns = iter(kept)
-            see = {twin: lambda x, y, first=first, turns=turns: layer_fit.add(first, *next(turns), hat=(x, y))}
-            forward(compressed, images, see, calls)
-            first += len(images)
-            if _sampled([layer_fit], first):
-                return
-
-
-def _sampled(layer_fits: list[LayerFit], images: int) -> bool:
-    """Whether no fit needs more than the images so far."""
-    return all(layer_fit.sample is not None and images >= layer_fit.options.images for layer_fit in layer_fits)
 
 
 def _within(memory: int, layer_fits: Iterable[LayerFit]) -> Iterator[list[LayerFit]]:

@@ -1,7 +1,8 @@
 """One layer's fit: its statistics, and its chain of factors from them.
 
 Legend: G groups, O out channels of one group, K columns of a weight (in channels x kernel entries), R rank; y responses
-of a layer, y^ (`hat`) those in the network as compressed so far, y' = a y + c those behind a batch norm.
+of a layer to inputs x, y^ and x^ (`hat`) those in the network as compressed so far, y' = a y + c responses behind a
+batch norm.
 """
 
 import copy
@@ -14,6 +15,7 @@ from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.network.cost import out_channels
 from lowrank_exp.reconstruct.alternating import alternating, dense_GOD, error
 from lowrank_exp.reconstruct.available import acts_on_responses
+from lowrank_exp.reconstruct.difference import difference_GPO
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.nonlinear import Schedule, relu_response
 from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO, row_length
@@ -54,12 +56,13 @@ class LayerFit:
     ) -> None:
         """`plain`: the factors without a fit, where they are at hand."""
         self.name, self.layer, self.kind, self.rank = name, layer, kind, rank
-        self.fit, self.options, self.reader, self.plain = fit, options, reader, plain
+        self.fit, self.asymmetric, self.options, self.reader, self.plain = fit, asymmetric, options, reader, plain
         if reader.a is not None and not reader.a.any():
             self.reader = Reader(relu=False)  # nothing comes through the batch norm: there is no error behind it
         self.by_patches = fit == "whitened" and (asymmetric or not acts_on_responses(kind))
         self.by_sample = fit == "relu" and self.reader.relu
         self.moments = Moments()
+        self.change_GOD: Tensor | None = None  # the sum of W (x - x^) x^^T over the same places
         self.sample = Sample(options.images, options.positions, options.seed) if self.by_sample else None
 
     def bytes(self) -> int:
@@ -68,8 +71,11 @@ class LayerFit:
         if self.by_sample:
             size = self.layer.weight.element_size()
             return self.options.images * self.options.positions * out_channels(self.layer) * size
-        side = row_length(self.layer) if self.by_patches else out_channels(self.layer) // G
-        return 8 * G * side**2
+        per_group = out_channels(self.layer) // G
+        if not self.by_patches:
+            return 8 * G * per_group**2
+        side = row_length(self.layer)
+        return 8 * G * side * (side + per_group if self.asymmetric else side)
 
     def add(self, first_image: int, x: Tensor, y: Tensor, hat: tuple[Tensor, Tensor] | None = None) -> None:
         """Count one call in: input and output, and (`hat`) the same in the network as compressed so far."""
@@ -77,11 +83,22 @@ class LayerFit:
             if first_image < self.options.images:
                 self.sample.add(self.layer, first_image, y, *(() if hat is None else hat[1:]))
             return
-        rows_of, tensors = patches_GPD, [x] if hat is None else [x, hat[0]]
-        if not self.by_patches:
-            rows_of, tensors = responses_GPO, [y] if hat is None else [y, hat[1]]
-        for rows in zip(*(rows_of(self.layer, tensor) for tensor in tensors), strict=True):
+        if self.by_patches:
+            self._add_patches(x, y, hat)
+            return
+        tensors = [y] if hat is None else [y, hat[1]]
+        for rows in zip(*(responses_GPO(self.layer, tensor) for tensor in tensors), strict=True):
             self.moments.add(*map(self._without_bias, rows))
+
+    def _add_patches(self, x: Tensor, y: Tensor, hat: tuple[Tensor, Tensor] | None) -> None:
+        off_GPO = None if hat is None else difference_GPO(self.layer, (x, y), hat)
+        at = 0
+        for rows_GPD in patches_GPD(self.layer, x if hat is None else hat[0]):
+            self.moments.add(rows_GPD)
+            if off_GPO is not None:
+                change_GOD = off_GPO[:, at : at + rows_GPD.shape[1]].mT @ rows_GPD
+                self.change_GOD = change_GOD if self.change_GOD is None else self.change_GOD.add_(change_GOD)
+                at += rows_GPD.shape[1]
 
     def chain(self) -> nn.Module:
         """The factors; the statistics are given up."""
@@ -93,7 +110,7 @@ class LayerFit:
             chain = self._of_map(*linear_response(moments, W_GOK, self.rank, self.options.cutoff))
         else:
             chain = self._whitened()
-        self.moments, self.sample = Moments(), None
+        self.moments, self.sample, self.change_GOD = Moments(), None, None
         return chain
 
     def _without_bias(self, rows_GPD: Tensor) -> Tensor:
@@ -108,7 +125,9 @@ class LayerFit:
         if not self.by_patches:
             what_GOK = whitened_by_responses(W_GOK, moments.second_GDD, self.rank, cutoff)
             return factors_of(self.kind, self.layer, self.rank, what_GOK)
-        T_GOK = target(W_GOK, moments, cutoff)
+        T_GOK = W_GOK
+        if self.change_GOD is not None:
+            T_GOK = target(W_GOK, self.change_GOD / moments.count, moments.second_GDD, cutoff)
         if acts_on_responses(self.kind):
             return factors_of(self.kind, self.layer, self.rank, whitened(T_GOK, moments.second_GDD, self.rank, cutoff))
         plain = self.kind.factorize(self.layer, self.rank) if self.plain is None else self.plain
@@ -151,8 +170,13 @@ class LayerFit:
         seen = self.moments if self.sample is None else self.sample
         if not seen.count:
             raise ValueError(f"{self.name}: no data reach it any more; can batches be iterated several times?")
-        if not seen.finite():
+        if not seen.finite() or (self.change_GOD is not None and not self.change_GOD.isfinite().all()):
             raise ValueError(f"{self.name}: the data reach it with numbers that are not finite; it cannot be fitted")
+
+
+def sampled(layer_fits: list[LayerFit], images: int) -> bool:
+    """Whether no fit needs more than the images so far."""
+    return all(layer_fit.sample is not None and images >= layer_fit.options.images for layer_fit in layer_fits)
 
 
 def _weights(chain: nn.Module, like: Tensor) -> list[Tensor]:

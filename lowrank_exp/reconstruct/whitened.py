@@ -1,26 +1,27 @@
 r"""Least squares under the second moments of a layer's inputs, in closed form.
 
 Legend: G groups, O out channels of one group, D = I K entries of a patch, R rank; x patches of the original network,
-x^ of the network as compressed so far, M^ = E[x^ x^^T], C = E[x x^^T], W the weight, What its approximation.
+x^ of the network as compressed so far, M^ = E[x^ x^^T], W the weight, What its approximation.
 """
 
 from torch import Tensor
 
-from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF, floor_of, leading, least_squares
 
 
-def target(weight_GOD: Tensor, moments: Moments, cutoff: float = CUTOFF) -> Tensor:
+def target(weight_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor, cutoff: float = CUTOFF) -> Tensor:
     r"""The weight without bound on its rank that answers best, `(G, O, D)`.
 
-    .. math:: T = W + W (C - \hat M) \hat M^+ \;\in\; \arg\min_T E||W x - T \hat x||^2
+    .. math:: T = W + E[W (x - \hat x) \hat x^T] \hat M^+ \;\in\; \arg\min_T E||W x - T \hat x||^2
 
     W itself where x^ is x.
+
+    Args:
+        weight_GOD: W.
+        change_GOD: E[W (x - x^) x^^T], of responses that differ: it takes O D products for every place, E[x x^^T] D^2.
+        second_GDD: M^.
+        cutoff: of the largest eigenvalue of M^; directions below it count as never taken.
     """
-    if not moments.asymmetric:
-        return weight_GOD
-    second_GDD = moments.second_GDD
-    change_GOD = weight_GOD @ (moments.cross_GDD - second_GDD)
     return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff))
 
 
