@@ -1,7 +1,6 @@
 """Responses of one layer to two inputs, those of the original network and those of the network as compressed so far.
 
-Legend: G groups, P places, O out channels of one group; x and y input and output in the original network, x^ and y^ in
-the compressed one.
+Legend: x and y input and output in the original network, x^ and y^ in the compressed one.
 """
 
 import copy
@@ -9,11 +8,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.reconstruct.patches import real, responses_GPO
+from lowrank_exp.reconstruct.patches import real
 
 
-def difference_GPO(layer: nn.Module, seen: tuple[Tensor, Tensor], hat: tuple[Tensor, Tensor]) -> Tensor:
-    """W (x - x^) at every place, in float64.
+def difference(layer: nn.Module, seen: tuple[Tensor, Tensor], hat: tuple[Tensor, Tensor]) -> Tensor:
+    """W (x - x^) at every place, in float64, in the shape of the output.
 
     Taken from the outputs, y - y^, so that it costs nothing; from the inputs in float64 where outputs are rounded to
     half precision, whose difference would be rounding.
@@ -29,4 +28,4 @@ def difference_GPO(layer: nn.Module, seen: tuple[Tensor, Tensor], hat: tuple[Ten
         exact = copy.deepcopy(layer).to(off.device).double()
         exact.bias = None
         off = exact(real(x).double() - real(hat_x).double())
-    return torch.cat(list(responses_GPO(layer, off)), dim=1)
+    return off

@@ -15,10 +15,11 @@ from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.network.cost import out_channels
 from lowrank_exp.reconstruct.alternating import alternating, dense_GOD, error
 from lowrank_exp.reconstruct.available import acts_on_responses
-from lowrank_exp.reconstruct.difference import difference_GPO
+from lowrank_exp.reconstruct.difference import difference
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.nonlinear import Schedule, relu_response
-from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO, row_length
+from lowrank_exp.reconstruct.patch_sums import patch_sums
+from lowrank_exp.reconstruct.patches import responses_GPO, row_length
 from lowrank_exp.reconstruct.readers import Reader
 from lowrank_exp.reconstruct.response import linear_response
 from lowrank_exp.reconstruct.samples import Sample
@@ -91,14 +92,11 @@ class LayerFit:
             self.moments.add(*map(self._without_bias, rows))
 
     def _add_patches(self, x: Tensor, y: Tensor, hat: tuple[Tensor, Tensor] | None) -> None:
-        off_GPO = None if hat is None else difference_GPO(self.layer, (x, y), hat)
-        at = 0
-        for rows_GPD in patches_GPD(self.layer, x if hat is None else hat[0]):
-            self.moments.add(rows_GPD)
-            if off_GPO is not None:
-                change_GOD = off_GPO[:, at : at + rows_GPD.shape[1]].mT @ rows_GPD
-                self.change_GOD = change_GOD if self.change_GOD is None else self.change_GOD.add_(change_GOD)
-                at += rows_GPD.shape[1]
+        off = None if hat is None else difference(self.layer, (x, y), hat)
+        for sums in patch_sums(self.layer, x if hat is None else hat[0], off):
+            self.moments.add_sums(sums.count, sums.rows, sums.products)
+            if sums.beside is not None:
+                self.change_GOD = sums.beside if self.change_GOD is None else self.change_GOD.add_(sums.beside)
 
     def chain(self) -> nn.Module:
         """The factors; the statistics are given up."""

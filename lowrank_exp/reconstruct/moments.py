@@ -36,7 +36,14 @@ class Moments:
                 "hat hat": hat_GPD.mT @ hat_GPD,
                 "x hat": x_GPD.mT @ hat_GPD,
             }
-        self.count += x_GPD.shape[1]
+        self._count_in(x_GPD.shape[1], new)
+
+    def add_sums(self, count: int, x_GD: Tensor, second_GDD: Tensor) -> None:
+        """Count rows in of which the sums are known: so many, of the rows, and of their products; one kind of rows."""
+        self._count_in(count, {"x": x_GD, "hat hat": second_GDD})
+
+    def _count_in(self, count: int, new: dict[str, Tensor]) -> None:
+        self.count += count
         for name, value in new.items():
             if name in self._sums:
                 self._sums[name] += value

@@ -90,7 +90,7 @@ def _windows(layer: nn.Module, x: Tensor) -> Tensor:
     """What every place of the output reads of every channel, `(N, C, *places, *kernel)`: a view of the padded input."""
     transposed = isinstance(layer, TRANSPOSED)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(_spread(layer, x) if transposed else x, _padding(layer), mode=mode)
+    x = F.pad(_spread(layer, x) if transposed else x, padding_of(layer), mode=mode)
     steps = (1,) * len(layer.kernel_size) if transposed else layer.stride
     for axis, (size, gap, step) in enumerate(zip(layer.kernel_size, layer.dilation, steps, strict=True)):
         x = x.unfold(2 + axis, gap * (size - 1) + 1, step)[..., ::gap]
@@ -104,7 +104,7 @@ def _spread(layer: nn.Module, x: Tensor) -> Tensor:
     return spread
 
 
-def _padding(layer: nn.Module) -> list[int]:
+def padding_of(layer: nn.Module) -> list[int]:
     """Entries before and behind, the last axis first, as `F.pad` takes them; below 0 they are cut off."""
     if layer.padding == "valid":
         return [0, 0] * len(layer.kernel_size)
