@@ -41,10 +41,10 @@ def allocate(
 
     Args:
         layers: profiles by name, in network order.
-        policy: `alds`, `c_step`, `enc_inf`, `enc_map`, `enc_model`, `energy`, `evbmf`, `fixed`, `greedy_eval`,
-            `knapsack`, `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that returns ranks by
-            name, itself or as its import path (`my_package.my_policy`); what it looks at beside costs and weights it
-            declares, see `lowrank_exp.rank.declares`.
+        policy: `alds`, `c_step`, `enc_inf`, `enc_map`, `enc_model`, `energy`, `evbmf`, `fixed`, `greedy`,
+            `greedy_eval`, `knapsack`, `operator_norm`, `stable_rank`, `uniform`, or a function of a `Problem` that
+            returns ranks by name, itself or as its import path (`my_package.my_policy`); what it looks at beside costs
+            and weights it declares, see `lowrank_exp.rank.declares`.
         macs: fraction of the MACs of the profiled network that may remain, in (0, 1]. Of a network that was compressed
             before, that is a fraction of what it costs now; `Plan.of` says so.
         weights: fraction of the dense weights that may remain, in (0, 1].
@@ -154,5 +154,9 @@ def _find_policy(policy: str | Policy, options: dict[str, Any]) -> tuple[Policy,
         return policy, name, options
     allowed = [option for option in list(parameters)[1:] if option != "score"]
     if unknown := set(options) - set(allowed):
-        raise ValueError(f"the {name} policy has no option {sorted(unknown)}; it takes {allowed or 'none'}")
+        hint = ""
+        if "metric" in unknown:
+            others = [one for one in policy_names() if "metric" in inspect.signature(policy_named(one)).parameters]
+            hint = f". It has its own measure of what a rank loses; policies with a choice are {', '.join(others)}"
+        raise ValueError(f"the {name} policy has no option {sorted(unknown)}; it takes {allowed or 'none'}{hint}")
     return policy, name, options

@@ -67,6 +67,7 @@ _RULE = k.either(_RANK, k.Record({"min": k.or_null(k.whole(1)), "max": k.or_null
 _BUDGET = k.or_null(k.number(0, 1, above=True))
 _FIRST = k.one_of("map", "half", "max")
 _METRIC = k.one_of("A_p", "A_m", "A_c")
+_LOSS = k.one_of("error", "response")
 _SETS: dict[str, k.Kind] = {
     "metric": _METRIC,
     "space": k.number(0, 1, above=True),
@@ -92,15 +93,17 @@ POLICIES: dict[str, dict[str, k.Kind]] = {
         "normalised": k.boolean,
     },
     "enc_inf": _SETS | {"candidates": k.whole(1, _COUNT)},
-    "enc_map": {"metric": k.one_of("energy", "measured"), "first": _FIRST},
+    "enc_map": {"metric": k.one_of("energy", "measured", "response"), "first": _FIRST},
     "enc_model": _SETS,
     "energy": {
         "share": k.or_null(k.number(0, 1, above=True)),
         "power": k.one_of(1, 2),
         "rule": k.one_of("share", "product"),
+        "metric": k.or_null(k.one_of("response")),
     },
     "evbmf": {"solver": k.one_of("global", "reference"), "weaken": k.number(0, 1, above=True)},
     "fixed": {},
+    "greedy": {"metric": _LOSS},
     "greedy_eval": {"threshold": k.or_null(k.number(above=True))},
     "knapsack": {
         "metric": k.either(k.one_of("error", "response", "energy", "measured", "sensitivity"), k.Target()),
@@ -108,7 +111,7 @@ POLICIES: dict[str, dict[str, k.Kind]] = {
     },
     "operator_norm": {"eps": k.or_null(k.number(0, 1, below=True))},
     "stable_rank": {"scaled": k.boolean, "times": k.or_null(k.number(above=True))},
-    "uniform": {},
+    "uniform": {"metric": k.or_null(_LOSS)},
 }
 
 ALLOCATE: dict[str, k.Kind] = {

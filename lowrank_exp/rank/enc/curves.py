@@ -11,6 +11,7 @@ import numpy as np
 
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.losses import kept
 
 METRICS = ("A_c", "A_p", "A_m")
 
@@ -39,8 +40,20 @@ def energy_curve(layer: LayerProfile) -> np.ndarray:
     Differs from the paper:
         1. Where a decomposition has no singular values (Tucker-2), S is the share of the squared norm that it keeps.
     """
-    S_R = layer.nuclear if layer.singular_values.size else layer.energy
-    S_R = S_R[: layer.r_max]
+    return _from_rank_one(layer.nuclear if layer.singular_values.size else layer.energy, layer.r_max)
+
+
+def response_curve(layer: LayerProfile) -> np.ndarray:
+    """`energy_curve` of what the ranks keep of the layer's responses.
+
+    Raises:
+        ValueError: response errors were not measured.
+    """
+    return _from_rank_one(kept(layer, "response"), layer.r_max)
+
+
+def _from_rank_one(S_R: np.ndarray, r_max: int) -> np.ndarray:
+    S_R = S_R[:r_max]
     span = S_R[-1] - S_R[0]
     return (S_R - S_R[0]) / span if span > 0 else np.ones(len(S_R))
 

@@ -13,17 +13,18 @@ from lowrank_exp.checks import one_of
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Candidate, Problem, meet
 from lowrank_exp.rank.declares import declares
-from lowrank_exp.rank.enc.curves import energy_curve, samples
+from lowrank_exp.rank.enc.curves import energy_curve, response_curve, samples
 from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.losses import measured_for
 
-CURVES = ("energy", "measured")
+CURVES = ("energy", "measured", "response")
 FIRST = ("map", "half", "max")
 ALPHA_N = np.arange(10, 101) / 100  # where C(alpha) is computed
 STEP = 0.001  # of C_t, until C(R) is near
 ITERATIONS = 501
 
 
-@declares(looks_at=lambda options: ["accuracy"] if options["metric"] == "measured" else [])
+@declares(looks_at=lambda options: ["accuracy"] if options["metric"] == "measured" else measured_for(options))
 def enc_map(problem: Problem, *, metric: str = "energy", first: str = "map") -> dict[str, Rank | None]:
     r"""The ranks of one quality alpha for all layers, chosen so that the budget is met.
 
@@ -38,7 +39,8 @@ def enc_map(problem: Problem, *, metric: str = "energy", first: str = "map") -> 
         metric: `energy` takes the curve of singular values, at the ranks that were measured, or at all of them where
             none were; delta stops as soon as C(R) is within 0.001 of C_t, and halves are rounded to even. `measured`
             takes the measured accuracies; delta moves 501 times whatever comes, and halves are rounded up. So do the
-            two programs of the authors.
+            two programs of the authors. `response`, as `energy`, takes what the layer keeps of its responses
+            (1 - the response error of `with_errors`) in the place of sums of singular values.
         first: the rank of the network's first convolution: `map` as all others, `half` or `max` of its r_max.
 
     Raises:
@@ -206,7 +208,8 @@ def _points(layer: LayerProfile, metric: str) -> tuple[np.ndarray, np.ndarray]:
         rung_N, y_N = samples(layer)
     else:
         rung_N = samples(layer)[0] if len(layer.sampled_ranks) else np.arange(1, layer.r_max + 1)
-        y_N = energy_curve(layer)[np.minimum(rung_N, layer.r_max) - 1]
+        curve = response_curve if metric == "response" else energy_curve
+        y_N = curve(layer)[np.minimum(rung_N, layer.r_max) - 1]
     y_N, r_N = np.append(0, y_N), np.append(0, rung_N / layer.r_max)
     reaching = np.count_nonzero(y_N < 1) + 1
     y_N, place_N = np.unique(y_N[:reaching], return_index=True)

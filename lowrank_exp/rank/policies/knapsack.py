@@ -14,14 +14,10 @@ from lowrank_exp.rank.declares import declares
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve
 from lowrank_exp.rank.knapsack.multiple_choice import Solution, solve
 from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.rank.losses import LOOKS_AT, losses
 
 Quality = Callable[[LayerProfile], np.ndarray]
-_MEASURED = {  # what metrics look at
-    "error": "errors",
-    "measured": "accuracy",
-    "response": "responses",
-    "sensitivity": "sensitivity",
-}
+_MEASURED = LOOKS_AT | {"measured": "accuracy", "sensitivity": "sensitivity"}  # what metrics look at
 _COMPARE = ("error", "response", "sensitivity")  # between the decompositions of a layer
 Option = tuple[Candidate, int]  # one of the decompositions of a layer, and an option of it
 
@@ -166,16 +162,11 @@ def _qualities(offers: Sequence[Option], metric: Quality) -> np.ndarray:
 
 
 def _error(layer: LayerProfile) -> np.ndarray:
-    return -layer.error
+    return -losses(layer, "error")
 
 
 def _response(layer: LayerProfile) -> np.ndarray:
-    if not len(layer.response):
-        raise ValueError(
-            f"{layer.name}: its profile has no response errors; take another metric (error, energy), or measure "
-            "them by lowrank_exp.with_errors(layers, model, batches)"
-        )
-    return -layer.response
+    return -losses(layer, "response")
 
 
 def _energy(layer: LayerProfile) -> np.ndarray:

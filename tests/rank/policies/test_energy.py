@@ -120,7 +120,10 @@ def test_budget_gives_the_ranks_of_one_share_but_for_single_ranks(budget):
         ({"share": True}, r"share=True is not in"),
         ({"share": "0.5"}, r"share='0.5' is not in"),
         ({"share": float("nan")}, r"share=nan is not in"),
-        ({"shares": 0.5}, r"the energy policy has no option \['shares'\]; it takes \['share', 'power', 'rule'\]"),
+        (
+            {"shares": 0.5},
+            r"energy policy has no option \['shares'\]; it takes \['share', 'power', 'rule', 'metric'\]",
+        ),
     ],
 )
 def test_share_and_budget_contradict(arguments, message):
