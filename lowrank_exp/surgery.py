@@ -34,7 +34,7 @@ from lowrank_exp.network.names import by_layer
 from lowrank_exp.network.subnormals import clear_factors_
 from lowrank_exp.pruning.cut import compose, cut_
 from lowrank_exp.rank.plan import Plan
-from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_to_data
+from lowrank_exp.reconstruct import adds_bias, check_fit, check_options, fit_refusal, fit_to_data
 from lowrank_exp.replacing import trial, unsafe, untried
 from lowrank_exp.svd_form.layers import SVDForm, form_refusal
 from lowrank_exp.text.shown import shown
@@ -178,8 +178,14 @@ def replay_(model: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     return model
 
 
-def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None) -> nn.Module:
+def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None, otherwise: str = "refuse") -> nn.Module:
     """Give `model` the shapes of `plan`, in place, without computing any weight.
+
+    Args:
+        model: as it was when the plan was made.
+        plan: the ranks.
+        fit: to data, by which layers may get a bias.
+        otherwise: what becomes of layers for which there is no such fit, see `fit_to_data`.
 
     Raises:
         ValueError: the fit to data does not exist for a layer's decomposition.
@@ -190,8 +196,10 @@ def replay_to_plan_(model: nn.Module, plan: Plan, fit: str | None = None) -> nn.
             continue
         if fit is not None:
             kind = decomposition_named(planned.decomposition, **planned.options)
-            check_fit(fit, name, kind, modules[name], planned.rank)
-            if modules[name].bias is None and adds_bias(fit):
+            if otherwise == "refuse":
+                check_fit(fit, name, kind, modules[name], planned.rank)
+            fitted = fit_refusal(modules[name], kind, planned.rank, fit) is None
+            if fitted and modules[name].bias is None and adds_bias(fit):
                 edits.append(Bias(name))
         edits.append(Factorize(name, planned.decomposition, planned.rank, planned.options))
     return replay_(model, edits)

@@ -41,10 +41,10 @@ class Console:
         """One line of news, or several."""
         self.terminal.print(plain_lines(text), soft_wrap=True)
 
-    def phase(self, number: int, of: int, name: str) -> None:
-        """A phase begins."""
+    def phase(self, number: int, of: int, name: str, told: str = "") -> None:
+        """A phase begins; `told`: what it says of its choices."""
         if self.progress:
-            self.say(f"[{number}/{of}] {name}")
+            self.say(f"[{number}/{of}] {name}" + (f": {told}" if told else ""))
 
     def row(self, phase: PhaseResult) -> None:
         """A phase has ended."""

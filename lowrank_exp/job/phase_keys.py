@@ -81,7 +81,8 @@ def _by_content(value: Any, key: str = "") -> Any:
 
 
 def _may_be_left_out(key: str, value: Any) -> bool:
-    return key == "_target_" and value in PARTS
+    """Whether outcomes stored earlier were without it, and it changes nothing."""
+    return (key == "_target_" and value in PARTS) or (key == "otherwise" and value == "refuse")
 
 
 def _is_file(text: str) -> bool:

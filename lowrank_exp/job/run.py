@@ -202,7 +202,7 @@ class _Job:
             self.place.phase(step.name, step.phase)
             outcome, stored = self.store.read(step.name, step.key), True
             if outcome is None:
-                self.console.phase(number, len(self.parts.steps), step.name)
+                self.console.phase(number, len(self.parts.steps), step.name, step.phase.told)
                 outcome, stored = self.compute(step, functools.partial(self.end_epoch, log, step.name))
             if stored:
                 for metrics in outcome.history:

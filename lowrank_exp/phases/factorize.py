@@ -18,6 +18,7 @@ from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import one_image
 from lowrank_exp.network.shapes import finite
+from lowrank_exp.phases.choices import tell_choices, with_unfitted
 from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
 from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
@@ -90,11 +91,11 @@ class Factorize(Phase):
         layers = profile(network, example, Decompositions.of(self.decomposition))
         plan = self.stand_in(layers, lambda ranks: 1.0)
         with finite(network):
-            replay_to_plan_(network, plan, self.reconstruct.get("fit"))
+            replay_to_plan_(network, plan, self.reconstruct.get("fit"), self._otherwise)
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
         plan = self.plan(network, setting)
-        done = report_plan(plan, self.rank, network)
+        done = with_unfitted(report_plan(plan, self.rank, network), plan, network, self.reconstruct.get("fit"))
         with noted_subnormals() as noted:
             factorize_(network, plan, store=setting.svds, **self.fit_arguments(setting))
         return with_subnormals(done, noted)
@@ -164,8 +165,12 @@ class Factorize(Phase):
         passes = IN_SEQUENCE if self.reconstruct.get("asymmetric") else 1
         seconds = passes * images * forward_seconds(network, loader, setting.device)
         with finite(network):
-            replay_to_plan_(network, plan, fit)
+            replay_to_plan_(network, plan, fit, self._otherwise)
         return network, [(f"passes over {images:,} training images", seconds)], False, f"the fit {fit} itself"
+
+    @property
+    def _otherwise(self) -> str:
+        return self.reconstruct.get("otherwise", "refuse")
 
     def stand_in(self, layers: Mapping[str, LayerProfile], score: Callable[..., float]) -> Plan:
         """A plan with made-up sensitivities and the given `score`, of which no more than the shapes is to be believed.
@@ -237,6 +242,10 @@ class Factorize(Phase):
     def foreseen(self) -> bool:
         """Whether its plan follows from the weights alone."""
         return not self.needs and not bounds_time(self.rank)
+
+    @property
+    def told(self) -> str:
+        return tell_choices(getattr(self.rank, "keywords", {}), self.reconstruct)
 
     @property
     def remedy(self) -> str:

@@ -90,6 +90,11 @@ class Phase(ABC):
         """What to try where the network is no better than chance after it, a sentence; empty: nothing."""
         return ""
 
+    @property
+    def told(self) -> str:
+        """What is to be said of its choices when it begins, a sentence or two; empty: nothing."""
+        return ""
+
     @abstractmethod
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         """Do to a network on the meta device what `run_` will do to its shapes; raise ValueError for a mistake."""

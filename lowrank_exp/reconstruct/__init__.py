@@ -19,7 +19,7 @@ and depthwise ones, and linear layers. Where rows of inputs are needed (whitened
 they are `patches_GPD`; the others act on responses alone.
 """
 
-from lowrank_exp.reconstruct.available import FITS, adds_bias, check_fit
+from lowrank_exp.reconstruct.available import FITS, adds_bias, check_fit, fit_refusal
 from lowrank_exp.reconstruct.fit import check_options, fit_to_data
 from lowrank_exp.reconstruct.nonlinear import CODE, PAPER
 from lowrank_exp.reconstruct.weights import with_bias
@@ -31,6 +31,7 @@ __all__ = [
     "adds_bias",
     "check_fit",
     "check_options",
+    "fit_refusal",
     "fit_to_data",
     "with_bias",
 ]

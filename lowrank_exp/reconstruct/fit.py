@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowrank_exp.checks import boolean, fraction, whole
+from lowrank_exp.checks import boolean, fraction, one_of, whole
 from lowrank_exp.decomposition.base import Decomposition, Rank
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
-from lowrank_exp.reconstruct.available import FITS, check_fit
+from lowrank_exp.reconstruct.available import FITS, check_fit, fit_refusal
 from lowrank_exp.reconstruct.layer_fit import LayerFit, Options, sampled
 from lowrank_exp.reconstruct.nonlinear import PAPER, Schedule
 from lowrank_exp.reconstruct.passes import forward, image_batches
@@ -20,6 +20,7 @@ from lowrank_exp.reconstruct.readers import Reader, readers
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF
 from lowrank_exp.reconstruct.sequence import in_sequence
 
+WEIGHTS = "weights"  # what layers without the fit are fitted to
 _NO_OPTIONS = ("model", "wanted", "batches", "how")
 
 
@@ -36,6 +37,7 @@ def fit_to_data(
     schedule: Schedule = PAPER,
     cutoff: float = CUTOFF,
     memory: int = 2 * 2**30,
+    otherwise: str = "refuse",
 ) -> dict[str, nn.Module]:
     """The chains of factors for layers of `model`, fitted to what the layers see; `model` itself is not changed.
 
@@ -59,6 +61,8 @@ def fit_to_data(
         memory: bytes that statistics of all layers of one pass may take; more layers take more passes. A layer that
             needs more by itself gets a pass of its own. An asymmetric fit keeps in them what both networks have come
             to, too: images for which there is no room go again through the layers since they were kept last.
+        otherwise: layers for whose decomposition there is no such fit are an error ("refuse"), or get the factors of
+            their weights alone ("weights").
 
     Returns:
         By layer name, chains in the type and on the device of the layer. With "response" and "relu" they have the
@@ -79,27 +83,45 @@ def fit_to_data(
     """
     options = Options(images, positions, seed, schedule, cutoff)
     with kept_generators():
-        layers = _check_layers(model, wanted, batches, fit, asymmetric, options, memory)
-        if not layers:
-            return {}
-        chains = _chains(model, layers, wanted, batches, fit, asymmetric, options, memory)
+        layers = _check_layers(model, wanted, batches, fit, asymmetric, options, memory, otherwise)
+        unfitted = _unfitted(layers, wanted, fit) if otherwise == WEIGHTS else {}
+        if len(unfitted) == len(layers):
+            return unfitted
+        chains = _chains(model, layers, wanted, unfitted, batches, fit, asymmetric, options, memory)
     return {name: chains[name] for name in wanted}
+
+
+def _unfitted(
+    layers: Mapping[str, nn.Module], wanted: Mapping[str, tuple[Decomposition, Rank]], fit: str
+) -> dict[str, nn.Module]:
+    """The factors of the weights of layers that have no such fit."""
+    ranks = {name: kind.check_rank(layers[name], rank, name) for name, (kind, rank) in wanted.items()}
+    return {
+        name: kind.factorize(layers[name], ranks[name])
+        for name, (kind, _) in wanted.items()
+        if fit_refusal(layers[name], kind, ranks[name], fit)
+    }
 
 
 def _chains(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
     wanted: Mapping[str, tuple[Decomposition, Rank]],
+    unfitted: Mapping[str, nn.Module],
     batches: Iterable[Any],
     fit: str,
     asymmetric: bool,
     options: Options,
     memory: int,
 ) -> dict[str, nn.Module]:
-    """The chains, in the order of the forward pass."""
+    """The chains: those of layers that are not fitted, and the fitted ones, in the order of the forward pass."""
     calls, read_by = _probe(model, layers, batches, options.seed, with_readers=fit == "relu")
+    if missing := [name for name in layers if name not in calls and name not in unfitted]:
+        raise ValueError(f"the forward pass never calls {', '.join(missing)}: there is nothing to fit to")
     layer_fits = {}
     for name in calls:  # in the order of the forward pass
+        if name in unfitted:
+            continue
         kind, rank = wanted[name]
         rank = kind.check_rank(layers[name], rank, name)
         reader = read_by.get(name, Reader(relu=False))
@@ -108,9 +130,11 @@ def _chains(
     def data() -> Iterator[Tensor]:
         return image_batches(batches, _device(model), options.seed)
 
-    chains: dict[str, nn.Module] = {}
+    chains = dict(unfitted)
     if asymmetric:
         both = in_sequence(model, calls, data, memory)
+        for name in unfitted.keys() & calls.keys():
+            both.replace(name, chains[name])
         for name, layer_fit in layer_fits.items():
             both.show(layer_fit)
             chains[name] = layer_fit.chain()
@@ -136,6 +160,7 @@ def check_options(fit: str, **options: Any) -> None:
     for name in ("images", "positions", "memory"):
         value = options.get(name, 1)
         whole(name, value, message=f"{name} must be a whole number of at least 1, got {value!r}")
+    one_of("otherwise", options.get("otherwise", "refuse"), ("refuse", WEIGHTS))
     asymmetric, cutoff = options.get("asymmetric", False), options.get("cutoff", 0.0)
     boolean("asymmetric", asymmetric, f"asymmetric must be true or false, got {asymmetric!r}")
     fraction("cutoff", cutoff, f"cutoff must lie in [0, 1), got {cutoff!r}", zero=True, one=False)
@@ -159,9 +184,10 @@ def _check_layers(
     asymmetric: bool,
     options: Options,
     memory: int,
+    otherwise: str,
 ) -> dict[str, nn.Module]:
-    """The layers, if all of them can be fitted."""
-    check_options(fit, asymmetric=asymmetric, memory=memory, **vars(options))
+    """The layers, if all of them can be fitted, or may be left unfitted."""
+    check_options(fit, asymmetric=asymmetric, memory=memory, otherwise=otherwise, **vars(options))
     if isinstance(batches, Iterator):
         raise ValueError("batches can be iterated only once; pass a list or a DataLoader, not a generator")
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
@@ -172,7 +198,8 @@ def _check_layers(
             raise ValueError(f"{name} cannot be decomposed by {kind.name}: {refusal}")
         rank = kind.check_rank(modules[name], rank, name)
         kind.check_weight(modules[name], name)
-        check_fit(fit, name, kind, modules[name], rank)
+        if otherwise != WEIGHTS:
+            check_fit(fit, name, kind, modules[name], rank)
     return {name: modules[name] for name in wanted}
 
 
@@ -199,8 +226,6 @@ def _probe(
         read_by = readers(model, layers, run) if with_readers else {}
         if not with_readers:
             run()
-    if missing := [name for name in layers if name not in calls]:
-        raise ValueError(f"the forward pass never calls {', '.join(missing)}: there is nothing to fit to")
     return calls, read_by
 
 

@@ -471,3 +471,27 @@ def test_the_table():
         check_fit("response", "conv", SpatialSVD(), nn.Conv2d(3, 4, 3, device="meta"))
     check_fit("whitened", "conv", SpatialSVD(), nn.ConvTranspose2d(3, 4, 3, device="meta"))
     check_fit("whitened", "conv", Tucker2(), nn.Conv3d(3, 4, 3, device="meta"))
+
+
+def test_layers_without_the_fit_can_be_fitted_to_their_weights():
+    """The others are fitted as if the unfitted factors were there all along."""
+    net, data = network(), [smooth(40).double()]
+    wanted = {"0": (ProductQuantization(), 4), "2": (SpatialSVD(), 3), "6": (LinearSVD(), 3)}
+    with pytest.raises(ValueError, match="0: there is no fit 'whitened' for product_quantization"):
+        fit_to_data(net, wanted, data, "whitened", asymmetric=True)
+    chains = fit_to_data(net, wanted, data, "whitened", asymmetric=True, otherwise="weights")
+    assert list(chains) == ["0", "2", "6"]
+    quantized = ProductQuantization().factorize(net[0], 4)
+    assert all(torch.equal(chains["0"].state_dict()[key], tensor) for key, tensor in quantized.state_dict().items())
+    x, other = data[0], replaced(net, {"0": quantized})
+    with torch.no_grad():
+        inputs, wanted_y = other[:2].eval()(x), net[2](net[:2](x))
+        ours = float((chains["2"](inputs) - wanted_y).square().sum())
+        plain = float((SpatialSVD().factorize(net[2], 3)(inputs) - wanted_y).square().sum())
+        symmetric = fit_to_data(net, {"2": (SpatialSVD(), 3)}, data, "whitened")["2"]
+        unaware = float((symmetric(inputs) - wanted_y).square().sum())
+    assert ours < unaware < plain
+    alone = fit_to_data(net, {"0": wanted["0"]}, data, "whitened", otherwise="weights")
+    assert list(alone) == ["0"]
+    with pytest.raises(ValueError, match="otherwise='skip' is not known: refuse or weights"):
+        fit_to_data(net, wanted, data, "whitened", otherwise="skip")

@@ -147,8 +147,9 @@ RECONSTRUCT = k.Record(
         "schedule": k.many(_STAGE),
         "cutoff": k.number(0, 1, below=True),
         "memory": k.whole(1, 2**60),
+        "otherwise": k.one_of("refuse", "weights"),
     },
-    optional=("images", "batch_size", "asymmetric", "positions", "schedule", "cutoff", "memory"),
+    optional=("images", "batch_size", "asymmetric", "positions", "schedule", "cutoff", "memory", "otherwise"),
 )
 LATENCY = k.Record(
     {
