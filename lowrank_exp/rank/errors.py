@@ -62,14 +62,15 @@ def with_errors(
             measured rungs; between them the share of the error that a fit leaves is interpolated. None: at all.
         positions: random places of every image that a layer's patches are taken at; None: all.
         seed: draws them.
-        memory: bytes that the moments of patches may take in one pass over the images; more layers take more passes.
+        memory: bytes that the moments of patches may take in one pass over the images; more layers take more passes. Of
+            a layer that needs more by itself the patches are held, while they take no more.
         store: where SVDs are kept; None computes them.
         folder: where every error is stored as soon as it is measured, and looked up, by the weight, the decomposition,
             the fit, the network and the images; None stores nothing.
 
     Raises:
-        ValueError: a fit without images, one that moments do not decide ("relu"), an option out of range, or a
-            layer that the images do not reach.
+        ValueError: a fit without images, one that moments do not decide ("relu"), an option out of range, a
+            layer that the images do not reach, or one whose moments and patches find no room.
 
     >>> from lowrank_exp.rank import profile
     >>> net = nn.Sequential(nn.Conv2d(4, 6, 3))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.decomposition.convolution import TRANSPOSED
 from lowrank_exp.layers.reorder import Reorder
 from lowrank_exp.network.cost import LAYERS
+from lowrank_exp.reconstruct.held_rows import HeldRows, times
 
 EXACT = 1e-12  # of the squared norm of the responses: an error below it is none
 
@@ -73,17 +74,17 @@ def _blocks(kernel_IOK: Tensor, groups: int) -> Tensor:
     return kernel_GIGOK.diagonal(dim1=0, dim2=2).permute(3, 1, 0, 2).flatten(2)
 
 
-def error(target_GOD: Tensor, what_GOD: Tensor, second_GDD: Tensor) -> float:
+def error(target_GOD: Tensor, what_GOD: Tensor, second_GDD: Tensor | HeldRows) -> float:
     """tr((W - What) M (W - What)^T), over all groups."""
     off_GOD = target_GOD - what_GOD
-    return float(((off_GOD @ second_GDD) * off_GOD).sum())
+    return float((times(off_GOD, second_GDD) * off_GOD).sum())
 
 
 def alternating(
     parts: list[nn.Module],
     weights: list[Tensor],
     target_GOD: Tensor,
-    second_GDD: Tensor,
+    second_GDD: Tensor | HeldRows,
     sweeps: int = 30,
     tolerance: float = 2e-4,
     steps: int = 40,
@@ -99,7 +100,7 @@ def alternating(
         parts: the modules of the chain, for their settings.
         weights: to start from, one for every factor, in float64.
         target_GOD: W.
-        second_GDD: M.
+        second_GDD: M, or the rows that it is of.
         sweeps: through all factors, at most.
         tolerance: of the error, by which the last sweep must have lowered it for another one to follow; a step of
             conjugate gradients, by a tenth of that.
@@ -127,7 +128,7 @@ def _one_factor(
     weights: list[Tensor],
     turn: int,
     target_GOD: Tensor,
-    second_GDD: Tensor,
+    second_GDD: Tensor | HeldRows,
     steps: int,
     tolerance: float,
 ) -> Tensor:
@@ -149,12 +150,13 @@ def _one_factor(
         return torch.autograd.grad(what_GOD, start, slope_GOD, retain_graph=True)[0]
 
     def normal(weight: Tensor) -> Tensor:
-        return adjoint(dense(weight) @ second_GDD)
+        return adjoint(times(dense(weight), second_GDD))
 
     with torch.no_grad():
         off_GOD = target_GOD - what_GOD.detach()
         left = error(off_GOD, torch.zeros_like(off_GOD), second_GDD)
-        return start.detach() + _conjugate_gradients(normal, adjoint(off_GOD @ second_GDD), left, steps, tolerance)
+        steepest = adjoint(times(off_GOD, second_GDD))
+        return start.detach() + _conjugate_gradients(normal, steepest, left, steps, tolerance)
 
 
 def _conjugate_gradients(

@@ -58,9 +58,10 @@ def fit_to_data(
         images, positions, seed: "relu" sees so many random places of each of at most so many images, the first ones.
         schedule: of "relu", penalties and iterations of each; `lowrank_exp.reconstruct.PAPER` or `CODE`.
         cutoff: of the largest eigenvalue: below it a direction counts as never seen.
-        memory: bytes that statistics of all layers of one pass may take; more layers take more passes. A layer that
-            needs more by itself gets a pass of its own. An asymmetric fit keeps in them what both networks have come
-            to, too: images for which there is no room go again through the layers since they were kept last.
+        memory: bytes that statistics of all layers of one pass may take; more layers take more passes. Of a layer whose
+            second moments alone take more, the rows of its inputs are held instead. An asymmetric fit keeps in them
+            what both networks have come to, too: images for which there is no room go again through the layers since
+            they were kept last.
         otherwise: layers for whose decomposition there is no such fit are an error ("refuse"), or get the factors of
             their weights alone ("weights").
 
@@ -71,7 +72,7 @@ def fit_to_data(
     Raises:
         ValueError: a fit that does not exist, for the decomposition or the layer; a layer that the data do not reach or
             reach with numbers that are not finite; batches that are empty or can be iterated only once; options out of
-            range.
+            range; a layer whose statistics find no room in `memory`.
 
     >>> from lowrank_exp.decomposition import LinearSVD
     >>> net = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
@@ -81,13 +82,13 @@ def fit_to_data(
       (1): Linear(in_features=2, out_features=4, bias=True)
     )
     """
-    options = Options(images, positions, seed, schedule, cutoff)
+    options = Options(images, positions, seed, schedule, cutoff, memory)
     with kept_generators():
-        layers = _check_layers(model, wanted, batches, fit, asymmetric, options, memory, otherwise)
+        layers = _check_layers(model, wanted, batches, fit, asymmetric, options, otherwise)
         unfitted = _unfitted(layers, wanted, fit) if otherwise == WEIGHTS else {}
         if len(unfitted) == len(layers):
             return unfitted
-        chains = _chains(model, layers, wanted, unfitted, batches, fit, asymmetric, options, memory)
+        chains = _chains(model, layers, wanted, unfitted, batches, fit, asymmetric, options)
     return {name: chains[name] for name in wanted}
 
 
@@ -112,7 +113,6 @@ def _chains(
     fit: str,
     asymmetric: bool,
     options: Options,
-    memory: int,
 ) -> dict[str, nn.Module]:
     """The chains: those of layers that are not fitted, and the fitted ones, in the order of the forward pass."""
     calls, read_by = _probe(model, layers, batches, options.seed, with_readers=fit == "relu")
@@ -132,7 +132,7 @@ def _chains(
 
     chains = dict(unfitted)
     if asymmetric:
-        both = in_sequence(model, calls, data, memory)
+        both = in_sequence(model, calls, data, options.memory)
         for name in unfitted.keys() & calls.keys():
             both.replace(name, chains[name])
         for name, layer_fit in layer_fits.items():
@@ -140,7 +140,7 @@ def _chains(
             chains[name] = layer_fit.chain()
             both.replace(name, chains[name])
     else:
-        for some in _within(memory, layer_fits.values()):
+        for some in _within(options.memory, layer_fits.values()):
             _show(model, some, sum(calls[layer_fit.name] for layer_fit in some), data())
             chains |= {layer_fit.name: layer_fit.chain() for layer_fit in some}
     return chains
@@ -183,11 +183,10 @@ def _check_layers(
     fit: str,
     asymmetric: bool,
     options: Options,
-    memory: int,
     otherwise: str,
 ) -> dict[str, nn.Module]:
     """The layers, if all of them can be fitted, or may be left unfitted."""
-    check_options(fit, asymmetric=asymmetric, memory=memory, otherwise=otherwise, **vars(options))
+    check_options(fit, asymmetric=asymmetric, otherwise=otherwise, **vars(options))
     if isinstance(batches, Iterator):
         raise ValueError("batches can be iterated only once; pass a list or a DataLoader, not a generator")
     modules = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
@@ -245,10 +244,11 @@ def _show(model: nn.Module, layer_fits: list[LayerFit], calls: int, batches: Ite
 
 
 def _within(memory: int, layer_fits: Iterable[LayerFit]) -> Iterator[list[LayerFit]]:
-    """Runs of fits whose statistics together stay within `memory`, at least one fit each."""
+    """Runs of fits whose statistics, and those of one batch, stay within `memory` together; at least one fit each."""
     some: list[LayerFit] = []
     for layer_fit in layer_fits:
-        if some and sum(one.bytes() for one in [*some, layer_fit]) > memory:
+        sizes = [one.bytes() for one in [*some, layer_fit]]
+        if some and sum(sizes) + max(sizes) > memory:
             yield some
             some = []
         some.append(layer_fit)

@@ -16,10 +16,11 @@ from lowrank_exp.network.cost import out_channels
 from lowrank_exp.reconstruct.alternating import alternating, dense_GOD, error
 from lowrank_exp.reconstruct.available import acts_on_responses
 from lowrank_exp.reconstruct.difference import difference
+from lowrank_exp.reconstruct.held_rows import HeldRows, moments_within, second_bytes
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.nonlinear import Schedule, relu_response
-from lowrank_exp.reconstruct.patch_sums import patch_sums
-from lowrank_exp.reconstruct.patches import responses_GPO, row_length
+from lowrank_exp.reconstruct.patch_sums import patch_sums, patches_beside
+from lowrank_exp.reconstruct.patches import responses_GPO
 from lowrank_exp.reconstruct.readers import Reader
 from lowrank_exp.reconstruct.response import linear_response
 from lowrank_exp.reconstruct.samples import Sample
@@ -38,6 +39,7 @@ class Options:
     seed: int
     schedule: Schedule
     cutoff: float
+    memory: int
 
 
 class LayerFit:
@@ -62,9 +64,17 @@ class LayerFit:
             self.reader = Reader(relu=False)  # nothing comes through the batch norm: there is no error behind it
         self.by_patches = fit == "whitened" and (asymmetric or not acts_on_responses(kind))
         self.by_sample = fit == "relu" and self.reader.relu
-        self.moments = Moments()
+        self.moments: Moments | HeldRows = Moments()
+        if self.by_patches:
+            self.moments = moments_within(options.memory, name, layer)
         self.change_GOD: Tensor | None = None  # the sum of W (x - x^) x^^T over the same places
         self.sample = Sample(options.images, options.positions, options.seed) if self.by_sample else None
+        if self.bytes() > options.memory and not self.by_patches:
+            raise ValueError(
+                f"{name}: statistics of its {out_channels(layer):,} outputs take {self.bytes():,} bytes, and "
+                f"memory={options.memory:,} is allowed; allow more memory, or leave the layer alone by a rule "
+                f"({{{name}: null}})"
+            )
 
     def bytes(self) -> int:
         """What its statistics take at most, while the data go by."""
@@ -75,8 +85,8 @@ class LayerFit:
         per_group = out_channels(self.layer) // G
         if not self.by_patches:
             return 8 * G * per_group**2
-        side = row_length(self.layer)
-        return 8 * G * side * (side + per_group if self.asymmetric else side)
+        change = 8 * self.layer.weight.numel() if self.asymmetric else 0
+        return change + min(second_bytes(self.layer), self.options.memory)
 
     def add(self, first_image: int, x: Tensor, y: Tensor, hat: tuple[Tensor, Tensor] | None = None) -> None:
         """Count one call in: input and output, and (`hat`) the same in the network as compressed so far."""
@@ -93,10 +103,19 @@ class LayerFit:
 
     def _add_patches(self, x: Tensor, y: Tensor, hat: tuple[Tensor, Tensor] | None) -> None:
         off = None if hat is None else difference(self.layer, (x, y), hat)
-        for sums in patch_sums(self.layer, x if hat is None else hat[0], off):
+        seen = x if hat is None else hat[0]
+        if isinstance(self.moments, HeldRows):
+            for rows_GPD, off_GPO in patches_beside(self.layer, seen, off):
+                self.moments.add(rows_GPD)
+                self._add_change(None if off_GPO is None else off_GPO.mT @ rows_GPD)
+            return
+        for sums in patch_sums(self.layer, seen, off):
             self.moments.add_sums(sums.count, sums.rows, sums.products)
-            if sums.beside is not None:
-                self.change_GOD = sums.beside if self.change_GOD is None else self.change_GOD.add_(sums.beside)
+            self._add_change(sums.beside)
+
+    def _add_change(self, change_GOD: Tensor | None) -> None:
+        if change_GOD is not None:
+            self.change_GOD = change_GOD if self.change_GOD is None else self.change_GOD.add_(change_GOD)
 
     def chain(self) -> nn.Module:
         """The factors; the statistics are given up."""
@@ -120,24 +139,24 @@ class LayerFit:
     def _whitened(self) -> nn.Module:
         moments, cutoff = self.moments, self.options.cutoff
         W_GOK = weight_GOK(self.layer, moments.mean_GD.device)
-        if not self.by_patches:
+        if isinstance(moments, Moments) and not self.by_patches:
             what_GOK = whitened_by_responses(W_GOK, moments.second_GDD, self.rank, cutoff)
             return factors_of(self.kind, self.layer, self.rank, what_GOK)
         T_GOK = W_GOK
+        second = moments.second
         if self.change_GOD is not None:
-            T_GOK = target(W_GOK, self.change_GOD / moments.count, moments.second_GDD, cutoff)
+            T_GOK = target(W_GOK, self.change_GOD / moments.count, second, cutoff)
         if acts_on_responses(self.kind):
-            return factors_of(self.kind, self.layer, self.rank, whitened(T_GOK, moments.second_GDD, self.rank, cutoff))
+            return factors_of(self.kind, self.layer, self.rank, whitened(T_GOK, second, self.rank, cutoff))
         plain = self.kind.factorize(self.layer, self.rank) if self.plain is None else self.plain
         parts = list(copy.deepcopy(plain).to(W_GOK.device))
-        weights = alternating(parts, _weights(plain, W_GOK), T_GOK, moments.second_GDD)
+        weights = alternating(parts, _weights(plain, W_GOK), T_GOK, second)
         fitted = copy.deepcopy(plain)
         with torch.no_grad():
             for factor, weight in zip((f for f in fitted if hasattr(f, "weight")), weights, strict=True):
                 factor.weight.copy_(weight)
         errors = [
-            error(T_GOK, dense_GOD(parts, _weights(chain, W_GOK), len(W_GOK)), moments.second_GDD)
-            for chain in (fitted, plain)
+            error(T_GOK, dense_GOD(parts, _weights(chain, W_GOK), len(W_GOK)), second) for chain in (fitted, plain)
         ]
         return fitted if errors[0] <= errors[1] else plain  # the rounding of the weights could make it worse
 

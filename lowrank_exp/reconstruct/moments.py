@@ -22,20 +22,21 @@ class Moments:
     def __init__(self) -> None:
         self.count = 0
         self._sums: dict[str, Tensor] = {}
+        self._divisor = 1  # of what stands in the sums
 
     def add(self, x_GPD: Tensor, hat_GPD: Tensor | None = None) -> None:
         """Count the rows in; `hat_GPD` is given always or never."""
         x_GPD = x_GPD.double()
         if hat_GPD is None:
-            new = {"x": x_GPD.sum(dim=1), "hat hat": x_GPD.mT @ x_GPD}
-        else:
-            hat_GPD = hat_GPD.double()
-            new = {
-                "x": x_GPD.sum(dim=1),
-                "hat": hat_GPD.sum(dim=1),
-                "hat hat": hat_GPD.mT @ hat_GPD,
-                "x hat": x_GPD.mT @ hat_GPD,
-            }
+            self.add_sums(x_GPD.shape[1], x_GPD.sum(dim=1), x_GPD.mT @ x_GPD)
+            return
+        hat_GPD = hat_GPD.double()
+        new = {
+            "x": x_GPD.sum(dim=1),
+            "hat": hat_GPD.sum(dim=1),
+            "hat hat": hat_GPD.mT @ hat_GPD,
+            "x hat": x_GPD.mT @ hat_GPD,
+        }
         self._count_in(x_GPD.shape[1], new)
 
     def add_sums(self, count: int, x_GD: Tensor, second_GDD: Tensor) -> None:
@@ -43,6 +44,7 @@ class Moments:
         self._count_in(count, {"x": x_GD, "hat hat": second_GDD})
 
     def _count_in(self, count: int, new: dict[str, Tensor]) -> None:
+        self._divide(1)
         self.count += count
         for name, value in new.items():
             if name in self._sums:
@@ -50,16 +52,28 @@ class Moments:
             else:
                 self._sums[name] = value
 
+    def _divide(self, divisor: int) -> None:
+        """Sums become means or sums again, in place: of a wide layer there is no room for both."""
+        if divisor != self._divisor:
+            for value in self._sums.values():
+                value.mul_(self._divisor).div_(divisor)
+            self._divisor = divisor
+
+    def _mean(self, name: str, otherwise: str = "") -> Tensor:
+        self._divide(self.count)
+        return self._sums[name if name in self._sums else otherwise]
+
     def of_responses(self, weight_GOD: Tensor, bias_GO: Tensor | None = None) -> "Moments":
         """Those of the responses y = W x + b to rows x of one kind."""
-        moved = Moments()
-        mean_GO = (weight_GOD @ self._sums["x"][:, :, None])[:, :, 0]
-        second_GOO = weight_GOD @ self._sums["hat hat"] @ weight_GOD.mT
+        mean_GO = (weight_GOD @ self.mean_GD[:, :, None])[:, :, 0]
+        second_GOO = weight_GOD @ self.second_GDD @ weight_GOD.mT
         if bias_GO is not None:
             across_GOO = mean_GO[:, :, None] * bias_GO[:, None, :]
-            second_GOO += across_GOO + across_GOO.mT + self.count * bias_GO[:, :, None] * bias_GO[:, None, :]
-            mean_GO = mean_GO + self.count * bias_GO
-        moved.count, moved._sums = self.count, {"x": mean_GO, "hat hat": second_GOO}
+            second_GOO += across_GOO + across_GOO.mT + bias_GO[:, :, None] * bias_GO[:, None, :]
+            mean_GO = mean_GO + bias_GO
+        moved = Moments()
+        moved.count = moved._divisor = self.count
+        moved._sums = {"x": mean_GO, "hat hat": second_GOO}
         return moved
 
     def finite(self) -> bool:
@@ -73,22 +87,27 @@ class Moments:
     @property
     def mean_GD(self) -> Tensor:
         """E[x]."""
-        return self._sums["x"] / self.count
+        return self._mean("x")
 
     @property
     def hat_mean_GD(self) -> Tensor:
         """E[x^]."""
-        return self._sums.get("hat", self._sums["x"]) / self.count
+        return self._mean("hat", "x")
 
     @property
     def second_GDD(self) -> Tensor:
         """M^ = E[x^ x^^T]."""
-        return self._sums["hat hat"] / self.count
+        return self._mean("hat hat")
+
+    @property
+    def second(self) -> Tensor:
+        """M^, as `HeldRows` tells it too."""
+        return self.second_GDD
 
     @property
     def cross_GDD(self) -> Tensor:
         """C = E[x x^^T]; M^ where there is one kind of rows."""
-        return self._sums.get("x hat", self._sums["hat hat"]) / self.count
+        return self._mean("x hat", "hat hat")
 
     def covariance_GDD(self) -> Tensor:
         """Cov(x^)."""

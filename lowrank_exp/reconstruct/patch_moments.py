@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
+from lowrank_exp.reconstruct.held_rows import HeldRows, moments_within, second_bytes
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.passes import forward, image_batches
-from lowrank_exp.reconstruct.patches import patches_GPD, row_length
+from lowrank_exp.reconstruct.patches import patches_GPD
 
 
 def patch_moments(
@@ -24,7 +25,7 @@ def patch_moments(
     positions: int | None,
     seed: int,
     memory: int,
-) -> Iterator[tuple[str, Moments]]:
+) -> Iterator[tuple[str, Moments | HeldRows]]:
     """Moments of the patches that each layer sees, in evaluation mode; as many layers in one pass as `memory` allows.
 
     Args:
@@ -33,17 +34,19 @@ def patch_moments(
         batches: can be iterated several times; tensors of images `(N, ...)`, or tuples with them in front.
         positions: so many random places of every image are looked at; None: all of them.
         seed: draws the places.
-        memory: bytes that the moments of one pass may take; a layer that needs more gets a pass of its own.
+        memory: bytes that the moments of one pass may take; of a layer that needs more, its rows are held instead, in a
+            pass of its own.
 
     Raises:
-        ValueError: a layer is not reached by the data, or by numbers that are not finite.
+        ValueError: a layer is not reached by the data, or by numbers that are not finite; there is no room for what is
+            to be known of its rows.
     """
     device = next(model.parameters()).device
     for names in _within(memory, layers):
-        found = {name: Moments() for name in names}
+        found = {name: moments_within(memory, name, layers[name]) for name in names}
         places = {name: torch.Generator().manual_seed(seed) for name in names}  # whichever layers are in the pass
 
-        def see(name: str, found: dict[str, Moments] = found, places: dict[str, Any] = places) -> Any:
+        def see(name: str, found: dict[str, Moments | HeldRows] = found, places: dict[str, Any] = places) -> Any:
             def add(x: Tensor, y: Tensor) -> None:
                 share = 1.0 if positions is None else positions / _places(layers[name], y)
                 for rows_GPD in patches_GPD(layers[name], x):
@@ -62,16 +65,14 @@ def patch_moments(
 
 
 def _within(memory: int, layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
-    """Runs of names whose moments stay within `memory`, at least one name each."""
+    """Runs of names whose moments, and those of one batch, stay within `memory` together; at least one name each."""
     some: list[str] = []
-    left = memory
-    for name, layer in layers.items():
-        needed = 8 * getattr(layer, "groups", 1) * row_length(layer) ** 2
-        if some and needed > left:
+    for name in layers:
+        sizes = [second_bytes(layers[one]) for one in [*some, name]]
+        if some and sum(sizes) + max(sizes) > memory:
             yield some
-            some, left = [], memory
+            some = []
         some.append(name)
-        left -= needed
     if some:
         yield some
 

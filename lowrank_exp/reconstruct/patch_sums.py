@@ -50,12 +50,17 @@ def patch_sums(layer: nn.Module, x: Tensor, off: Tensor | None = None) -> Iterat
         for some, some_off in zip(x.split(images), offs, strict=False):
             yield _of_rows(layer, some, some_off)
         return
+    for x_GPD, off_GPO in patches_beside(layer, x, off):
+        cross_GOD = None if off_GPO is None else off_GPO.mT @ x_GPD
+        yield PatchSums(x_GPD.shape[1], x_GPD.sum(dim=1), x_GPD.mT @ x_GPD, cross_GOD)
+
+
+def patches_beside(layer: nn.Module, x: Tensor, off: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Patches `(G, P, D)` of some images at a time, and `off` at the same places `(G, P, O)`; see `patch_sums`."""
     off_GPO, at = None if off is None else torch.cat(list(responses_GPO(layer, off)), dim=1), 0
     for x_GPD in patches_GPD(layer, x):
-        P = x_GPD.shape[1]
-        cross_GOD = None if off_GPO is None else off_GPO[:, at : at + P].mT @ x_GPD
-        yield PatchSums(P, x_GPD.sum(dim=1), x_GPD.mT @ x_GPD, cross_GOD)
-        at += P
+        yield x_GPD, None if off_GPO is None else off_GPO[:, at : at + x_GPD.shape[1]]
+        at += x_GPD.shape[1]
 
 
 def _of_rows(layer: nn.Conv1d | nn.Conv2d, x: Tensor, off: Tensor | None) -> PatchSums:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition import recompose
 from lowrank_exp.decomposition.base import Decomposition, Rank
+from lowrank_exp.reconstruct.held_rows import HeldRows, times
 from lowrank_exp.reconstruct.layer_fit import LayerFit, Options
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.nonlinear import PAPER
@@ -33,7 +34,7 @@ def weight_error(layer: nn.Module, chain: nn.Module) -> float:
     return float(off_GOD.square().sum()) / squared if squared else 0.0
 
 
-def response_error(layer: nn.Module, chain: nn.Module, moments: Moments) -> float:
+def response_error(layer: nn.Module, chain: nn.Module, moments: Moments | HeldRows) -> float:
     r"""Squared error of the responses of the factors `chain`, relative to the responses without bias.
 
     .. math:: \frac{E||(W x + b) - (\hat W x + \hat b)||^2}{E||W x||^2} \;=\;
@@ -48,16 +49,21 @@ def response_error(layer: nn.Module, chain: nn.Module, moments: Moments) -> floa
         moments: of its patches.
     """
     W_GOD, off_GOD, bias_GO = _difference(layer, chain, moments.mean_GD.device)
-    M_GDD = moments.second_GDD
-    lost = ((off_GOD @ M_GDD) * off_GOD).sum()
+    lost = (times(off_GOD, moments.second) * off_GOD).sum()
     if bias_GO is not None:
         lost += 2 * (bias_GO * (off_GOD @ moments.mean_GD[:, :, None])[:, :, 0]).sum() + bias_GO.square().sum()
-    total = float(((W_GOD @ M_GDD) * W_GOD).sum())
+    total = float((times(W_GOD, moments.second) * W_GOD).sum())
     return max(float(lost), 0.0) / total if total else 0.0
 
 
 def fitted_chain(
-    name: str, layer: nn.Module, kind: Decomposition, rank: Rank, plain: nn.Module, fit: str, moments: Moments
+    name: str,
+    layer: nn.Module,
+    kind: Decomposition,
+    rank: Rank,
+    plain: nn.Module,
+    fit: str,
+    moments: Moments | HeldRows,
 ) -> nn.Module:
     """The factors that `fit_to_data` gives, from the moments of a layer's patches.
 
@@ -70,7 +76,8 @@ def fitted_chain(
         fit: one of `MEASURED`, which the layer and the decomposition take.
         moments: of the patches.
     """
-    one = LayerFit(name, layer, kind, rank, fit, False, Options(1, 1, 0, PAPER, CUTOFF), Reader(relu=False), plain)
+    options = Options(1, 1, 0, PAPER, CUTOFF, memory=2**62)  # what takes memory is made already
+    one = LayerFit(name, layer, kind, rank, fit, False, options, Reader(relu=False), plain)
     if one.by_patches:
         one.moments = moments
     else:

@@ -6,10 +6,11 @@ x^ of the network as compressed so far, M^ = E[x^ x^^T], W the weight, What its 
 
 from torch import Tensor
 
+from lowrank_exp.reconstruct.held_rows import HeldRows, times
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF, floor_of, leading, least_squares
 
 
-def target(weight_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor, cutoff: float = CUTOFF) -> Tensor:
+def target(weight_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor | HeldRows, cutoff: float = CUTOFF) -> Tensor:
     r"""The weight without bound on its rank that answers best, `(G, O, D)`.
 
     .. math:: T = W + E[W (x - \hat x) \hat x^T] \hat M^+ \;\in\; \arg\min_T E||W x - T \hat x||^2
@@ -19,13 +20,15 @@ def target(weight_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor, cutoff: f
     Args:
         weight_GOD: W.
         change_GOD: E[W (x - x^) x^^T], of responses that differ: it takes O D products for every place, E[x x^^T] D^2.
-        second_GDD: M^.
+        second_GDD: M^, or the rows that it is of.
         cutoff: of the largest eigenvalue of M^; directions below it count as never taken.
     """
+    if isinstance(second_GDD, HeldRows):
+        return weight_GOD + second_GDD.solved(change_GOD, cutoff)
     return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff))
 
 
-def whitened(target_GOD: Tensor, second_GDD: Tensor, rank: int, cutoff: float = CUTOFF) -> Tensor:
+def whitened(target_GOD: Tensor, second_GDD: Tensor | HeldRows, rank: int, cutoff: float = CUTOFF) -> Tensor:
     r"""The weight of rank at most R nearest to `target_GOD` in the metric of the moments, `(G, O, D)`.
 
     .. math:: \min_{\hat W} tr((T - \hat W) \hat M (T - \hat W)^T), \qquad \hat W = U_R U_R^T T
@@ -43,7 +46,7 @@ def whitened(target_GOD: Tensor, second_GDD: Tensor, rank: int, cutoff: float = 
     >>> whitened(torch.diag(torch.tensor([3.0, 2.0]))[None], torch.diag(torch.tensor([1.0, 9.0]))[None], 1)[0].tolist()
     [[0.0, 0.0], [0.0, 2.0]]
     """
-    moment_GOO = target_GOD @ second_GDD @ target_GOD.mT
+    moment_GOO = times(target_GOD, second_GDD) @ target_GOD.mT
     U_GOR = leading(moment_GOO, target_GOD, rank, floor_of(moment_GOO, cutoff))
     return U_GOR @ (U_GOR.mT @ target_GOD)
 

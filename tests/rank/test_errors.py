@@ -121,7 +121,7 @@ def test_places_are_drawn_and_a_bound_on_memory_takes_more_passes():
     layers = profile(model, IMAGE, "channel_svd")
     every = with_errors(layers, model, images(200), positions=None)
     some = with_errors(layers, model, images(200), positions=9)
-    little = with_errors(layers, model, images(200), positions=9, memory=1)
+    little = with_errors(layers, model, images(200), positions=9, memory=16 * 72**2)
     for name in layers:
         assert some[name].response == pytest.approx(every[name].response, rel=0.1, abs=1e-6)
         assert np.array_equal(

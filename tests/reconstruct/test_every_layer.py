@@ -66,7 +66,7 @@ def test_a_fit_is_better_than_the_weights_alone_and_its_error_is_that_of_the_out
     for chain, wanted in zip((plain, fitted), direct, strict=True):
         assert response_error(layer, chain, moments) == pytest.approx(wanted, rel=1e-6, abs=1e-12)
     sequel = LayerFit(
-        "layer", layer, kind, rank, "whitened", True, Options(1, 1, 0, PAPER, CUTOFF), Reader(relu=False), plain
+        "layer", layer, kind, rank, "whitened", True, Options(1, 1, 0, PAPER, CUTOFF, 2**20), Reader(relu=False), plain
     )
     with torch.no_grad():
         sequel.add(0, x, layer(x), hat=(hat, layer(hat)))
