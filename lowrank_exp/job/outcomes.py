@@ -6,6 +6,7 @@ killed run goes on where it was, and a change of anything that decides the numbe
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -16,6 +17,7 @@ from lowrank_exp.files.results import PhaseResult, digest
 from lowrank_exp.files.whole import file_digest, find_difference, hold_lock, sweep_parts, write_whole
 from lowrank_exp.job.readable import find_unreadable
 from lowrank_exp.job.timer import untimed
+from lowrank_exp.phases.phase import FITTED
 from lowrank_exp.rank import Plan
 
 NAMELESS = ("initial",)  # what the first phase gets is called so
@@ -114,6 +116,7 @@ class OutcomeStore:
         with write_whole(folder / "outcome.json") as temporary:
             temporary.write_text(json.dumps({**record, "digest": digest(record)}, indent=1), encoding="utf-8")
         (folder / "last.ckpt").unlink(missing_ok=True)
+        shutil.rmtree(folder / FITTED, ignore_errors=True)
 
     @contextmanager
     def writing(self, name: str, key: str, waiting: Callable[[str], None]) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from lowrank_exp.phases.choices import tell_choices, with_unfitted
 from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
 from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
-from lowrank_exp.phases.phase import Done, Phase, Setting
+from lowrank_exp.phases.phase import FITTED, Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Parts, Prospect, Rehearsal
 from lowrank_exp.phases.timing import bounds_time, clock_of
 from lowrank_exp.rank import (
@@ -43,7 +43,7 @@ from lowrank_exp.rank.reachable import reachable
 from lowrank_exp.rank.time_budget import with_made_up_times
 from lowrank_exp.rank.timed import batch_of
 from lowrank_exp.rank.times.verify import explain_steps, plan_by_clock
-from lowrank_exp.reconstruct import check_options
+from lowrank_exp.reconstruct import ChainStore, check_options
 from lowrank_exp.surgery import factorize_, replay_to_plan_
 from lowrank_exp.training import FirstImages, NetworkScore
 from lowrank_exp.training.probes.pace import forward_seconds
@@ -311,7 +311,14 @@ class Factorize(Phase):
         if fit == "relu":
             options["images"] = images
         loader = setting.data.train_loader(options.pop("batch_size"), setting.seed, augment=False)
-        return {"reconstruct": fit, "batches": FirstImages(loader, images), "seed": setting.seed, **options}
+        kept = ChainStore(setting.folder / FITTED)
+        return {
+            "reconstruct": fit,
+            "batches": FirstImages(loader, images),
+            "seed": setting.seed,
+            "kept": kept,
+            **options,
+        }
 
 
 def report_plan(plan: Plan, rank: Callable[..., Plan], network: nn.Module) -> Done:

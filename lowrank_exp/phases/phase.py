@@ -13,6 +13,8 @@ from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.phases.rehearsal import Prospect, Rehearsal, walked
 from lowrank_exp.rank import Plan, TimeStore
 
+FITTED = "fitted"  # in a phase's folder: chains of factors of a fit that has not finished
+
 
 def _no_network(phase: str) -> nn.Module:
     raise ValueError(f"the network that phase {phase} has left is not at hand")

@@ -20,6 +20,7 @@ they are `patches_GPD`; the others act on responses alone.
 """
 
 from lowrank_exp.reconstruct.available import FITS, adds_bias, check_fit, fit_refusal
+from lowrank_exp.reconstruct.chain_store import ChainStore
 from lowrank_exp.reconstruct.fit import check_options, fit_to_data
 from lowrank_exp.reconstruct.nonlinear import CODE, PAPER
 from lowrank_exp.reconstruct.weights import with_bias
@@ -28,6 +29,7 @@ __all__ = [
     "CODE",
     "FITS",
     "PAPER",
+    "ChainStore",
     "adds_bias",
     "check_fit",
     "check_options",

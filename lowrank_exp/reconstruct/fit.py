@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,19 +10,23 @@ from torch import Tensor, nn
 
 from lowrank_exp.checks import boolean, fraction, one_of, whole
 from lowrank_exp.decomposition.base import Decomposition, Rank
+from lowrank_exp.files.results import digest
+from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
-from lowrank_exp.reconstruct.available import FITS, check_fit, fit_refusal
+from lowrank_exp.reconstruct.available import FITS, adds_bias, check_fit, fit_refusal
+from lowrank_exp.reconstruct.chain_store import ChainStore
 from lowrank_exp.reconstruct.layer_fit import LayerFit, Options, sampled
 from lowrank_exp.reconstruct.nonlinear import PAPER, Schedule
 from lowrank_exp.reconstruct.passes import forward, image_batches
 from lowrank_exp.reconstruct.readers import Reader, readers
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF
 from lowrank_exp.reconstruct.sequence import in_sequence
+from lowrank_exp.reconstruct.weights import with_bias
 
 WEIGHTS = "weights"  # what layers without the fit are fitted to
-_NO_OPTIONS = ("model", "wanted", "batches", "how")
+_NO_OPTIONS = ("model", "wanted", "batches", "fit")
 
 
 def fit_to_data(
@@ -38,6 +43,7 @@ def fit_to_data(
     cutoff: float = CUTOFF,
     memory: int = 2 * 2**30,
     otherwise: str = "refuse",
+    kept: ChainStore | None = None,
 ) -> dict[str, nn.Module]:
     """The chains of factors for layers of `model`, fitted to what the layers see; `model` itself is not changed.
 
@@ -64,6 +70,8 @@ def fit_to_data(
             they were kept last.
         otherwise: layers for whose decomposition there is no such fit are an error ("refuse"), or get the factors of
             their weights alone ("weights").
+        kept: where every chain lies as soon as it is fitted, and is looked up by the network, the fit, the layer and
+            what was fitted before it; the images must be those of former calls.
 
     Returns:
         By layer name, chains in the type and on the device of the layer. With "response" and "relu" they have the
@@ -88,7 +96,7 @@ def fit_to_data(
         unfitted = _unfitted(layers, wanted, fit) if otherwise == WEIGHTS else {}
         if len(unfitted) == len(layers):
             return unfitted
-        chains = _chains(model, layers, wanted, unfitted, batches, fit, asymmetric, options)
+        chains = _chains(model, layers, wanted, unfitted, batches, fit, asymmetric, options, kept)
     return {name: chains[name] for name in wanted}
 
 
@@ -113,6 +121,7 @@ def _chains(
     fit: str,
     asymmetric: bool,
     options: Options,
+    kept: ChainStore | None,
 ) -> dict[str, nn.Module]:
     """The chains: those of layers that are not fitted, and the fitted ones, in the order of the forward pass."""
     calls, read_by = _probe(model, layers, batches, options.seed, with_readers=fit == "relu")
@@ -130,20 +139,45 @@ def _chains(
     def data() -> Iterator[Tensor]:
         return image_batches(batches, _device(model), options.seed)
 
-    chains = dict(unfitted)
+    chains, keys = dict(unfitted), {}
+
+    def finish(name: str) -> None:
+        chains[name] = layer_fits[name].chain()
+        if kept is not None:
+            kept.write(keys[name], chains[name])
+
+    if kept is not None:
+        planned = {name: [kind.name, kind.options(), rank] for name, (kind, rank) in wanted.items()}
+        how = [fit, asymmetric, asdict(options), {name: planned[name] for name in unfitted}]
+        keys = _keys(model, {name: planned[name] for name in layer_fits}, how, asymmetric)
+        for name, one in layer_fits.items():
+            skeleton = one.kind.skeleton(with_bias(one.layer) if adds_bias(fit) else one.layer, one.rank)
+            if (chain := kept.read(keys[name], skeleton)) is not None:
+                chains[name] = chain
     if asymmetric:
         both = in_sequence(model, calls, data, options.memory)
         for name in unfitted.keys() & calls.keys():
             both.replace(name, chains[name])
         for name, layer_fit in layer_fits.items():
-            both.show(layer_fit)
-            chains[name] = layer_fit.chain()
+            if name not in chains:
+                both.show(layer_fit)
+                finish(name)
             both.replace(name, chains[name])
     else:
-        for some in _within(options.memory, layer_fits.values()):
+        for some in _within(options.memory, [one for name, one in layer_fits.items() if name not in chains]):
             _show(model, some, sum(calls[layer_fit.name] for layer_fit in some), data())
-            chains |= {layer_fit.name: layer_fit.chain() for layer_fit in some}
+            for layer_fit in some:
+                finish(layer_fit.name)
     return chains
+
+
+def _keys(model: nn.Module, planned: Mapping[str, Any], how: list[Any], asymmetric: bool) -> dict[str, str]:
+    """What decides every chain beside the images: in an asymmetric fit, the chains before it too."""
+    before, keys = digest([tensors_digest(model), how]), {}
+    for name, plan in planned.items():
+        keys[name] = digest([before, name, plan])
+        before = keys[name] if asymmetric else before
+    return keys
 
 
 def check_options(fit: str, **options: Any) -> None:

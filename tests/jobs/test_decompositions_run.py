@@ -9,6 +9,7 @@ import yaml
 from lowrank_exp import load
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.files.results import Result
+from support.method_jobs import KilledError, fitted_layers, same_networks
 from support.smoke import SMOKE
 
 # LeNet-5: conv1 1 -> 6 and conv2 6 -> 16, 5 x 5; linear layers 400 -> 120 -> 84 -> 10.
@@ -102,6 +103,29 @@ def test_fits_to_data(fit, decomposition, more, command, tmp_path):
     result, folder = only_result(tmp_path / "outputs")
     assert [phase.name for phase in result.phases] == ["train", "factorize"]
     load(folder / "model.pt")
+
+
+def test_a_fit_that_is_killed_goes_on_with_the_next_layer(command, tmp_path, monkeypatch):
+    options = [
+        "reconstruct=whitened",
+        "reconstruct.asymmetric=true",
+        "reconstruct.images=100",
+        "method.order=[factorize]",
+    ]
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    names = fitted_layers(monkeypatch)
+    assert command(*SMOKE, *options, outputs=alone) == 0
+    whole = list(names)
+    with monkeypatch.context() as patched:
+        fitted_layers(patched, killed_at=whole[1])
+        with pytest.raises(KilledError):
+            command(*SMOKE, *options, outputs=killed)
+    assert len(list(killed.glob("store/*/fitted/*.pt"))) == 1
+    names.clear()
+    assert command(*SMOKE, *options, outputs=killed) == 0
+    assert names == whole[1:] != []
+    same_networks(only_result(alone)[1], only_result(killed)[1])
+    assert not list(killed.glob("store/*/fitted"))
 
 
 def test_a_fit_that_does_not_exist_ends_before_training(command, capsys):

@@ -7,6 +7,7 @@ from lowrank_exp.artifact import load
 from lowrank_exp.files.results import Result
 from lowrank_exp.job.loggers import Log
 from lowrank_exp.job.outcomes import OutcomeStore
+from lowrank_exp.reconstruct.layer_fit import LayerFit
 from support.smoke import SMOKE
 
 JOB = (*SMOKE, "data.test=0.8")  # few images to train on
@@ -39,6 +40,20 @@ def killed_at(monkeypatch, epoch):
             raise KilledError
 
     monkeypatch.setattr(Log, "epoch", dies)
+
+
+def fitted_layers(monkeypatch, killed_at=None):
+    """The names of layers that are fitted to data from here on, in a list that grows; at one of them the fit dies."""
+    names, chain = [], LayerFit.chain
+
+    def noted(self):
+        if self.name == killed_at:
+            raise KilledError
+        names.append(self.name)
+        return chain(self)
+
+    monkeypatch.setattr(LayerFit, "chain", noted)
+    return names
 
 
 def goes_on_alike(command, options, folder, monkeypatch, epochs):
