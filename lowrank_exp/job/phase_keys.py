@@ -30,7 +30,7 @@ FORMER_OPTIONS = {
     "lowrank_exp.pruning.schedules.SFP": {"share": "P"},
 }
 
-# Options that outcomes stored before them do not have, by class: left out where they are null.
+# Options that outcomes stored before them do not have, by class: left out where they are null or false.
 LATER_OPTIONS = {
     "lowrank_exp.phases.Recalibrate": ("judged_on",),
     "lowrank_exp.pruning.schedules.Iterative": ("latency",),
@@ -69,7 +69,7 @@ def _by_content(value: Any, key: str = "") -> Any:
         former = FORMER_OPTIONS.get(str(value.get("_target_")), {})
         kept = {name: item for name, item in value.items() if not _may_be_left_out(name, item)}
         later = LATER_OPTIONS.get(str(value.get("_target_")), ())
-        kept = {name: item for name, item in kept.items() if name not in later or item is not None}
+        kept = {name: item for name, item in kept.items() if name not in later or not (item is None or item is False)}
         return {former.get(name, name): _by_content(item, str(name)) for name, item in kept.items()}
     if key == "_target_":
         return FORMER_HOMES.get(value, value)

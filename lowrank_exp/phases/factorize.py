@@ -4,6 +4,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_
 from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
 from lowrank_exp.phases.phase import FITTED, Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Parts, Prospect, Rehearsal
+from lowrank_exp.phases.resolve import resolve, stages_of
 from lowrank_exp.phases.timing import bounds_time, clock_of
 from lowrank_exp.rank import (
     BudgetError,
@@ -59,7 +61,10 @@ class Factorize(Phase):
 
     Args:
         decomposition: `conv` and `linear`, as `lowrank_exp.profile` takes them.
-        rank: called with the profiles, gives the plan: `lowrank_exp.allocate` with its policy and budget.
+        rank: called with the profiles, gives the plan: `lowrank_exp.allocate` with its policy and budget. Its option
+            `resolve` is for the phase: with errors of responses and an asymmetric fit, the rest of the budget is
+            allotted again by the errors as they are after every stage of layers with outputs of one size (True), or
+            after so many layers (an int).
         measure: for policies that look at data: `quality` (accuracy or loss), `images` for validation drawn by `seed`,
             `samples` of ranks per layer and what the `others` are (`with_accuracy`), `gradients`: training images for
             the sensitivity and for response errors, and `batch_size`. Where a knapsack of errors has several
@@ -75,8 +80,10 @@ class Factorize(Phase):
     measure: Mapping[str, Any] = field(default_factory=dict)
     reconstruct: Mapping[str, Any] = field(default_factory=lambda: {"fit": None})
     latency: Mapping[str, Any] = field(default_factory=dict)
+    resolve: bool | int = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        self._take_resolve()
         if "errors" in self.needs:
             object.__setattr__(self, "version", 2)  # 1 compared estimates, which favour decompositions by SVD
         options = dict(self.reconstruct)
@@ -86,6 +93,24 @@ class Factorize(Phase):
             value = options.pop(name, None)
             whole(name, value, message=f"reconstruct.{name} must be a whole number of at least 1, got {value!r}")
         check_options(fit, **options)
+
+    def _take_resolve(self) -> None:
+        """`rank` without the option that is for this phase."""
+        options = dict(getattr(self.rank, "keywords", {}))
+        if "resolve" not in options:
+            return
+        every = options.pop("resolve")
+        if not isinstance(every, bool):
+            whole("rank.resolve", every, message=f"rank.resolve={every!r} is not true, false, or a number of layers")
+        object.__setattr__(self, "rank", partial(self.rank.func, *self.rank.args, **options))
+        object.__setattr__(self, "resolve", every)
+        if every and ("responses" not in self.needs or not self.reconstruct.get("asymmetric")):
+            raise ValueError(
+                f"rank.resolve={str(every).lower()} chooses ranks again by errors of responses while layers are fitted "
+                "in sequence: set rank.metric=response and reconstruct=whitened_asymmetric, or rank.resolve=false"
+            )
+        if every and bounds_time(self.rank):
+            raise ValueError("rank.resolve takes no budget of time: set rank.latency=null, or rank.resolve=false")
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         layers = profile(network, example, Decompositions.of(self.decomposition))
@@ -225,14 +250,37 @@ class Factorize(Phase):
             with warnings.catch_warnings():  # said once, by the walk
                 warnings.simplefilter("ignore")
                 if clock is None:
-                    return self._planned(layers, score)
+                    plan = self._planned(layers, score)
+                    return self._resolved(plan, layers, network, setting, score) if self.resolve else plan
                 batch = batch_of(one_image(network, setting.example), clock)
                 plan = plan_by_clock(layers, lambda some: self._planned(some, score), network, batch, clock)
                 return explain_steps(plan, layers, batch, clock)
 
-    def _planned(
-        self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None, **instead: float | None
+    def _resolved(
+        self,
+        plan: Plan,
+        layers: Mapping[str, LayerProfile],
+        network: nn.Module,
+        setting: Setting,
+        score: Callable[..., float] | None,
     ) -> Plan:
+        """The plan with later stages chosen by the errors behind the factors of the earlier ones."""
+
+        def compress(taken: Plan) -> nn.Module:
+            return factorize_(copy_network(network), taken, store=setting.svds, **self.fit_arguments(setting))
+
+        def measure(rest: Mapping[str, LayerProfile], small: nn.Module) -> Mapping[str, LayerProfile]:
+            return self._with_errors(rest, small, setting)
+
+        def choose(profiles: Mapping[str, LayerProfile], taken: Mapping[str, Choice | None]) -> Plan:
+            return self._planned(profiles, score, fixed={**(self.rank.keywords.get("fixed") or {}), **taken})
+
+        stages = stages_of(layers, self.resolve)
+        return resolve(
+            plan, layers, stages, compress, lambda rest, small: self._with_errors(rest, small, setting), choose
+        )
+
+    def _planned(self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None, **instead: Any) -> Plan:
         return self.rank(layers, **({"score": score} if "score" in self.needs else {}), **instead)
 
     def conditions(self) -> dict[str, Any]:

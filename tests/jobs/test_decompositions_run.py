@@ -189,3 +189,15 @@ def test_a_plan_of_other_options_is_refused(command, tmp_path, capsys):
     assert command(*SMOKE, *options, *replay) == 1
     assert "by channel_svd with {'order': 'pointwise_first'}, here it is channel_svd" in capsys.readouterr().err
     assert command(*SMOKE, *options, *replay, "decomposition.conv.order=pointwise_first") == 0
+
+
+def test_ranks_are_chosen_again_in_sequence(command, tmp_path):
+    options = ["reconstruct=whitened_asymmetric", "rank=knapsack", "rank.metric=response", "reconstruct.images=100"]
+    assert command(*SMOKE, *options, "rank.resolve=1", "method.order=[factorize]") == 0
+    result, folder = only_result(tmp_path / "outputs")
+    assert 0.495 <= result.phases[-1].macs / sum(layer.macs_before for layer in result.layers) <= 0.505
+    small = load(folder / "model.pt")
+    for layer in result.layers:
+        factors = small.get_submodule(layer.name)
+        assert (layer.rank is None) == (not isinstance(factors, torch.nn.Sequential))
+        assert layer.rank is None or factors[0].weight.shape[0] == layer.rank

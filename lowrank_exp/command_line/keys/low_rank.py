@@ -126,6 +126,7 @@ ALLOCATE: dict[str, k.Kind] = {
     "ranks": k.either(k.null, k.text, k.named(_RANK, "layer"), k.Target()),
     "rules": k.or_null(k.named(_RULE, "layer")),
     "fixed": k.or_null(k.named(_RANK, "layer")),
+    "resolve": k.either(k.boolean, k.whole(1)),
 }
 RANKS_AT_WIDTH = {"width": k.number(0, 100, above=True), "*": _RANK}
 
