@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lowrank_exp.checks import whole
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
-from lowrank_exp.decomposition.base import WHAT
+from lowrank_exp.decomposition.base import WHAT, Decomposition
 from lowrank_exp.files.results import digest
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.machine.stopwatch import stopwatch
@@ -46,6 +46,7 @@ from lowrank_exp.rank.time_budget import with_made_up_times
 from lowrank_exp.rank.timed import batch_of
 from lowrank_exp.rank.times.verify import explain_steps, plan_by_clock
 from lowrank_exp.reconstruct import ChainStore, check_options
+from lowrank_exp.reconstruct.available import acts_on_responses
 from lowrank_exp.surgery import factorize_, replay_to_plan_
 from lowrank_exp.training import FirstImages, NetworkScore
 from lowrank_exp.training.probes.pace import forward_seconds
@@ -89,6 +90,8 @@ class Factorize(Phase):
         options = dict(self.reconstruct)
         if (fit := options.pop("fit", None)) is None:
             return
+        if fit == "whitened" and not all(map(acts_on_responses, self._kinds)):
+            object.__setattr__(self, "version", self.version + 2)  # 1 and 2 fitted factors without extrapolation
         for name in ("images", "batch_size"):
             value = options.pop(name, None)
             whole(name, value, message=f"reconstruct.{name} must be a whole number of at least 1, got {value!r}")
@@ -315,6 +318,12 @@ class Factorize(Phase):
         """Whether a layer may have a choice of decompositions, whose errors compare only as they are reached."""
         kinds = Decompositions.of(self.decomposition)
         return any(len(some) > 1 for some in (kinds.conv, kinds.linear, *kinds.layers.values()))
+
+    @property
+    def _kinds(self) -> list[Decomposition]:
+        """The decompositions that a layer may get."""
+        kinds = Decompositions.of(self.decomposition)
+        return [one for some in (kinds.conv, kinds.linear, *kinds.layers.values()) for one in some]
 
     def _with_errors(
         self, layers: Mapping[str, LayerProfile], network: nn.Module, setting: Setting

@@ -52,7 +52,7 @@ class Fastest(Phase):
     resolution: float = 0.02
     seconds: float = 0.5
 
-    version: ClassVar[int] = 2  # 1 told accuracies apart by themselves, where equal ones now go by the loss
+    version: ClassVar[int] = 3  # 1 told accuracies apart by themselves; 2 fitted factors without extrapolation
 
     def __post_init__(self) -> None:
         if not is_number(self.accuracy_drop) or not 0 <= self.accuracy_drop < 1:

@@ -13,6 +13,7 @@ from lowrank_exp.files.results import digest
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.rank.error_store import ErrorStore, of_rank
 from lowrank_exp.rank.layer_profile import LayerProfile
+from lowrank_exp.reconstruct.alternating import VERSION
 from lowrank_exp.reconstruct.available import acts_on_responses, fit_refusal
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.reached import fitted_chain, response_error, weight_error
@@ -82,6 +83,8 @@ class ReachedLadder:
         self.key = ""
         if kept.folder is not None:
             named = [profile.name, *decides] if decides else []
+            if self.fitted and not acts_on_responses(self.kind):
+                named.append(VERSION)
             self.key = digest([tensors_digest(layer), self.kind.name, self.kind.options(), named])[:32]
         self.known = kept.read(self.key)
 

@@ -16,6 +16,7 @@ from lowrank_exp.network.cost import LAYERS
 from lowrank_exp.reconstruct.held_rows import HeldRows, times
 
 EXACT = 1e-12  # of the squared norm of the responses: an error below it is none
+VERSION = 2  # raised by hand whenever the same start and data give other weights; 1 did not extrapolate
 
 
 def chain_refusal(chain: nn.Module) -> str | None:
@@ -94,7 +95,9 @@ def alternating(
     .. math:: \min_{w_1 \dots w_n} tr((W - \hat W) M (W - \hat W)^T), \qquad \hat W = \hat W(w_1, \dots, w_n)
 
     What is linear in each factor, so one factor with the others fixed is a linear least-squares problem. It is solved
-    by conjugate gradients on its normal equations from the weights at hand, hence no step makes the error larger.
+    by conjugate gradients on its normal equations from the weights at hand, hence no step makes the error larger. After
+    a sweep the weights are extrapolated along their last change; where that made the error rise the sweep is undone, so
+    the error never rises above that of the start.
 
     Args:
         parts: the modules of the chain, for their settings.
@@ -102,25 +105,43 @@ def alternating(
         target_GOD: W.
         second_GDD: M, or the rows that it is of.
         sweeps: through all factors, at most.
-        tolerance: of the error, by which the last sweep must have lowered it for another one to follow; a step of
-            conjugate gradients, by a tenth of that.
+        tolerance: two sweeps in a row that lower the error by less than this share of it are the last; a step of
+            conjugate gradients, by less than a tenth of that.
         steps: of conjugate gradients for one factor, at most.
 
     Returns:
         One weight for every factor, in order.
+
+    Source: the extrapolation follows Ang and Gillis 2019, as that of `cp_als`.
+
+    Measured on four layers of ResNet-20 at a half and a quarter of their weights, against sweeps without extrapolation
+    and in the same time: errors of CP are 6 to 21 % lower, of the tensor train, Tucker-2 and spatial SVD up to 4 %.
+    There is no second start: from the factors of the weight whitened by its input channels, at twice the time, 7 of 36
+    fits end more than 0.5 % lower (at most 7 %), and 11 more than 0.5 % higher (CP by up to 130 %).
     """
-    G, weights = len(target_GOD), list(weights)
+    G, best = len(target_GOD), list(weights)
     # Below that an error is rounding of the moments, and sweeps after it would only follow the rounding.
     exact = EXACT * error(target_GOD, torch.zeros_like(target_GOD), second_GDD)
-    now = error(target_GOD, dense_GOD(parts, weights, G), second_GDD)
-    for _ in range(sweeps):
-        before = now
-        for turn in reversed(range(len(weights))):
-            weights[turn] = _one_factor(parts, weights, turn, target_GOD, second_GDD, steps, tolerance / 10)
-        now = error(target_GOD, dense_GOD(parts, weights, G), second_GDD)
-        if before - now <= tolerance * before or now <= exact:
+    least = error(target_GOD, dense_GOD(parts, best, G), second_GDD)
+    guess, share, ceiling, quiet = best, 0.5, 1.0, 0
+    for sweep in range(sweeps):
+        swept = list(guess)
+        for turn in reversed(range(len(swept))):
+            swept[turn] = _one_factor(parts, swept, turn, target_GOD, second_GDD, steps, tolerance / 10)
+        now = error(target_GOD, dense_GOD(parts, swept, G), second_GDD)
+        if now > least:  # the step was too long: back, and a shorter one next time
+            guess, ceiling, share = best, share, share / 1.5
+            continue
+        quiet = quiet + 1 if least - now <= tolerance * least else 0
+        change = [new - old for new, old in zip(swept, best, strict=True)]
+        best, least = swept, now
+        if quiet == 2 or now <= exact:
             break
-    return weights
+        # A start is too far from the first sweep to go on in that direction.
+        guess = [one + share * step for one, step in zip(best, change, strict=True)] if sweep else best
+        ceiling = min(1.0, 1.01 * ceiling)
+        share = min(1.05 * share, ceiling)
+    return best
 
 
 def _one_factor(

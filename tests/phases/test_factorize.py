@@ -30,3 +30,24 @@ def test_reached_errors_are_measured_where_a_knapsack_of_errors_compares_decompo
     phase = Factorize(decomposition=decomposition, rank=partial(allocate, macs=0.5, **options))
     assert (phase.needs, phase.version) == (frozenset(needs), version)
     assert Factorize.version == 1
+
+
+def test_the_version_tells_which_fits_have_changed():
+    """Those of factors that are fitted one at a time; in closed form nothing is extrapolated."""
+    closed = {"conv": "channel_svd", "linear": "linear_svd"}
+    fits = {name: {"fit": name, "images": 10, "batch_size": 10} for name in ("whitened", "response")}
+    versions = {
+        (str(decomposition["conv"]), fit, policy): Factorize(
+            decomposition=decomposition, rank=partial(allocate, macs=0.5, policy=policy), reconstruct=fits[fit]
+        ).version
+        for decomposition in (closed, ONE, SEVERAL)
+        for fit in fits
+        for policy in ("uniform", "knapsack")
+    }
+    changed = {key: version for key, version in versions.items() if version > 2}
+    assert changed == {
+        ("cp", "whitened", "uniform"): 3,
+        ("cp", "whitened", "knapsack"): 3,
+        (str(SEVERAL["conv"]), "whitened", "uniform"): 3,
+        (str(SEVERAL["conv"]), "whitened", "knapsack"): 4,
+    }

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank_exp.decomposition import ChannelSVD, LinearSVD, SpatialSVD
+from lowrank_exp.decomposition import CP, ChannelSVD, LinearSVD, SpatialSVD
 from lowrank_exp.reconstruct.alternating import alternating, chain_refusal, dense_GOD, error
 from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.patches import patches_GPD
@@ -190,3 +190,23 @@ def test_chains_that_cannot_be_fitted_are_told():
     assert "single layer with a weight" in chain_refusal(nn.Sequential(nn.Conv2d(1, 1, 1)))
     assert "has ReLU in it" in chain_refusal(nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)))
     assert chain_refusal(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))) is None
+
+
+def test_extrapolated_sweeps_go_further_and_never_back():
+    """Against sweeps alone: coordinate descent on the same factors, each solved in turn from where it stands."""
+    layer = filled(nn.Conv2d(6, 6, 3))
+    W, M = weight_GOK(layer, torch.device("cpu")), seen(layer, 9)
+    chain = CP("merged", max_iterations=20).factorize(layer, 5)
+    parts, start = list(chain), [factor.weight.detach() for factor in chain]
+
+    def left(weights):
+        return error(W, dense_GOD(parts, weights, 1), M)
+
+    errors = [left(start)]
+    errors += [left(alternating(parts, start, W, M, sweeps=sweeps, tolerance=0)) for sweeps in range(1, 13)]
+    assert (np.diff(errors) <= 0).all()
+    alone = start
+    for _ in range(12):
+        alone = alternating(parts, alone, W, M, sweeps=1, tolerance=0)
+    assert 0 < errors[-1] < 0.99 * left(alone)
+    assert left(alone) < 0.9 * errors[0]
