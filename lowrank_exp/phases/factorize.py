@@ -87,6 +87,8 @@ class Factorize(Phase):
         self._take_resolve()
         if "errors" in self.needs:
             object.__setattr__(self, "version", 2)  # 1 compared estimates, which favour decompositions by SVD
+        if "responses" in self.needs:
+            object.__setattr__(self, "version", 2)  # 1 looked at 64 places of every image
         options = dict(self.reconstruct)
         if (fit := options.pop("fit", None)) is None:
             return

@@ -17,10 +17,10 @@ from lowrank_exp.rank.error_store import ErrorStore
 from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.rank.offer import Offer
 from lowrank_exp.rank.reached_ladder import ReachedLadder
-from lowrank_exp.reconstruct.moments import Moments
 from lowrank_exp.reconstruct.passes import image_batches
 from lowrank_exp.reconstruct.patch_moments import patch_moments
 from lowrank_exp.reconstruct.reached import MEASURED
+from lowrank_exp.reconstruct.weights import weight_GOK
 
 
 def with_errors(
@@ -31,7 +31,6 @@ def with_errors(
     fit: str | None = None,
     rungs: int = 12,
     fits: int | None = 6,
-    positions: int | None = 64,
     seed: int = 0,
     memory: int = 2 * 2**30,
     store: SVDStore | None = None,
@@ -58,10 +57,10 @@ def with_errors(
         fit: the fit that the factors will get: None, "whitened" or "response". Factors that do not take it are measured
             without one.
         rungs: measured of a long ladder.
-        fits: made for a ladder whose factors are fitted one at a time (all but those in closed form): at so many of the
-            measured rungs; between them the share of the error that a fit leaves is interpolated. None: at all.
-        positions: random places of every image that a layer's patches are taken at; None: all.
-        seed: draws them.
+        fits: made for a ladder whose factors are fitted one at a time: at so many of the measured rungs; between them
+            the share of the error that a fit leaves is interpolated. None: at all. A fit in closed form tells its error
+            at every rank.
+        seed: of a loader that draws its order.
         memory: bytes that the moments of patches may take in one pass over the images; more layers take more passes. Of
             a layer that needs more by itself the patches are held, while they take no more.
         store: where SVDs are kept; None computes them.
@@ -79,25 +78,46 @@ def with_errors(
     >>> bool((reached[0].error <= layers["0"].alternatives[0].error + 1e-6).all())
     True
     """
-    _check(batches, fit, rungs, fits, positions, memory)
+    _check(batches, fit, rungs, fits, memory)
     modules = {name: module for name, module in model.named_modules() if name in layers and layers[name].rungs}
     decides: list[Any] = []
     if batches is not None:
-        decides = [fit, positions, seed, *([tensors_digest(model), _digest_images(batches, seed)] if folder else [])]
+        decides = [fit, seed, *([tensors_digest(model), _digest_images(batches, seed)] if folder else [])]
     kept, how = ErrorStore(folder), {"rungs": rungs, "fit": fit, "fits": fits, "decides": decides}
     ladders = {
         name: [ReachedLadder(one, module, kept, **how) for one in layers[name].alternatives]
         for name, module in modules.items()
     }
     missing = {name: modules[name] for name, some in ladders.items() if any(one.missing for one in some)}
-    seen: Iterable[tuple[str, Moments | None]] = ((name, None) for name in missing)
-    if batches is not None:
-        seen = patch_moments(model, missing, batches, positions=positions, seed=seed, memory=memory)
-    for name, moments in seen:
-        for ladder in ladders[name]:
-            ladder.measure_(moments, store)
+    if batches is None:
+        for name in missing:
+            for ladder in ladders[name]:
+                ladder.measure_(None, store)
+    else:
+        _measure_responses_(ladders, missing, model, batches, seed, memory, store)
     offers = {name: tuple(_told(one, batches is not None) for one in some) for name, some in ladders.items()}
     return {n: replace(layer, offers=offers[n]) if n in offers else layer for n, layer in layers.items()}
+
+
+def _measure_responses_(
+    ladders: Mapping[str, list[ReachedLadder]],
+    missing: Mapping[str, nn.Module],
+    model: nn.Module,
+    batches: Iterable[Any],
+    seed: int,
+    memory: int,
+    store: SVDStore | None,
+) -> None:
+    """What is missing of some layers; of those whose fits are all in closed form, responses alone are looked at."""
+    closed = {name for name in missing if all(one.closed for one in ladders[name] if one.missing)}
+    seen = patch_moments(model, missing, batches, seed=seed, memory=memory, of_responses=closed)
+    for name, moments in seen:
+        for ladder in ladders[name]:
+            if not ladder.closed:
+                ladder.measure_(moments, store)
+            elif ladder.missing:
+                W_GOD = weight_GOK(missing[name], moments.mean_GD.device)
+                ladder.tell_(moments if name in closed else moments.of_responses(W_GOD))
 
 
 def _told(ladder: ReachedLadder, responses: bool) -> Offer:
@@ -106,7 +126,7 @@ def _told(ladder: ReachedLadder, responses: bool) -> Offer:
     )
 
 
-def _check(batches: Any, fit: str | None, rungs: int, fits: int | None, positions: int | None, memory: int) -> None:
+def _check(batches: Any, fit: str | None, rungs: int, fits: int | None, memory: int) -> None:
     if fit is not None and batches is None:
         raise ValueError(f"fit={fit!r} is a fit to data: pass batches of images, or fit=None for errors of the weights")
     if fit is not None and fit not in MEASURED:
@@ -114,7 +134,7 @@ def _check(batches: Any, fit: str | None, rungs: int, fits: int | None, position
     if isinstance(batches, Iterator):
         raise ValueError("batches can be iterated only once; pass a list or a DataLoader, not a generator")
     whole("rungs", rungs, 2, f"rungs={rungs!r} is not a number of ranks to measure: at least 2")
-    for name, value, least in (("fits", fits, 2), ("positions", positions, 1), ("memory", memory, 1)):
+    for name, value, least in (("fits", fits, 2), ("memory", memory, 1)):
         if value is not None:
             whole(name, value, least, f"{name}={value!r} must be a whole number of at least {least}")
 

@@ -16,7 +16,7 @@ from lowrank_exp.rank.layer_profile import LayerProfile
 from lowrank_exp.reconstruct.alternating import VERSION
 from lowrank_exp.reconstruct.available import acts_on_responses, fit_refusal
 from lowrank_exp.reconstruct.moments import Moments
-from lowrank_exp.reconstruct.reached import fitted_chain, response_error, weight_error
+from lowrank_exp.reconstruct.reached import closed_form_errors, fitted_chain, response_error, weight_error
 
 FEW = 16  # ladders of so many rungs are measured whole
 LEAST = 0.05  # of the dense cost: rungs below are not worth many measurements
@@ -48,7 +48,7 @@ class ReachedLadder:
     """The rungs of a layer's only offer, and what is known of them.
 
     Of a measured rung that is the error of the weight, with images that of the responses, and where the factors are
-    fitted that of the responses after the fit.
+    fitted that of the responses after the fit. A fit in closed form is not made: its error is known at all rungs.
 
     Args:
         profile: with one offer.
@@ -77,7 +77,8 @@ class ReachedLadder:
         full = profile.full_rank == self.kind.full_rank(layer)  # and not the end of a ladder that was cut
         self.exact = full and profile.offer.energy[-1] >= 1 - 1e-9  # nothing is lost there
         told = self.by_svd and not decides  # by singular values, at every rank
-        places = [] if told else measured_rungs(profile, rungs)
+        self.closed = self.by_svd and fit is not None and acts_on_responses(self.kind)
+        places = [] if told or self.closed else measured_rungs(profile, rungs)
         self.places = [place for place in places if place < profile.rungs or not self.exact]
         self.fitted = self._choose_fitted(fits)
         self.key = ""
@@ -91,7 +92,16 @@ class ReachedLadder:
     @property
     def missing(self) -> list[int]:
         """The places that are to be measured still."""
+        if self.closed:
+            return [place for place in range(1, self.profile.rungs + 1) if not self._row(place)]
         return [place for place in self.places if len(self._row(place)) < 1 + 2 * (place in self.fitted)]
+
+    def tell_(self, responses: Moments) -> None:
+        """Keep the errors of a fit in closed form, from the moments of the responses without bias."""
+        if self.fit is not None and self.missing:
+            errors = closed_form_errors(responses, self.fit)
+            self.known = {of_rank(rank): [float(errors[rank - 1])] for rank in self.profile.ranks}
+            self.kept.write(self.key, self.known)
 
     def measure_(self, moments: Moments | None, store: SVDStore | None) -> None:
         """Measure what is missing, and keep it as soon as it is known; with `moments` of the patches responses too."""
@@ -119,6 +129,8 @@ class ReachedLadder:
 
     def responses(self) -> np.ndarray:
         """Errors of the responses, after the fit, `(rungs,)`."""
+        if self.closed:
+            return np.array([self._row(place)[0] for place in range(1, self.profile.rungs + 1)])
         plain = np.array([self._row(place)[1] for place in self.places])
         if not self.fitted:
             return self._between(plain)
@@ -134,7 +146,7 @@ class ReachedLadder:
             return []
         if fit_refusal(self.layer, self.kind, self.profile.ranks[0], self.fit):
             return []
-        if fits is None or acts_on_responses(self.kind) or len(self.places) <= fits:
+        if fits is None or len(self.places) <= fits:
             return self.places
         return [self.places[at] for at in np.linspace(0, len(self.places) - 1, fits).round().astype(int)]
 

@@ -1,20 +1,21 @@
 """Second moments of what every layer of a network sees, within a bound on memory.
 
-Legend: G groups, P places, D entries of a patch.
+Legend: G groups, P places, O out channels of one group, D entries of a patch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from lowrank_exp.network.cost import out_channels
 from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.reconstruct.held_rows import HeldRows, moments_within, second_bytes
 from lowrank_exp.reconstruct.moments import Moments
-from lowrank_exp.reconstruct.passes import forward, image_batches
-from lowrank_exp.reconstruct.patches import patches_GPD
+from lowrank_exp.reconstruct.passes import See, forward, image_batches
+from lowrank_exp.reconstruct.patch_sums import patch_sums
+from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO
 
 
 def patch_moments(
@@ -22,9 +23,9 @@ def patch_moments(
     layers: Mapping[str, nn.Module],
     batches: Iterable[Any],
     *,
-    positions: int | None,
     seed: int,
     memory: int,
+    of_responses: Container[str] = (),
 ) -> Iterator[tuple[str, Moments | HeldRows]]:
     """Moments of the patches that each layer sees, in evaluation mode; as many layers in one pass as `memory` allows.
 
@@ -32,27 +33,24 @@ def patch_moments(
         model: any network that takes one tensor.
         layers: convolutions and linear layers of it, by name.
         batches: can be iterated several times; tensors of images `(N, ...)`, or tuples with them in front.
-        positions: so many random places of every image are looked at; None: all of them.
-        seed: draws the places.
+        seed: of a loader that draws its order.
         memory: bytes that the moments of one pass may take; of a layer that needs more, its rows are held instead, in a
             pass of its own.
+        of_responses: layers of which the moments are those of the responses without the bias, which are far smaller.
 
     Raises:
         ValueError: a layer is not reached by the data, or by numbers that are not finite; there is no room for what is
             to be known of its rows.
     """
     device = next(model.parameters()).device
-    for names in _within(memory, layers):
-        found = {name: moments_within(memory, name, layers[name]) for name in names}
-        places = {name: torch.Generator().manual_seed(seed) for name in names}  # whichever layers are in the pass
+    needed = {name: _bytes(layer, name in of_responses) for name, layer in layers.items()}
+    for names in _within(memory, needed):
+        found = {
+            name: Moments() if name in of_responses else moments_within(memory, name, layers[name]) for name in names
+        }
 
-        def see(name: str, found: dict[str, Moments | HeldRows] = found, places: dict[str, Any] = places) -> Any:
-            def add(x: Tensor, y: Tensor) -> None:
-                share = 1.0 if positions is None else positions / _places(layers[name], y)
-                for rows_GPD in patches_GPD(layers[name], x):
-                    found[name].add(rows_GPD if share >= 1 else _some(rows_GPD, share, places[name]))
-
-            return add
+        def see(name: str, found: dict[str, Moments | HeldRows] = found) -> See:
+            return (_responses if name in of_responses else _patches)(layers[name], found[name])
 
         with kept_generators(), evaluating(model):
             for images in image_batches(batches, device, seed):
@@ -64,27 +62,40 @@ def patch_moments(
             yield name, found.pop(name)
 
 
-def _within(memory: int, layers: Mapping[str, nn.Module]) -> Iterator[list[str]]:
+def _patches(layer: nn.Module, moments: Moments | HeldRows) -> See:
+    def add(x: Tensor, y: Tensor) -> None:
+        if isinstance(moments, HeldRows):
+            for x_GPD in patches_GPD(layer, x):
+                moments.add(x_GPD)
+            return
+        for sums in patch_sums(layer, x):
+            moments.add_sums(sums.count, sums.rows, sums.products)
+
+    return add
+
+
+def _responses(layer: nn.Module, moments: Moments | HeldRows) -> See:
+    def add(x: Tensor, y: Tensor) -> None:
+        for y_GPO in responses_GPO(layer, y):
+            bias_GO = None if layer.bias is None else layer.bias.detach().to(y_GPO).reshape(len(y_GPO), 1, -1)
+            moments.add(y_GPO if bias_GO is None else y_GPO - bias_GO)
+
+    return add
+
+
+def _bytes(layer: nn.Module, of_responses: bool) -> int:
+    G = getattr(layer, "groups", 1)
+    return 8 * G * (out_channels(layer) // G) ** 2 if of_responses else second_bytes(layer)
+
+
+def _within(memory: int, needed: Mapping[str, int]) -> Iterator[list[str]]:
     """Runs of names whose moments, and those of one batch, stay within `memory` together; at least one name each."""
     some: list[str] = []
-    for name in layers:
-        sizes = [second_bytes(layers[one]) for one in [*some, name]]
+    for name in needed:
+        sizes = [needed[one] for one in [*some, name]]
         if some and sum(sizes) + max(sizes) > memory:
             yield some
             some = []
         some.append(name)
     if some:
         yield some
-
-
-def _places(layer: nn.Module, y: Tensor) -> int:
-    """Places of one image in the layer's output."""
-    if isinstance(layer, nn.Linear):
-        return max(1, y.numel() // (y.shape[-1] * len(y))) if y.dim() > 1 else 1
-    return y.shape[-len(layer.kernel_size) :].numel()
-
-
-def _some(rows_GPD: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    P = rows_GPD.shape[1]
-    chosen = torch.randperm(P, generator=generator)[: max(1, round(share * P))]
-    return rows_GPD[:, chosen.to(rows_GPD.device)]

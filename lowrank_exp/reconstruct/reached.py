@@ -4,6 +4,7 @@ Legend: G groups, O out channels of one group, D entries of a patch; W weight an
 that its factors stand for, m and M mean and second moments of the patches.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +55,23 @@ def response_error(layer: nn.Module, chain: nn.Module, moments: Moments | HeldRo
         lost += 2 * (bias_GO * (off_GOD @ moments.mean_GD[:, :, None])[:, :, 0]).sum() + bias_GO.square().sum()
     total = float((times(W_GOD, moments.second) * W_GOD).sum())
     return max(float(lost), 0.0) / total if total else 0.0
+
+
+def closed_form_errors(responses: Moments, fit: str) -> np.ndarray:
+    r"""What `response_error` is after a fit in closed form, at the ranks 1 ... O of every group, `(O,)`.
+
+    .. math:: \frac{\sum_{i > r} \lambda_i(S)}{tr(E[W x (W x)^T])}, \qquad
+        S = E[W x (W x)^T] \text{ (whitened)}, \; Cov(W x) \text{ (response, whose bias carries the mean)}
+
+    Args:
+        responses: moments of W x, the responses without bias.
+        fit: "whitened" or "response", of a decomposition whose last factor is a map of all responses.
+    """
+    S_GOO = responses.second_GDD if fit == "whitened" else responses.covariance_GDD()
+    values_O = torch.linalg.eigvalsh((S_GOO + S_GOO.mT) / 2).clamp(min=0).sum(dim=0)  # rising
+    total = float(responses.second_GDD.diagonal(dim1=1, dim2=2).sum())
+    beyond_O = np.append(0.0, values_O.cumsum(0)[:-1].cpu().numpy())[::-1]
+    return beyond_O / total if total else np.zeros(len(beyond_O))
 
 
 def fitted_chain(
