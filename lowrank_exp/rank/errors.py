@@ -46,8 +46,8 @@ def with_errors(
     the response error over the patches x that the layer sees, of the factors as fitted by `fit`.
 
     A ladder of at most 16 ranks is measured at every rank. Of a longer one the first is, and up to `rungs` others which
-    cost between 5 % and 100 % of the dense layer, each dearer than the last by the same factor; between them the error
-    is interpolated, monotonely, in its logarithm over that of the rung. At full rank it is 0.
+    cost between 5 % and 100 % of the dense layer, each dearer than the last by the same factor; between them the
+    ratio to what `energy` tells is interpolated, in its logarithm over that of the rung. At full rank the error is 0.
 
     Args:
         layers: as `profile` gives them for this model.

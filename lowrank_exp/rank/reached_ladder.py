@@ -154,7 +154,9 @@ class ReachedLadder:
         return self.known.get(of_rank(self.profile.ranks[place - 1]), [])
 
     def _between(self, measured: Sequence[float]) -> np.ndarray:
-        """Errors at every rung from those at `places`."""
+        """Errors at every rung from those at `places`: their ratio to the estimate, which is known everywhere, lies on
+        a monotone cubic.
+        """
         from scipy.interpolate import PchipInterpolator  # slow to import
 
         count = self.profile.rungs
@@ -163,7 +165,9 @@ class ReachedLadder:
             places, values = [*places, count], [*values, 0.0]
         if len(places) == count:
             return np.array(values)
-        curve = PchipInterpolator(np.log(places), np.log(np.maximum(values, SMALLEST)))
-        every = np.exp(curve(np.log(np.arange(1, count + 1))))
-        every[np.array(places) - 1] = values
+        estimated = np.maximum(1.0 - self.profile.offer.energy, SMALLEST)
+        at = np.array(places) - 1
+        curve = PchipInterpolator(np.log(places), np.log(np.maximum(values, SMALLEST) / estimated[at]))
+        every = estimated * np.exp(curve(np.log(np.arange(1, count + 1))))
+        every[at] = values
         return every
