@@ -35,6 +35,7 @@ def allocate(
     multiple: int | None = None,
     over: str = "all",
     score: Score | None = None,
+    resolve: bool | int = False,
     **options: Any,
 ) -> Plan:
     """Choose a rank for every layer.
@@ -61,12 +62,19 @@ def allocate(
         over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
         score: of ranks by layer name (None: dense), higher is better; what `enc_inf` asks. It must know all layers,
             those left alone too. Policies that do not declare it are not given it.
+        resolve: false here; whoever fits layers in sequence (`lowrank_exp.phases.Factorize`) takes anything else for
+            itself, and allocates the rest of the budget again on the way.
         options: the policy's own (`share` of energy, `metric` of enc_map ...).
 
     Raises:
         ValueError: names that do not exist, ranks out of range, a budget that is not in (0, 1] or cannot be met within
             1 %, contradicting arguments. The message says what was got, what is allowed and what to do.
     """
+    if resolve is not False:
+        raise ValueError(
+            f"rank.resolve={resolve!r} chooses ranks again while layers are fitted in sequence, which is not so here; "
+            "it can be done where a phase factorizes (method=decompose, oneshot ...): set rank.resolve=false"
+        )
     chosen, name, options = _find_policy(policy, options)
     budget = Budget(macs, weights, bytes, latency, latency_ms)
     problem, planned = problem_of(layers, budget, ranks, rules, fixed, multiple, over)

@@ -89,3 +89,10 @@ def test_what_resolve_needs():
         phase(resolve=True, latency=0.5)
     with pytest.raises(ValueError, match=r"rank\.resolve=0 is not true, false"):
         phase(resolve=0)
+
+
+def test_ranks_alone_cannot_be_chosen_again():
+    layers = profile(network(), images((1, 3, 8, 8)), "spatial_svd")
+    assert allocate(layers, "knapsack", macs=0.5, resolve=False).ranks == allocate(layers, "knapsack", macs=0.5).ranks
+    with pytest.raises(ValueError, match=r"rank\.resolve=True chooses ranks again .* set rank\.resolve=false"):
+        allocate(layers, "knapsack", macs=0.5, resolve=True)
