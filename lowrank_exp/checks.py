@@ -9,6 +9,10 @@ from collections.abc import Collection
 from typing import Any
 
 
+class WithoutEffectError(ValueError):
+    """What was asked for would change nothing here."""
+
+
 def is_whole(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
     """Whether a value is an integer from `least` to `most`.
 

@@ -21,6 +21,7 @@ from lowrank_exp.checks import whole
 from lowrank_exp.command_line.choices import check_choices, check_row, labels, set_by_table
 from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.control import control_of
 from lowrank_exp.command_line.deltas import check_hidden, merge_recipes, nest_recipes
 from lowrank_exp.command_line.flags import checked, missing_part_told, own_folders, put_working_folder_last
 from lowrank_exp.command_line.help import help_text
@@ -182,7 +183,7 @@ def job_folder(*, _root_: DictConfig) -> str:
     root = OmegaConf.masked_copy(_root_, [key for key in _root_ if key != "hydra"])
     with contextlib.suppress(Exception):  # what is wrong with the data is told by the job
         count_classes_(root)
-    return f"{names['experiment'] or 'runs'}/{fingerprint(job_config(root, names))}"
+    return f"{names['experiment'] or 'runs'}/{fingerprint(job_config(root, names, control_of(_root_.hydra)))}"
 
 
 def if_writable(folder: str, value: Any, otherwise: Any) -> Any:

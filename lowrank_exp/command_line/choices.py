@@ -14,7 +14,7 @@ from lowrank_exp.command_line.tables import read_table, sets, table_path
 from lowrank_exp.command_line.used import part_of
 
 NAMES = ("method", "experiment", "row")
-NOT_RECORDED = ("experiment", "row", "scale/", "recipe", "logger", "hydra/")  # the first two stand by themselves
+NOT_RECORDED = ("experiment", "row", "control", "scale/", "recipe", "logger", "hydra/")  # the first stand by themselves
 
 
 def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:

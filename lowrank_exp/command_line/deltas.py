@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.keys.kinds import shown
 from lowrank_exp.command_line.keys.training import TRAIN
+from lowrank_exp.command_line.order import order_of
 
 # An option of a training that is set of a phase, or of a training within one: `method.phases.prune.train.epochs=2`.
 _OPTIONS = "|".join(name for name in TRAIN if name not in ("recipe", "regularizer"))
@@ -34,7 +35,8 @@ def merge_recipes(config: Mapping[str, Any]) -> dict[str, Any]:
     method = config.get("method")
     if not isinstance(method, Mapping) or not isinstance(method.get("phases"), Mapping):
         return dict(config)  # which is told by the check of its keys
-    return {**config, "method": {**method, "phases": _merge_within(method["phases"])}}
+    merged = {name: _merge_within(method[name]) for name in ("phases", "controls") if name in method}
+    return {**config, "method": {**method, **merged}}
 
 
 def _merge_within(node: Any) -> Any:
@@ -137,7 +139,7 @@ def _mark_option(cfg: DictConfig, recipe: str, option: str) -> dict[str, Any]:
         else:
             OmegaConf.update(marked, key, _MARK, merge=False)
     method = merge_recipes(OmegaConf.to_container(marked, resolve=True))["method"]
-    return {name: method["phases"][name] for name in method["order"] if name in method["phases"]}
+    return {name: method["phases"][name] for name in order_of(method) if name in method["phases"]}
 
 
 def _find_mappings(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

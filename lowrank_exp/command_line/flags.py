@@ -8,6 +8,8 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
+from lowrank_exp.command_line.config_path import CONF
+from lowrank_exp.command_line.control import with_all_controls
 from lowrank_exp.command_line.deltas import allow_deltas
 from lowrank_exp.command_line.keys.renamed import under_new_names
 from lowrank_exp.command_line.mistakes import KEY, unreadable
@@ -30,7 +32,7 @@ def checked(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a flag of Hydra's that would be without effect here, or do harm, or an override without a key.
     """
-    arguments = under_new_names(arguments)
+    arguments = with_all_controls(under_new_names(arguments), [CONF, *own_folders(arguments)])
     flags = get_args_parser().parse_args(arguments)
     for override in flags.overrides:
         if not KEY.fullmatch(override.partition("=")[0]):

@@ -7,16 +7,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.deltas import merge_recipes
 from lowrank_exp.command_line.interpolations import interpolated
+from lowrank_exp.command_line.order import order_of
 
 # Groups that a job's configuration has only if one of its phases uses them.
 GROUPS = ("regularizer", "decomposition", "rank", "pruning", "reconstruct", "training", "finetune", "target")
-METHOD = ("order", "phases", "dense")  # of a method: its other keys are taken up in its phases
+METHOD = ("order", "phases", "dense")  # of a method: its other keys are taken up in these
 
 
-def job_config(cfg: DictConfig, labels: Mapping[str, str | None]) -> dict[str, Any]:
-    """The resolved configuration of a job: what its phases use, and its experiment and row."""
+def job_config(cfg: DictConfig, labels: Mapping[str, str | None], control: str | None = None) -> dict[str, Any]:
+    """The resolved configuration of a job: what its phases use, its experiment and row, and which control it is."""
     config, written = (OmegaConf.to_container(cfg, resolve=resolve) for resolve in (True, False))
-    return only_used(merge_recipes(config), written) | {"experiment": labels["experiment"], "row": labels["row"]}
+    named = {"experiment": labels["experiment"], "row": labels["row"]} | ({"control": control} if control else {})
+    return only_used(merge_recipes(config), written) | named
 
 
 def only_used(config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,11 +35,13 @@ def only_used(config: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str
     method = config.get("method")
     if not isinstance(method, Mapping) or not isinstance(method.get("phases"), Mapping):
         return dict(config)  # the job says what is wrong with it
-    if any(name not in method["phases"] for name in method.get("order") or []):
+    if any(name not in method["phases"] for name in order_of(method)):
         return dict(config)  # and so here, with the names of all phases
     used = used_parts(config, written)
     remaining = {key: value for key, value in config.items() if key not in GROUPS or key in used}
     remaining["method"] = {key: method[key] for key in METHOD if key in method}
+    if "order" in method:
+        remaining["method"]["order"] = order_of(method)
     remaining["method"]["phases"] = {name: without_idle_timing(method["phases"][name]) for name in _order(method)}
     return remaining
 
@@ -124,7 +128,7 @@ def part_of(key: str) -> str | None:
 
 
 def _order(method: Mapping[str, Any]) -> list[str]:
-    return [name for name in method.get("order") or [] if name in method["phases"]]
+    return [name for name in order_of(method) if name in method["phases"]]
 
 
 def _reached(nodes: Sequence[Any], written: Mapping[str, Any]) -> set[str]:

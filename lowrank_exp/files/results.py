@@ -28,7 +28,8 @@ LARGEST = 1e38  # a number in a result
 DEEPEST = 50  # mappings and lists within each other
 LONGEST_FILE = 2**26  # bytes
 COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met, or a file not exported
-STATUSES = (*COMPLETE, "interrupted", "failed")
+VOID = "void"
+STATUSES = (*COMPLETE, VOID, "interrupted", "failed")
 
 # What does not decide a number: top-level keys first, then dotted ones.
 EXCLUDED = (
@@ -120,10 +121,11 @@ class LayerResult:
 class Result:
     """One job that has ended. `environment` holds versions, device, threads, commit, machine and date.
 
-    `status`: `ok`; `missed`: all phases have ended, but a target was not met or a file not exported; `interrupted`, by
-    a signal; `failed`. `warnings`: of the job as a whole; `files`: SHA-256 of the files beside it; `skipped`: phases
-    that had nothing to do in this network, and their keys. `config` holds what the phases use, `choices` the chosen
-    options by group.
+    `status`: `ok`; `missed`: all phases have ended, but a target was not met or a file not exported; `void`: a control
+    that cannot be made of this row, as `error` says; `interrupted`, by a signal; `failed`. `control`: empty, or the
+    `name` of the control that it is and, as `of`, the fingerprint of the row that it controls. `warnings`: of the job
+    as a whole; `files`: SHA-256 of the files beside it; `skipped`: phases that had nothing to do in this network, and
+    their keys. `config` holds what the phases use, `choices` the chosen options by group.
 
     `exports`: of every exported network a mapping of its `format`, `files`, `opset`, `bytes`, `subnormals` (weights set
     to zero), and how it compares with the network on so many `images` (`of` validation or test): the largest
@@ -147,6 +149,7 @@ class Result:
     skipped: dict[str, str] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     exports: list[dict] = field(default_factory=list)
+    control: dict[str, str] = field(default_factory=dict)
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

@@ -56,8 +56,11 @@ class DryRun:
     def rehearse(self, phase: Phase, setting: Setting) -> None:
         """A phase that is still to be run."""
         with self._svds(setting) as setting:
+            known = self.networks
             expected = replace(
-                setting, epochs=dict(self.epochs), network=lambda name: copy_network(self.networks[name])
+                setting,
+                epochs=dict(self.epochs),
+                network=lambda name: copy_network(known[name]) if name in known else setting.network(name),
             )
             rehearsal = phase.rehearse(self.network.to(setting.device), expected)
         if rehearsal.prospect is not None:

@@ -20,7 +20,7 @@ from lowrank_exp.job.timer import untimed
 from lowrank_exp.phases.phase import FITTED
 from lowrank_exp.rank import Plan
 
-NAMELESS = ("initial",)  # what the first phase gets is called so
+NAMELESS = ("initial", "untrained")  # networks that no phase has left are called so
 UNFIT = set('/\\:*?"<>|')  # for the name of a file, here or on another system
 
 
@@ -134,7 +134,7 @@ class OutcomeStore:
 def check_name(name: object) -> None:
     """Raise ValueError for a phase's name that cannot name its folder, or that means something else."""
     if name in NAMELESS:
-        raise ValueError(f"no phase may be called {name!r}: that is the network which the first phase gets; rename it")
+        raise ValueError(f"no phase may be called {name!r}: a network that no phase has left is called so; rename it")
     if (
         not isinstance(name, str)
         or not name.strip(". ")

@@ -34,7 +34,7 @@ FORMER_OPTIONS = {
 LATER_OPTIONS = {
     "lowrank_exp.phases.Recalibrate": ("judged_on",),
     "lowrank_exp.pruning.schedules.Iterative": ("latency",),
-    "lowrank_exp.rank.allocate": ("latency", "latency_ms", "metric"),
+    "lowrank_exp.rank.allocate": ("latency", "latency_ms", "metric", "shuffle"),
 }
 
 # Parts of a training, whose `_target_` may be left out.

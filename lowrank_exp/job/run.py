@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from lowrank_exp import artifact
+from lowrank_exp.checks import WithoutEffectError
 from lowrank_exp.command_line.choices import labels, options
+from lowrank_exp.command_line.control import control_of, without_control
 from lowrank_exp.command_line.used import job_config, without_use
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
@@ -32,7 +34,7 @@ from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received
 from lowrank_exp.job.timer import Timer
-from lowrank_exp.job.unfinished import Place, record_end
+from lowrank_exp.job.unfinished import Place, record_end, record_void
 from lowrank_exp.machine.environment import describe_conditions, describe_environment
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.collapse import UNTRAINED, Measured, ruined
@@ -58,22 +60,35 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
         Whatever goes wrong, after a `result.json` with status `failed` and the traceback has been written.
     """
     names = labels(hydra_cfg)
-    config = job_config(cfg, names)
+    control = control_of(hydra_cfg)
+    config = job_config(cfg, names, control)
     identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config, **names}
     identity["choices"] = options(hydra_cfg, config)
+    if control is not None:
+        row = job_config(without_control(cfg), names)
+        identity["control"] = {"name": control, "of": fingerprint(row)}
     console = Console(cfg.progress)
     for line in without_use(hydra_cfg.overrides.task, cfg, names["method"]):
         console.say(line)
     if cfg.dry_run:
-        make_job(cfg, config, folder, names, console, Place()).dry_run(identity["fingerprint"])
+        try:
+            make_job(cfg, config, folder, names, console, Place()).dry_run(identity["fingerprint"])
+        except WithoutEffectError as error:
+            if control is None:
+                raise
+            console.say(f"control {control}: {error}")
         return None
     variables = dict(os.environ)
     lock = hold_lock(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}"))
     with lock if unwritable(folder) is None else nullcontext():  # a finished job answers from there, too
         place = Place()
         try:
+            if control is not None and config == row | {"control": control}:
+                raise WithoutEffectError("no phase of this row chooses ranks by the group rank: nothing is shuffled")
             result = make_job(cfg, config, folder, names, console, place).run(identity)
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, WithoutEffectError) and control is not None:
+                return record_void(error, folder / RESULT, identity, cfg.device, console.say)
             if (signal := record_end(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
                 raise
             raise signal from None
@@ -208,7 +223,7 @@ class _Job:
                 for metrics in outcome.history:
                     log.epoch(step.name, metrics)
                 outcome = self.meter.renew_latency(outcome)
-            plan = self.store.plan(step.name, step.key) or plan
+            plan = self.store.plan(step.name, step.key) or (None if step.phase.begins_anew else plan)
             self.files = self.store.network(step.name, step.key)
             self.epochs[step.name] = len(outcome.history)
             self.accuracies[step.name] = (outcome.scores["accuracy"], outcome.scores["val_accuracy"])
@@ -252,7 +267,8 @@ class _Job:
             network = self.load_stored_network().to(self.device)
             seed_all(setting.seed)
             try:
-                return network, step.phase.run_(network, setting)
+                done = step.phase.run_(network, setting)
+                return network if done.network is None else done.network, done
             except FloatingPointError as error:
                 raise FloatingPointError(f"phase {step.name}: {error}") from error
             except DamagedCheckpointError as damaged:
@@ -272,8 +288,11 @@ class _Job:
         return Setting(step.name, *parts, *known)
 
     def load_network_after(self, name: str) -> nn.Module:
-        """A network of its own, as the phase of that name has left it, or as the first one got it (`initial`)."""
+        """A network of its own, as the phase of that name has left it; also `initial`, as the first one got it, and
+        `untrained`, as the constructor draws it."""
         with undisturbed(torch.device(self.device)):
+            if name == "untrained":
+                return self.parts.make_dense_network().eval()
             if name == "initial":
                 return self.parts.make_initial_network().eval()
             (step,) = (step for step in self.parts.steps if step.name == name)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrank_exp.files.results import Result
+from lowrank_exp.files.results import VOID, Result
 from lowrank_exp.job.signals import Interrupted, signal_in
 from lowrank_exp.machine.environment import describe_environment
 from lowrank_exp.phases.phase import Phase
@@ -63,6 +63,16 @@ def record_end(
     except OSError as problem:
         say(f"that this job did not end well cannot be recorded: {problem}")
     return signal
+
+
+def record_void(
+    error: Exception, path: Path, identity: Mapping[str, Any], device: str, say: Callable[[str], None]
+) -> Result:
+    """Write a result for a control that cannot be made of its row, with the reason."""
+    say(f"control {identity['control']['name']} is void: {error}")
+    result = Result(VOID, **identity, environment=describe_environment(device), error=str(error))
+    result.write(path)
+    return result
 
 
 def _write(path: Path, status: str, identity: Mapping[str, Any], device: str, error: str) -> bool:

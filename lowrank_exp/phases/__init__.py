@@ -1,6 +1,7 @@
 """What methods are made of, one phase per file: every `_target_` of a phase is `lowrank_exp.phases.<Name>`."""
 
 from lowrank_exp.phases.agree import Agree
+from lowrank_exp.phases.controls import DenseByWidth, DenseTrainedOn, FromScratch
 from lowrank_exp.phases.cuttlefish import TrainOn, TrainUntilSettled
 from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.phases.fastest import Fastest
@@ -15,10 +16,13 @@ from lowrank_exp.phases.train import Train
 
 __all__ = [
     "Agree",
+    "DenseByWidth",
+    "DenseTrainedOn",
     "Done",
     "Evaluate",
     "Factorize",
     "Fastest",
+    "FromScratch",
     "LearningCompression",
     "Phase",
     "Prune",

@@ -26,7 +26,8 @@ class Setting:
 
     `folder` is the phase's own; `scores` is for scores of rank sets, which phases of other runs may look up; `epochs`
     has how many epochs the phases before it have trained, by name; `folders` their folders; `network` gives the one
-    that an earlier phase has left, or `initial`, what the first phase got; `example` is an image, `(1, C, H, W)`, that
+    that an earlier phase has left, or `initial`, what the first phase got, or `untrained`, the dense network as its
+    constructor draws it; `example` is an image, `(1, C, H, W)`, that
     networks take: of zeros, or the first training image where they do not take zeros; `times` keeps the measured times
     of layers' options.
     """
@@ -53,7 +54,8 @@ class Done:
 
     `values`: figures that only this phase has, by name (letters, digits, underscores); they stand with it in
     `result.json`. `warnings`: what a reader of its figures must know, a sentence each; `missed`: its target was not
-    met, which a warning tells in numbers.
+    met, which a warning tells in numbers. `network`: another one in the place of the one that it got, which may have
+    been edited otherwise; None: that one.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Done:
     values: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     missed: bool = False
+    network: nn.Module | None = None
 
 
 class Phase(ABC):
@@ -69,6 +72,7 @@ class Phase(ABC):
 
     version: ClassVar[int] = 1
     trains: ClassVar[bool] = False  # the weights, by images and labels
+    begins_anew: ClassVar[bool] = False  # gives a network that plans of earlier phases do not belong to
 
     @property
     def looks_back(self) -> list[str]:
@@ -110,7 +114,7 @@ class Phase(ABC):
 
     @abstractmethod
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        """Change `network` in place."""
+        """Change `network` in place, or give another one in its place."""
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
         """What `run_` would do and how long it would take, without running it; `network` stays as it is.

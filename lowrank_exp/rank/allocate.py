@@ -15,6 +15,7 @@ from lowrank_exp.rank.plan import COMPRESSED, DENSE, Plan, PlannedLayer
 from lowrank_exp.rank.policies.fixed import fixed as ranks_by_hand
 from lowrank_exp.rank.policy_names import policy_named, policy_names
 from lowrank_exp.rank.problem import plain_rank, planned_layer, problem_of
+from lowrank_exp.rank.shuffle import shuffled
 from lowrank_exp.rank.time_budget import conditions_of
 
 Score = Callable[[dict[str, Rank | None]], float]
@@ -34,6 +35,7 @@ def allocate(
     fixed: Mapping[str, Rank | None] | None = None,
     multiple: int | None = None,
     over: str = "all",
+    shuffle: Mapping[str, int] | None = None,
     score: Score | None = None,
     resolve: bool | int = False,
     **options: Any,
@@ -60,6 +62,8 @@ def allocate(
             several) sets it, `{min: 8, max: 32}` bounds it: every number of a rank that has several.
         multiple: the policy chooses among ranks that are multiples of this (8, 16, 32); None: among all.
         over: `all` - the budget counts the whole network; `conv` - its convolutions, and linear layers are left alone.
+        shuffle: `{"seed": 0}` shuffles what the policy chose between layers, within the budget: a control, see
+            `lowrank_exp.rank.shuffle`; None: it stays.
         score: of ranks by layer name (None: dense), higher is better; what `enc_inf` asks. It must know all layers,
             those left alone too. Policies that do not declare it are not given it.
         resolve: false here; whoever fits layers in sequence (`lowrank_exp.phases.Factorize`) takes anything else for
@@ -92,11 +96,14 @@ def allocate(
     except BudgetError as error:
         refused = [f"{layer.name}: {layer.refusal}" for layer in layers.values() if layer.refusal]
         raise error.with_reasons(refused) from None
-    for layer_name, choice in _check_returned(wished, problem, name).items():
+    choices, then = _check_returned(wished, problem, name), ""
+    if shuffle is not None:
+        choices, then = shuffled(problem, choices, **shuffle), ", then shuffled"
+    for layer_name, choice in choices.items():
         if choice is None:
-            planned[layer_name] = planned_layer(layers[layer_name], None, why_dense(chosen))
+            planned[layer_name] = planned_layer(layers[layer_name], None, f"{why_dense(chosen)}{then}")
         else:
-            planned[layer_name] = planned_layer(choice.profile, choice.rank, f"chosen by {name}")
+            planned[layer_name] = planned_layer(choice.profile, choice.rank, f"chosen by {name}{then}")
     tried = all(layer.tried for layer in layers.values())
     of = COMPRESSED if any(layer.compressed for layer in layers.values()) else DENSE
     return Plan({layer: planned[layer] for layer in layers}, name, over, tried, of, conditions_of(layers))

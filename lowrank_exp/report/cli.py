@@ -10,11 +10,11 @@ import pandas as pd
 from rich.console import Console
 
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.files.results import digest, gather
+from lowrank_exp.files.results import VOID, digest, gather
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
-from lowrank_exp.report.configuration import Configuration, configurations
+from lowrank_exp.report.configuration import Configuration, beside_their_rows, configurations
 from lowrank_exp.report.confusion_figure import confusion_figure
 from lowrank_exp.report.expected import unclear, with_missing
 from lowrank_exp.report.names import file_name, with_plain_names
@@ -83,7 +83,7 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
         rows = with_missing(rows, one)
     papers = [paper for paper in map(published, compare_with) if paper is not None]
     names = list(dict.fromkeys(row.experiment for row in rows))
-    rows.sort(key=lambda row: names.index(row.experiment))
+    rows = beside_their_rows(sorted(rows, key=lambda row: names.index(row.experiment)))
     columns = [column for paper in papers for column in paper.columns.values()]
     some = dict.fromkeys(column.layers for column in columns if column.layers)
     frame = with_differing(table(rows, arguments.phase, [column.ours for column in columns], list(some)), rows)
@@ -99,7 +99,7 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     files = _files(sections, frame, papers) | files
     for path in _written(files, arguments.out or arguments.folders[0] / "report"):
         print(plain(str(path)))
-    return COMPLETE if not unread and all(row.status == "ok" for row in rows) else INCOMPLETE
+    return COMPLETE if not unread and all(row.status in ("ok", VOID) for row in rows) else INCOMPLETE
 
 
 def _folders(conf: Path, own: Path | None) -> list[Path]:

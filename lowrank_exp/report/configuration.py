@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from lowrank_exp.command_line.used import GROUPS
 from lowrank_exp.files.results import Result, deciding, digest
 
-WORST_FIRST = ("failed", "interrupted", "missing", "missed")
+WORST_FIRST = ("failed", "interrupted", "missing", "missed", "void")
 SERIES = ("method", "decomposition", "rank")
 PARTS = 3  # differing keys that a label names before it falls back to the hash
 
@@ -20,6 +20,7 @@ class Configuration:
     were interrupted.
     `hash` is the digest of the configuration without its seeds (16 hex characters), empty where nothing has
     run; `missing` holds the seeds that the experiment lists and no result covers ("any" where it lists none).
+    `controls` is the label of the row that it is a control of, where that row is there.
     """
 
     label: str
@@ -30,6 +31,13 @@ class Configuration:
     finished: tuple[Result, ...] = ()
     failed: tuple[Result, ...] = ()
     missing: tuple[int | str, ...] = ()
+    controls: str = ""
+
+    @property
+    def control(self) -> str:
+        """What it is a control by, in words; empty: it is a row."""
+        jobs = self.finished or self.failed
+        return jobs[0].control.get("name", "").replace("_", " ") if jobs else ""
 
     @property
     def status(self) -> str:
@@ -45,7 +53,9 @@ class Configuration:
 
     @property
     def series(self) -> str:
-        """Method, decomposition and rank policy: the curve of the figure that this row lies on."""
+        """The curve of the figure that this row lies on: method, decomposition and rank policy, or the control."""
+        if self.control:
+            return f"control: {self.control}"
         return ", ".join(self.choices[group] for group in SERIES if group in self.choices)
 
 
@@ -75,11 +85,12 @@ def labelled(rows: Sequence[Configuration]) -> list[Configuration]:
     """Give every row its label: its name, and the keys that tell it from others of the same name.
 
     Without a row name the differing keys alone are the label; a configuration that is alone has its method's
-    name.
+    name. A control has the label of its row, and what it is.
     """
     groups: dict[tuple, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
-        groups[row.experiment, row.row].append(place)
+        if not row.control:
+            groups[row.experiment, row.row].append(place)
     labels = [""] * len(rows)
     for places in groups.values():
         flat = [leaves(rows[place].config or {}) for place in places]
@@ -87,11 +98,35 @@ def labelled(rows: Sequence[Configuration]) -> list[Configuration]:
         swapped = [group for group in _groups(chosen) if len({one[group] for one in chosen if group in one}) > 1]
         for place, leaf in zip(places, flat, strict=True):
             labels[place] = _label(rows[place], _parts(rows[place].choices, swapped, leaf, differing), len(places) > 1)
-    counts = Counter((row.experiment, label) for row, label in zip(rows, labels, strict=True))
+    rows = _distinct([replace(row, label=label) for row, label in zip(rows, labels, strict=True)])
+    label_of = {job.fingerprint: row.label for row in rows if not row.control for job in (*row.finished, *row.failed)}
+    return _distinct([_as_control(row, label_of) if row.control else row for row in rows])
+
+
+def _distinct(rows: Sequence[Configuration]) -> list[Configuration]:
+    """Rows with their hash behind labels that several of an experiment have."""
+    counts = Counter((row.experiment, row.label) for row in rows if row.label)
     return [
-        replace(row, label=f"{label} #{row.hash[:6]}" if counts[row.experiment, label] > 1 else label)
-        for row, label in zip(rows, labels, strict=True)
+        replace(row, label=f"{row.label} #{row.hash[:6]}") if counts[row.experiment, row.label] > 1 else row
+        for row in rows
     ]
+
+
+def _as_control(row: Configuration, label_of: Mapping[str, str]) -> Configuration:
+    """A control with its label, after that of its row (by fingerprint) where there is one."""
+    jobs = row.finished or row.failed
+    controls = next((label_of[of] for job in jobs if (of := job.control.get("of")) in label_of), "")
+    return replace(row, controls=controls, label=f"{controls or row.row or jobs[0].method} (control: {row.control})")
+
+
+def beside_their_rows(rows: Sequence[Configuration]) -> list[Configuration]:
+    """Controls behind the rows that they control, in the order of their names; those without a row last."""
+    places = {(row.experiment, row.label): place for place, row in enumerate(rows) if not row.control}
+
+    def place_of(row: Configuration) -> tuple[int, str]:
+        return places.get((row.experiment, row.controls if row.control else row.label), len(rows)), row.control
+
+    return sorted(rows, key=place_of)
 
 
 def _label(row: Configuration, differing: Sequence[tuple[str, object]], has_peers: bool) -> str:

@@ -19,7 +19,7 @@ def with_missing(rows: Sequence[Configuration], table: Table) -> list[Configurat
     order: dict[int, int] = {}
     seeds = tuple(table.seeds) or ("any",)
     axes = {_key(key): values for key, values in table.axes.items() if key != "seed" and _recorded(key)}
-    ours = [(index, row) for index, row in enumerate(rows) if row.experiment == table.name]
+    ours = [(index, row) for index, row in enumerate(rows) if row.experiment == table.name and not row.control]
     for number, values in enumerate(itertools.product(*axes.values())):
         wanted = dict(zip(axes, values, strict=True))
         found = [
@@ -42,7 +42,7 @@ def with_missing(rows: Sequence[Configuration], table: Table) -> list[Configurat
 
 def unclear(rows: Sequence[Configuration], table: Table) -> list[str]:
     """A note on every swept key that results do not record, and on every choice that one of them does not tell."""
-    ours = [row for row in rows if row.config and row.experiment == table.name]
+    ours = [row for row in rows if row.config and row.experiment == table.name and not row.control]
     notes = []
     for key, values in table.axes.items():
         if not _recorded(key):

@@ -89,7 +89,8 @@ def _published(axes: Axes, paper: Published, points: pd.DataFrame, names: list[s
         if not {"accuracy", "macs_ratio"} <= known.keys():
             continue
         x, y = known["macs_ratio"], 100 * known["accuracy"]
-        ours = points[[same_row(name, row) for name in points["row"]]]
+        rows = zip(points["row"], points["control"], strict=True)
+        ours = points[[same_row(name, row) and not control for name, control in rows]]
         style = {"color": "#7F7F7F", "marker": "o"}
         for _, point in ours.iterrows():
             style = {key: _style(names.index(point["series"]))[key] for key in style}

@@ -103,7 +103,7 @@ def compared(paper: Published, frame: pd.DataFrame) -> pd.DataFrame:
     Ours is NaN where there is no result.
     """
     lines = []
-    for _, row in frame[frame["experiment"] == paper.name].iterrows():
+    for _, row in frame[(frame["experiment"] == paper.name) & (frame["control"] == "")].iterrows():
         printed = next((values for name, values in paper.rows.items() if same_row(name, row["row"])), {})
         for name, value in printed.items():
             column = paper.columns[name]

@@ -64,9 +64,9 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
     told from none is marked; several rows have numbers, by which each names those that it is not told from. Where
     latencies were measured in different ways, each row tells its own.
     """
-    columns = {"configuration": frame["configuration"].astype(str), "n": frame["n"].astype(str)}
+    columns = {"configuration": _names(frame), "n": frame["n"].astype(str)}
     several = len(frame) > 1 and testable(frame)
-    if several:
+    if several or (frame["control"] != "").any():
         columns = {NUMBER: pd.Series(range(1, len(frame) + 1), frame.index).astype(str), **columns}
 
     def add(name: str, quantity: Quantity, kind: str) -> None:
@@ -87,6 +87,16 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
     if timed_in_different_ways(frame):
         columns[TIMED_BY] = frame["timed_by"]
     return pd.DataFrame(columns | {"status": _status(frame)})
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    """What rows are called: controls by the number of their row, and by what they are."""
+    number = {label: str(place) for place, label in enumerate(frame["configuration"], start=1)}
+    rows = zip(frame["configuration"], frame["control"], frame["controls"], strict=True)
+    return [
+        f"control of {number[controls]}: {control}" if control and controls in number else str(label)
+        for label, control, controls in rows
+    ]
 
 
 def timed_in_different_ways(frame: pd.DataFrame) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lowrank_exp.files.results import VOID
 from lowrank_exp.report.configuration import Configuration, differing_keys, leaves
 from lowrank_exp.report.distinguish import with_distinguished
 from lowrank_exp.report.quantities import SHOWN, VALUES, measured, measured_over
@@ -53,7 +54,10 @@ def notes(rows: Sequence[Configuration]) -> list[str]:
     """What a reader must know of single rows: failures, missing seeds, what was left out."""
     lines = []
     for row in rows:
-        lines += [f"{job.status}: {row.label}, seed {job.seed}: {last_line(job.error)}" for job in row.failed]
+        void = [last_line(job.error) for job in row.failed if job.status == VOID]
+        lines += [f"{VOID}: {row.label}: {reason}" for reason in dict.fromkeys(void)]
+        failed = [job for job in row.failed if job.status != VOID]
+        lines += [f"{job.status}: {row.label}, seed {job.seed}: {last_line(job.error)}" for job in failed]
         for job in row.finished:
             mark = "missed" if job.status == "missed" else "warning"
             lines += [f"{mark}: {row.label}, seed {job.seed}: {warning}" for warning in job.told()]
@@ -89,11 +93,13 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         "configuration": row.label,
         "experiment": row.experiment,
         "row": row.row,
+        "control": row.control,
+        "controls": row.controls,
         "series": row.series,
         "status": row.status,
         "n": len(row.finished),
         "seeds": _joined(job.seed for job in row.finished),
-        "failed_seeds": _joined(job.seed for job in row.failed),
+        "failed_seeds": _joined(job.seed for job in row.failed if job.status != VOID),
         "missing_seeds": _joined(row.missing),
         "missed_seeds": _joined(job.seed for job in row.finished if job.status == "missed"),
         "warnings": "; ".join(f"seed {job.seed}: {line}" for job in row.finished for line in job.told()),

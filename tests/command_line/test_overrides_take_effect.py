@@ -22,8 +22,8 @@ from support.composed import composed
 from support.overrides import arrives, described, leaves, others, typed
 
 REFUSED = (ValueError, ConfigCompositionException, InstantiationException)
-# What the job goes through, what reports compare with, what leaves at the end.
-NOT_OF_PHASES = ("method.order", "method.dense", "method.export")
+# What the job goes through, what reports compare with, what leaves at the end, what controls take.
+NOT_OF_PHASES = ("method.order", "method.dense", "method.export", "method.controls")
 # The method that an option of a group is looked at in.
 GROUPS = {
     "training": "train",
@@ -81,7 +81,7 @@ class Job:
         for key, kind, value in self.cells(groups):
             name = key.rpartition(".")[2]
             values = list(itertools.islice(others(kind, value, name), 3))
-            if key in NOT_OF_PHASES:
+            if key.startswith(NOT_OF_PHASES):
                 continue
             if not values:
                 wrong[key] = "no other value is known"

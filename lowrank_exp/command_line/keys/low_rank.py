@@ -127,6 +127,7 @@ ALLOCATE: dict[str, k.Kind] = {
     "rules": k.or_null(k.named(_RULE, "layer")),
     "fixed": k.or_null(k.named(_RANK, "layer")),
     "resolve": k.either(k.boolean, k.whole(1)),
+    "shuffle": k.or_null(k.Record({"seed": k.whole(0, SEEDS)})),
 }
 RANKS_AT_WIDTH = {"width": k.number(0, 100, above=True), "*": _RANK}
 

@@ -23,6 +23,7 @@ OURS = (
 )
 
 _IMAGES = k.whole(1, 10**8)
+_CONTROL: dict[str, k.Kind] = {"train": k.Target(), "seed": k.whole(0, SEEDS), "epochs": k.or_null(k.whole(1))}
 _WANTED = k.either(k.whole(1), k.number(0, 1, above=True))
 
 PHASES: dict[str, dict[str, k.Kind]] = {
@@ -90,6 +91,9 @@ PHASES: dict[str, dict[str, k.Kind]] = {
         "batch_size": k.whole(1),
         "latency": LATENCY,
     },
+    "lowrank_exp.phases.DenseTrainedOn": _CONTROL | {"dense": k.text},
+    "lowrank_exp.phases.FromScratch": _CONTROL,
+    "lowrank_exp.phases.DenseByWidth": _CONTROL,
     "lowrank_exp.phases.Remove": {"prune": k.Target()},
     "lowrank_exp.phases.Rewind": {
         "train": k.Target(),

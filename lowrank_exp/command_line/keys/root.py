@@ -75,8 +75,10 @@ ROOT = k.Record(
                 "dense": k.text,
                 "full_rank": k.Target(),
                 "export": k.either(k.null, k.text, k.many(k.text)),
+                "controls": k.Record({"dense": k.text, "train": _RECIPE, "finetune": k.anything}),
+                "then": k.many(k.text),
             },
-            optional=("dense", "full_rank", "export"),
+            optional=("dense", "full_rank", "export", "controls", "then"),
         ),
     },
     off={
