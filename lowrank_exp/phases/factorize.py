@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.checks import whole
+from lowrank_exp.checks import WithoutEffectError, whole
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.base import WHAT, Decomposition
@@ -118,6 +118,8 @@ class Factorize(Phase):
             raise ValueError("rank.resolve takes no budget of time: set rank.latency=null, or rank.resolve=false")
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
+        if self.resolve and getattr(self.rank, "keywords", {}).get("shuffle") is not None:
+            raise WithoutEffectError("ranks that are chosen again on the way are not shuffled: set rank.resolve=false")
         layers = profile(network, example, Decompositions.of(self.decomposition))
         plan = self.stand_in(layers, lambda ranks: 1.0)
         with finite(network):
