@@ -80,7 +80,7 @@ class HeldRows:
         return moved
 
     def solved(self, change_GOD: Tensor, cutoff: float = CUTOFF) -> Tensor:
-        r"""change M^+, where eigenvalues below `cutoff` of the largest count as zero.
+        r"""change (M + lambda)^+, lambda = tr(M) / (D P); eigenvalues below `cutoff` of the largest count as zero.
 
         .. math:: X X^\top / P = U \Lambda U^\top \;\Rightarrow\; M = V \Lambda V^\top, \quad
             V = X^\top U (P \Lambda)^{-1/2}
@@ -92,7 +92,9 @@ class HeldRows:
         told_GP = values_GP > cutoff * values_GP[:, -1:]
         scale_GP = torch.where(told_GP, values_GP, torch.inf).rsqrt() / self.count**0.5
         along_GOP = torch.cat([change_GOD @ rows.mT for rows in self._rows()], dim=2) @ (U_GPP * scale_GP[:, None])
-        along_GOP = along_GOP / torch.where(told_GP, values_GP, 1.0)[:, None] @ (U_GPP * scale_GP[:, None]).mT
+        ridge_G1 = values_GP.sum(dim=1, keepdim=True) / change_GOD.shape[2] / self.count
+        divisor_GP = torch.where(told_GP, values_GP + ridge_G1, 1.0)
+        along_GOP = along_GOP / divisor_GP[:, None] @ (U_GPP * scale_GP[:, None]).mT
         sizes = [some.shape[1] for some in self._some_GPD]
         return sum(part @ rows for part, rows in zip(along_GOP.split(sizes, dim=2), self._rows(), strict=True))
 

@@ -145,7 +145,7 @@ class LayerFit:
         T_GOK = W_GOK
         second = moments.second
         if self.change_GOD is not None:
-            T_GOK = target(W_GOK, self.change_GOD / moments.count, second, cutoff)
+            T_GOK = target(W_GOK, self.change_GOD / moments.count, second, moments.count, cutoff)
         if acts_on_responses(self.kind):
             return factors_of(self.kind, self.layer, self.rank, whitened(T_GOK, second, self.rank, cutoff))
         plain = self.kind.factorize(self.layer, self.rank) if self.plain is None else self.plain

@@ -16,19 +16,23 @@ def floor_of(second_GDD: Tensor, cutoff: float = CUTOFF) -> Tensor:
     return cutoff * torch.linalg.eigvalsh(second_GDD)[:, -1]
 
 
-def least_squares(start_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor, floor_G: Tensor) -> Tensor:
-    r"""The linear map that minimises E||t - T x||^2, as a start and a change of it.
+def least_squares(
+    start_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor, floor_G: Tensor, ridge_G: Tensor | float = 0.0
+) -> Tensor:
+    r"""The linear map that minimises E||t - T x||^2 + lambda ||T - T_0||^2, as a start and a change of it.
 
-    .. math:: T = T_0 + (E[t x^T] - T_0 S) S^+
+    .. math:: T = T_0 + (E[t x^T] - T_0 S) (S + \lambda)^+
 
     Args:
         start_GOD: T_0, which stays as it is in directions that the data never take.
         change_GOD: E[t x^T] - T_0 S; where it is zero, T is T_0 exactly.
         second_GDD: S = E[x x^T].
         floor_G: eigenvalues of S not above it count as zero.
+        ridge_G: lambda.
     """
     values_GD, vectors_GDD = torch.linalg.eigh(second_GDD)
-    inverse_GD = torch.where(values_GD > floor_G[:, None], values_GD, torch.inf).reciprocal()
+    ridge_G = torch.as_tensor(ridge_G).to(values_GD).expand(len(values_GD))
+    inverse_GD = torch.where(values_GD > floor_G[:, None], values_GD + ridge_G[:, None], torch.inf).reciprocal()
     return start_GOD + (change_GOD @ vectors_GDD * inverse_GD[:, None, :]) @ vectors_GDD.mT
 
 

@@ -10,22 +10,28 @@ from lowrank_exp.reconstruct.held_rows import HeldRows, times
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF, floor_of, leading, least_squares
 
 
-def target(weight_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor | HeldRows, cutoff: float = CUTOFF) -> Tensor:
-    r"""The weight without bound on its rank that answers best, `(G, O, D)`.
+def target(
+    weight_GOD: Tensor, change_GOD: Tensor, second_GDD: Tensor | HeldRows, count: int, cutoff: float = CUTOFF
+) -> Tensor:
+    r"""The weight without bound on its rank that answers best and is not far from the layer's own, `(G, O, D)`.
 
-    .. math:: T = W + E[W (x - \hat x) \hat x^T] \hat M^+ \;\in\; \arg\min_T E||W x - T \hat x||^2
+    .. math:: T = W + E[W (x - \hat x) \hat x^T] (\hat M + \lambda)^+
+        \;\in\; \arg\min_T E||W x - T \hat x||^2 + \lambda ||T - W||^2, \qquad \lambda = \frac{tr(\hat M)}{D P}
 
-    W itself where x^ is x.
+    W itself where x^ is x. Least squares alone would follow few rows, P, to any size of T: on 1,000 digits factors of a
+    LeNet-5 at 0.3 of the MACs have norms up to 39, and up to 10 with lambda, at the same accuracy.
 
     Args:
         weight_GOD: W.
         change_GOD: E[W (x - x^) x^^T], of responses that differ: it takes O D products for every place, E[x x^^T] D^2.
         second_GDD: M^, or the rows that it is of.
+        count: P.
         cutoff: of the largest eigenvalue of M^; directions below it count as never taken.
     """
     if isinstance(second_GDD, HeldRows):
         return weight_GOD + second_GDD.solved(change_GOD, cutoff)
-    return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff))
+    ridge_G = second_GDD.diagonal(dim1=1, dim2=2).mean(dim=1) / count
+    return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff), ridge_G)
 
 
 def whitened(target_GOD: Tensor, second_GDD: Tensor | HeldRows, rank: int, cutoff: float = CUTOFF) -> Tensor:

@@ -297,8 +297,10 @@ def test_constant_images_are_answered_exactly(fit, asymmetric):
     net, x = network(), torch.full((6, 3, 8, 8), 0.7, dtype=torch.float64)
     chains = fit_to_data(net, {"2": (ChannelSVD(), 2), "6": (LinearSVD(), 2)}, [x], fit, asymmetric)
     before = replaced(net, {"2": chains["2"]}) if asymmetric else net
+    # A ridge of 1 / (90 entries x 6 rows) of the one eigenvalue draws the map towards the weight.
+    exact = 1e-2 if asymmetric and fit == "whitened" else 1e-8
     with torch.no_grad():
-        assert relative(chains["6"](inputs(before, x, "6")), outputs(net, x, "6")) <= 1e-8
+        assert relative(chains["6"](inputs(before, x, "6")), outputs(net, x, "6")) <= exact
     for chain in chains.values():
         assert max(p.abs().max() for p in chain.parameters()) < 100
 

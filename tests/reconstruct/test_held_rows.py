@@ -42,8 +42,8 @@ def test_they_tell_what_moments_tell():
         torch.testing.assert_close(one.second_GDD, other.second_GDD, **close)
         torch.testing.assert_close(one.mean_GD, other.mean_GD, **close)
     change = images((2, 5, 12), seed=4) @ x / 12
-    wanted = target(what, change, moments.second_GDD)
-    torch.testing.assert_close(target(what, change, held), wanted, rtol=1e-8, atol=1e-8)
+    wanted = target(what, change, moments.second_GDD, 12)
+    torch.testing.assert_close(target(what, change, held, 12), wanted, rtol=1e-8, atol=1e-8)
     assert float((wanted - what).abs().max()) > 0.1
     torch.testing.assert_close(whitened(what, held, 2), whitened(what, moments.second_GDD, 2), rtol=1e-8, atol=1e-8)
     held.add(x[:, :1] * torch.nan)

@@ -104,7 +104,7 @@ def calls_of(net, name, x):
 
 
 def slowly(net, wanted, x):
-    """Both networks whole for every layer; the target from NumPy's kind of least squares."""
+    """Both networks whole for every layer; the target from the normal equations."""
     compressed, chains = copy.deepcopy(net), {}
     for name, (kind, rank) in wanted.items():
         layer = net.get_submodule(name)
@@ -114,7 +114,9 @@ def slowly(net, wanted, x):
             for one in (net, compressed)
         )
         off_GPO = dense @ W_GOD.mT - hat @ W_GOD.mT
-        T_GOD = W_GOD + torch.stack([torch.linalg.pinv(h) @ o for h, o in zip(hat, off_GPO, strict=True)]).mT
+        P, D = hat.shape[1:]
+        ridge_GDD = hat.square().sum((1, 2)).div(P * D)[:, None, None] * torch.eye(D)
+        T_GOD = W_GOD + torch.linalg.solve(hat.mT @ hat + ridge_GDD, hat.mT @ off_GPO).mT
         second_GDD = hat.mT @ hat / hat.shape[1]
         chains[name] = factors_of(kind, layer, rank, whitened(T_GOD, second_GDD, rank))
         compressed.set_submodule(name, chains[name])

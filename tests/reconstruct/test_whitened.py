@@ -110,37 +110,59 @@ def change(W, X, hat):
     return ((X - hat) @ W.mT).mT @ hat / X.shape[1]
 
 
-def test_asymmetric_target_is_numpys_least_squares():
+def ridge_by_numpy(hat_PD, y_PO, W_OD):
+    """Least squares of the rows, and of one row more for every entry that draws the map towards W."""
+    P, D = hat_PD.shape
+    drawn = np.sqrt((hat_PD**2).sum() / P / D) * np.eye(D)  # of length sqrt(P lambda), lambda = tr(M^) / (D P)
+    rows, answers = np.concatenate([hat_PD, drawn]), np.concatenate([y_PO, drawn @ W_OD.T])
+    return np.linalg.lstsq(rows, answers, rcond=None)[0].T
+
+
+def test_asymmetric_target_is_numpys_least_squares_drawn_to_the_weight():
     W, X = problem()
     hat = X + 0.5 * images(X.shape, seed=3)
-    got = target(W, change(W, X, hat), second(hat))
+    P = X.shape[1]
+    got = target(W, change(W, X, hat), second(hat), P)
+    plain = target(W, change(W, X, hat), second(hat), 10**12)
     for g in range(2):
-        wanted = np.linalg.lstsq(hat[g].numpy(), (X[g] @ W[g].T).numpy(), rcond=None)[0].T
-        np.testing.assert_allclose(got[g].numpy(), wanted, rtol=1e-8, atol=1e-9)
+        y, inputs = (X[g] @ W[g].T).numpy(), hat[g].numpy()
+        np.testing.assert_allclose(got[g].numpy(), ridge_by_numpy(inputs, y, W[g].numpy()), rtol=1e-8, atol=1e-9)
+        by_numpy = np.linalg.lstsq(inputs, y, rcond=None)[0].T
+        np.testing.assert_allclose(plain[g].numpy(), by_numpy, rtol=1e-8, atol=1e-9)
+        assert 0 < np.abs(got[g].numpy() - by_numpy).max() < 0.2
+
+
+def test_few_rows_do_not_make_the_target_run_away():
+    """Two rows that are nearly the same: least squares would answer their difference with a map of any size."""
+    W = torch.eye(3, dtype=torch.float64)[None]
+    hat = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 1.0 + 1e-4, 0.0]]], dtype=torch.float64)
+    X = hat + torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.0, 0.5]]], dtype=torch.float64)
+    least = target(W, change(W, X, hat), second(hat), 10**12)
+    assert float(least.abs().max()) > 1e3
+    assert float(target(W, change(W, X, hat), second(hat), 2).abs().max()) < 2
 
 
 def test_asymmetric_fit_is_the_best_of_its_rank():
-    """Reduced-rank regression: what least squares leave over, and the tail of the fitted responses."""
+    """Reduced-rank regression: what is left over is the tail of the fitted responses."""
     W, X = problem()
     hat = X + 0.5 * images(X.shape, seed=3)
-    what = whitened(target(W, change(W, X, hat), second(hat)), second(hat), 2)
+    what = whitened(target(W, change(W, X, hat), second(hat), X.shape[1]), second(hat), 2)
     for g in range(2):
         y, inputs = (X[g] @ W[g].T).numpy(), hat[g].numpy()
-        fitted = inputs @ np.linalg.lstsq(inputs, y, rcond=None)[0]
-        wanted = ((y - fitted) ** 2).sum() + (np.linalg.svd(fitted, compute_uv=False)[2:] ** 2).sum()
-        np.testing.assert_allclose(((y - inputs @ what[g].numpy().T) ** 2).sum(), wanted, rtol=1e-8)
+        fitted = inputs @ ridge_by_numpy(inputs, y, W[g].numpy()).T
+        wanted = (np.linalg.svd(fitted, compute_uv=False)[2:] ** 2).sum()
+        np.testing.assert_allclose(((fitted - inputs @ what[g].numpy().T) ** 2).sum(), wanted, rtol=1e-8)
 
 
 def test_asymmetric_target_keeps_the_weight_where_nothing_was_seen():
     W, X = problem()
     hat = (X + 0.5 * images(X.shape, seed=3)).clone()
     hat[:, :, 2] = 0  # a dead channel
-    got = target(W, change(W, X, hat), second(hat))
+    got = target(W, change(W, X, hat), second(hat), X.shape[1])
     torch.testing.assert_close(got[:, :, 2], W[:, :, 2], rtol=0, atol=1e-9)
     for g in range(2):
-        alive = [0, 1, 3, 4, 5, 6]
-        wanted = np.linalg.lstsq(hat[g].numpy()[:, alive], (X[g] @ W[g].T).numpy(), rcond=None)[0].T
-        np.testing.assert_allclose(got[g].numpy()[:, alive], wanted, rtol=1e-8, atol=1e-9)
+        wanted = ridge_by_numpy(hat[g].numpy(), (X[g] @ W[g].T).numpy(), W[g].numpy())
+        np.testing.assert_allclose(got[g].numpy(), wanted, rtol=1e-8, atol=1e-9)
 
 
 def seen(layer, shape, seed=5):
