@@ -30,11 +30,12 @@ FORMER_OPTIONS = {
     "lowrank_exp.pruning.schedules.SFP": {"share": "P"},
 }
 
-# Options that outcomes stored before them do not have, by class: left out where they are null or false.
-LATER_OPTIONS = {
-    "lowrank_exp.phases.Recalibrate": ("judged_on",),
-    "lowrank_exp.pruning.schedules.Iterative": ("latency",),
-    "lowrank_exp.rank.allocate": ("latency", "latency_ms", "metric", "shuffle"),
+# Options that outcomes stored before them do not have, by class, each with the value at which it changes nothing: left
+# out where it has that.
+LATER_OPTIONS: dict[str, dict[str, Any]] = {
+    "lowrank_exp.phases.Recalibrate": {"augment": False, "judged_on": None},
+    "lowrank_exp.pruning.schedules.Iterative": {"latency": None},
+    "lowrank_exp.rank.allocate": dict.fromkeys(("latency", "latency_ms", "metric", "shuffle")) | {"resolve": False},
 }
 
 # Parts of a training, whose `_target_` may be left out.
@@ -68,8 +69,8 @@ def _by_content(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         former = FORMER_OPTIONS.get(str(value.get("_target_")), {})
         kept = {name: item for name, item in value.items() if not _may_be_left_out(name, item)}
-        later = LATER_OPTIONS.get(str(value.get("_target_")), ())
-        kept = {name: item for name, item in kept.items() if name not in later or not (item is None or item is False)}
+        later = LATER_OPTIONS.get(str(value.get("_target_")), {})
+        kept = {name: item for name, item in kept.items() if name not in later or item != later[name]}
         return {former.get(name, name): _by_content(item, str(name)) for name, item in kept.items()}
     if key == "_target_":
         return FORMER_HOMES.get(value, value)

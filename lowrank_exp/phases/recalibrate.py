@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lowrank_exp.checks import whole
+from lowrank_exp.checks import boolean, whole
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
 from lowrank_exp.training import FirstImages, answers_error, evaluate, recalibrate_
@@ -26,9 +26,14 @@ class Recalibrate(Phase):
     its answers, ||y - y_before||^2 / ||y_before||^2 over the logits, against the network that the phase before started
     from.
 
+    Weights have been trained for the statistics of augmented images, which images as they are do not have: zeros around
+    a crop alone change those of the first layer. A trained ResNet-20 falls from 92.6 to 86.7 % of the validation images
+    by statistics of images as they are, and stays at 92.4 % by those of augmented ones.
+
     Args:
-        max_images: so many training images, or all where there are fewer; without augmentation.
+        max_images: so many training images, or all where there are fewer.
         batch_size: images per forward pass.
+        augment: images as in training; False: as they are.
         judged_on: images, or all where there are fewer, that decide whether the new statistics are kept; None keeps
             them always.
 
@@ -38,9 +43,11 @@ class Recalibrate(Phase):
 
     max_images: int
     batch_size: int
+    augment: bool = False
     judged_on: int | None = None
 
     def __post_init__(self) -> None:
+        boolean("augment", self.augment)
         for name, least in (("max_images", 2), ("batch_size", 1), ("judged_on", 1)):
             value = getattr(self, name)
             if name == "judged_on" and value is None:
@@ -80,7 +87,7 @@ class Recalibrate(Phase):
         return Rehearsal(network, parts)
 
     def _estimate_(self, network: nn.Module, setting: Setting) -> int:
-        loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)
+        loader = setting.data.train_loader(self.batch_size, setting.seed, augment=self.augment)
         return recalibrate_(network, loader, min(self.max_images, setting.data.sizes["train"]), setting.device)
 
     def _judge(self, setting: Setting) -> Judge:

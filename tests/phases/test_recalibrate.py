@@ -25,8 +25,8 @@ class Images:
         self.sizes = {"train": 64, "val": validation}
 
     def train_loader(self, batch_size: int, seed: int, *, augment: bool) -> DataLoader:
-        assert not augment
-        return DataLoader(TensorDataset(self.images, self.labels), batch_size=batch_size)
+        """Augmented images are brighter."""
+        return DataLoader(TensorDataset(self.images + 3.0 * augment, self.labels), batch_size=batch_size)
 
     def val_sample(self, images: int, seed: int, batch_size: int) -> DataLoader:
         return DataLoader(TensorDataset(self.images[:images], self.labels[:images]), batch_size=batch_size)
@@ -112,8 +112,17 @@ def test_none_keeps_them_always_under_the_key_of_old():
     assert done.values == {}
     torch.testing.assert_close(network[0].running_mean, Images().images.mean((0, 2, 3)))
     config = {"_target_": "lowrank_exp.phases.Recalibrate", "max_images": 2000, "batch_size": 250}
-    assert by_content({**config, "judged_on": None}) == config
+    assert by_content({**config, "augment": False, "judged_on": None}) == config
+    assert by_content({**config, "augment": True, "judged_on": None}) != config
     assert by_content({**config, "judged_on": 5000}) != config
+
+
+def test_statistics_are_of_augmented_images_where_that_is_asked_for():
+    network = good_network()
+    Recalibrate(max_images=64, batch_size=64, augment=True).run_(network, setting(Images()))
+    torch.testing.assert_close(network[0].running_mean, Images().images.mean((0, 2, 3)) + 3)
+    with pytest.raises(ValueError, match="augment='yes' is neither true nor false"):
+        Recalibrate(max_images=64, batch_size=64, augment="yes")
 
 
 def test_a_network_without_batch_norm_is_left_alone():

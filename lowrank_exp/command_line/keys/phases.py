@@ -39,6 +39,7 @@ PHASES: dict[str, dict[str, k.Kind]] = {
     "lowrank_exp.phases.Recalibrate": {
         "max_images": k.whole(2, 10**8),
         "batch_size": k.whole(1),
+        "augment": k.boolean,
         "judged_on": k.or_null(_IMAGES),
     },
     "lowrank_exp.phases.Evaluate": {},
