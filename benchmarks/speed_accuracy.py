@@ -73,9 +73,12 @@ class Accuracies:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         cache = arguments.cache and str(arguments.cache)
-        self.data = ImageFolder(root=str(arguments.data), cache_dir=cache, mean=MEAN, std=STD)
+        self.data = ImageFolder(
+            root=str(arguments.data), cache_dir=cache, mean=MEAN, std=STD, crop_padding=4, flip=True
+        )
         self.data.setup()
         self.train = self.data.train_loader(128, 0, augment=False)
+        self.augmented = self.data.train_loader(128, 0, augment=True)  # as in training
         self.images = FirstImages(self.train, arguments.images)
         self.image = torch.zeros(1, *self.data.input_shape)
         dense = cifar_resnet(depth=arguments.depth).eval()
@@ -91,7 +94,7 @@ class Accuracies:
     def recalibrated(self, network: nn.Module) -> tuple[nn.Module, bool]:
         """The network with its batch norm estimated again, if that helps; and whether it does."""
         other = copy.deepcopy(network)
-        recalibrate_(other, self.train, self.arguments.images, "cpu")
+        recalibrate_(other, self.augmented, self.arguments.images, "cpu")
         helps = self.accuracy(other) > self.accuracy(network)
         return (other, True) if helps else (network, False)
 

@@ -92,11 +92,15 @@ class Entries:
         name: of the network.
         decomposition: names of those that our plans choose from; None: `FASTEST`.
         folder: where times and errors are kept; None: nowhere.
+        trained: the network with its weights, whose factors peers compute too; None: random weights, of which they give
+            the shapes alone.
     """
 
-    def __init__(self, name: str, decomposition: Sequence[str] | None, folder: Path | None) -> None:
+    def __init__(
+        self, name: str, decomposition: Sequence[str] | None, folder: Path | None, trained: nn.Module | None = None
+    ) -> None:
         self.name, self.decomposition, self.folder = name, {"conv": list(decomposition or FASTEST)}, folder
-        self.dense, self.image = network(name), image_of(name)
+        self.dense, self.image, self.is_trained = trained or network(name), image_of(name), trained is not None
         self.dense_macs = network_cost(self.dense, self.image).macs
         self.times = TimeStore(folder)
         self.tucker_by_peer = functools.cache(self._tucker_by_peer)
@@ -161,7 +165,7 @@ class Entries:
         chosen, small = bisect(ranks, macs, share, 0.01, 1.0), copy.deepcopy(self.dense)
         for n, (R, Q) in chosen.items():
             rank = (Q, R, *convolutions[n].kernel_size)
-            how = {"factorization": "tucker", "implementation": "factorized", "decompose_weights": False}
+            how = {"factorization": "tucker", "implementation": "factorized", "decompose_weights": self.is_trained}
             small.set_submodule(n, FactorizedConv.from_conv(convolutions[n], rank=rank, **how))
         return Small(small.eval(), macs(chosen))
 

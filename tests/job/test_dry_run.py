@@ -82,7 +82,7 @@ def test_ranks_are_those_of_the_run_where_weights_are_given(command, tmp_path, c
     assert f"convolutions: {share:.2%} of the MACs, " in dry
 
     written = files(tmp_path / "outputs")
-    assert command(*SMOKE, "dry_run=true", f"model.weights={weights}") == 0
+    assert command(*SMOKE, "dry_run=true", f"model.weights={weights}", "rank.metric=error") == 0
     assert "train has not run and weights are those before it" in " ".join(capsys.readouterr().out.split())
     assert files(tmp_path / "outputs") == written
 
@@ -135,7 +135,7 @@ def test_a_budget_out_of_reach_ends_with_the_smallest_and_records_nothing(comman
 
 
 def test_every_job_of_a_sweep_is_dry(command, tmp_path, capsys):
-    assert command("-m", *SMOKE, "dry_run=true", "rank.macs=0.3,0.6") == 0
+    assert command("-m", *SMOKE, "dry_run=true", "rank.macs=0.3,0.6", "rank.metric=error") == 0
     out = capsys.readouterr().out
     shares = [float(share) for share in re.findall(r"all layers: ([\d.]+)% of the MACs", out)]
     assert shares == [pytest.approx(30, abs=0.3), pytest.approx(60, abs=0.6)]

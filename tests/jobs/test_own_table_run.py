@@ -46,7 +46,7 @@ def test_a_table_of_ones_own_is_swept_and_reported_as_ours(command, conf, tmp_pa
     assert (first.experiment, first.row, first.seed, first.status) == ("mine", "half", 1, "ok")
     assert first.choices == {
         **{"data": "digits", "model": "lenet5", "method": "oneshot", "decomposition": "spatial_svd"},
-        **{"rank": "uniform", "reconstruct": "none", "scale": "smoke"},
+        **{"rank": "uniform", "reconstruct": "auto", "scale": "smoke"},
     }
     assert (first.config["evaluation"]["batch_size"], first.config["rank"]["macs"]) == (200, 0.5)
     assert not {"training", "finetune", "pruning", "regularizer"} & set(first.config)
