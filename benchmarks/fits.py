@@ -45,8 +45,8 @@ def smooth_images(count: int) -> Tensor:
 def ways(network: nn.Module, decomposition: str, images: Tensor) -> dict[str, Callable[[], Chains]]:
     """How the chains are fitted, by the name of the way."""
     plan = allocate(profile(network, images[:1], decomposition), policy="uniform", macs=0.5)
-    kind = decomposition_named(decomposition)
-    wanted = {name: (kind, layer.rank) for name, layer in plan.layers.items() if layer.rank is not None}
+    planned = {name: layer for name, layer in plan.layers.items() if layer.rank is not None}
+    wanted = {n: (decomposition_named(one.decomposition, **one.options), one.rank) for n, one in planned.items()}
 
     def fit(asymmetric: bool) -> Chains:
         return fit_to_data(network, wanted, images.split(100), "whitened", asymmetric)
