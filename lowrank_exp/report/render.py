@@ -25,12 +25,13 @@ BY_CLASS = (
 )
 TERMINAL = (
     *("accuracy_dense", "accuracy", "accuracy_change"),
-    *("macs", "macs_ratio", "weights_ratio", "latency_ms"),
+    *("macs_ratio", "weights_ratio", "latency_ms"),
 )
 SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
 WARNED = "(!)"  # beside the status of a row with warnings
 TIMED_BY = "timed by"
 NUMBER = "no."  # of a row in its table
+LEAST = 12  # columns of the terminal for what rows are called
 APART = "Rows were timed in different ways, as listed: compare latencies of one way only."
 FIGURE = Quantity("value", 1, ".4g")  # of a phase's own
 ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads", "timed_by")
@@ -264,7 +265,9 @@ def _print(console: Console, text: pd.DataFrame, title: str) -> None:
     for name in text.columns:
         words = name in (first, "column", "unit", "status", "phase", "figure", MARK, TIMED_BY, *ORIGIN)
         header, wraps = name.replace(" ", "\n"), name in (first, MARK)
-        table.add_column(header, justify="left" if words else "right", overflow="fold", no_wrap=not wraps)
+        least = min(LEAST, max(map(len, text[name]), default=0)) if name == first else None
+        justify = "left" if words else "right"
+        table.add_column(header, justify=justify, overflow="fold", no_wrap=not wraps, min_width=least)
     for row in text.itertuples(index=False):
         table.add_row(*map(str, row), style=_colour(getattr(row, "status", "")))
     console.print()
