@@ -29,12 +29,9 @@ def test_controls_is_a_sweep_over_the_row_and_every_control(tmp_path: Path) -> N
 
 METHODS = {
     "decompose": ("train", 0.01, 0.05),
-    "lc": ("train", 0.01, 0.05),
-    "trp": ("train", 0.01, 0.05),
     "svd_training": ("train", 0.01, 0.05),
     "pufferfish": ("warmup", 0.05, 0.05),
     "cuttlefish": ("until_settled", 0.05, 0.05),
-    "factorized": ("initial", 0.05, 0.05),
     "sfp": ("initial", 0.05, 0.05),
     "evaluate": ("train", 0.01, 0.05),
 }

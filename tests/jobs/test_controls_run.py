@@ -9,7 +9,7 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.network.cost import network_cost
 from support.smoke import SMOKE
 
-JOB = (*SMOKE, "data.test=0.8", "training.epochs=2", "finetune.epochs=1")  # few images to train on
+JOB = (*SMOKE, "data.test=0.8", "training.epochs=2", "finetune.epochs=1", "reconstruct=none", "rank.metric=error")
 CONTROLS = ["dense_by_width", "dense_trained_on", "from_scratch", "shuffled_ranks"]
 
 
