@@ -37,6 +37,8 @@ def with_all_controls(arguments: Sequence[str], folders: Iterable[Path]) -> list
     rest = [argument for argument in arguments if argument not in typed]
     if not typed:
         return rest
+    if len(typed) > 1:
+        raise ValueError(f"{' '.join(typed)}: leave one of them out")
     value = typed[-1].partition("=")[2].lower()
     if value not in ("true", "false"):
         raise ValueError(f"{typed[-1]} is refused: allowed is true or false. One of them alone is {GROUP}=<name>")
@@ -45,5 +47,6 @@ def with_all_controls(arguments: Sequence[str], folders: Iterable[Path]) -> list
     if other := next((argument for argument in rest if argument.partition("=")[0] == GROUP), None):
         raise ValueError(f"{typed[-1]} beside {other}: leave one of them out")
     names = sorted({path.stem for folder in folders for path in (folder / GROUP).glob("*.yaml")} - {NONE})
-    mode = [] if {"-m", "--multirun"} & set(rest) else ["hydra.mode=MULTIRUN"]
-    return [*rest, *mode, f"{GROUP}={','.join([NONE, *names])}"]
+    mode = [] if {"-m", "--multirun"} & set(rest) else ["--multirun"]
+    sweep = f"{GROUP}={','.join([NONE, *names])}"
+    return [*mode, *(sweep if argument == typed[-1] else argument for argument in arguments)]

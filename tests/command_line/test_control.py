@@ -14,13 +14,16 @@ ALL = "control=none,dense_by_width,dense_trained_on,from_scratch,shuffled_ranks"
 
 
 def test_controls_is_a_sweep_over_the_row_and_every_control(tmp_path: Path) -> None:
-    assert with_all_controls(["seed=1", "controls=true"], [CONF]) == ["seed=1", "hydra.mode=MULTIRUN", ALL]
+    typed = ["seed=1", "controls=true", "--config-dir", "own"]
+    assert with_all_controls(typed, [CONF]) == ["--multirun", "seed=1", ALL, "--config-dir", "own"]
     assert with_all_controls(["-m", "controls=True"], [CONF]) == ["-m", ALL]
     for off in (["controls=false"], ["controls=true", "--cfg", "job"], []):
         assert with_all_controls(off, [CONF]) == [one for one in off if "controls" not in one]
     (tmp_path / "control").mkdir()
     (tmp_path / "control" / "mine.yaml").write_text("# @package method\n")
     assert with_all_controls(["-m", "controls=true"], [tmp_path]) == ["-m", "control=none,mine"]
+    with pytest.raises(ValueError, match="controls=true controls=false: leave one of them out"):
+        with_all_controls(["controls=true", "controls=false"], [CONF])
     with pytest.raises(ValueError, match="controls=yes is refused: allowed is true or false"):
         with_all_controls(["controls=yes"], [CONF])
     with pytest.raises(ValueError, match="controls=true beside control=from_scratch: leave one of them out"):
