@@ -4,6 +4,7 @@ Legend: G groups, O out channels of one group, D = I K entries of a patch, R ran
 x^ of the network as compressed so far, M^ = E[x^ x^^T], W the weight, What its approximation.
 """
 
+import torch
 from torch import Tensor
 
 from lowrank_exp.reconstruct.held_rows import HeldRows, times
@@ -31,7 +32,11 @@ def target(
     if isinstance(second_GDD, HeldRows):
         return weight_GOD + second_GDD.solved(change_GOD, cutoff)
     ridge_G = second_GDD.diagonal(dim1=1, dim2=2).mean(dim=1) / count
-    return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff), ridge_G)
+    ridged_GDD = second_GDD + torch.diag_embed(ridge_G[:, None].expand(-1, second_GDD.shape[2]))
+    factor_GDD, failed_G = torch.linalg.cholesky_ex(ridged_GDD)
+    if failed_G.any() or cutoff != CUTOFF:  # eigenvalues, which cost far more, tell what was never taken
+        return least_squares(weight_GOD, change_GOD, second_GDD, floor_of(second_GDD, cutoff), ridge_G)
+    return weight_GOD + torch.cholesky_solve(change_GOD.mT, factor_GDD).mT
 
 
 def whitened(target_GOD: Tensor, second_GDD: Tensor | HeldRows, rank: int, cutoff: float = CUTOFF) -> Tensor:
