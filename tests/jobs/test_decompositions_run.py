@@ -111,6 +111,7 @@ def test_a_fit_that_is_killed_goes_on_with_the_next_layer(command, tmp_path, mon
         "reconstruct.asymmetric=true",
         "reconstruct.images=100",
         "method.order=[factorize]",
+        "rank.metric=error",  # errors of responses are those of fits, too
     ]
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     names = fitted_layers(monkeypatch)

@@ -177,6 +177,7 @@ def test_interrupted_result_is_plain_json(command, tmp_path):
         "seed",
         "method",
         "choices",
+        "control",
         "config",
         "phases",
         "layers",

@@ -48,7 +48,12 @@ def test_conversion_keeps_what_the_network_computes(command, tmp_path):
 
 
 def test_a_rank_policy_truncates(command, tmp_path):
-    options = ["method.phases.truncate.energy=null", "method.phases.truncate.rank=${rank}", "rank.macs=0.4"]
+    options = [
+        "method.phases.truncate.energy=null",
+        "method.phases.truncate.rank=${rank}",
+        "rank.macs=0.4",
+        "rank.metric=error",
+    ]
     assert command(*JOB, *options, "regularizer=svd_l1") == 0
     result, _ = result_and_folder(tmp_path / "outputs")
     assert 0.396 <= result.phases[-1].macs / 416520 <= 0.404

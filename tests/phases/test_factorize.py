@@ -18,7 +18,7 @@ EXCEPTION = ONE | {"layers": {"conv1": ["cp", "tucker2"]}}
         (SEVERAL, {"policy": "knapsack"}, {"errors"}, 2),
         (EXCEPTION, {"policy": "knapsack"}, {"errors"}, 2),
         (SEVERAL, {"policy": "knapsack", "metric": "sensitivity"}, {"sensitivity"}, 1),
-        (SEVERAL, {"policy": "knapsack", "metric": "response"}, {"responses"}, 1),
+        (SEVERAL, {"policy": "knapsack", "metric": "response"}, {"responses"}, 2),
         (SEVERAL, {"policy": "alds"}, set(), 1),
         (ONE, {"policy": "knapsack"}, set(), 1),
         (ONE, {"policy": "uniform"}, set(), 1),

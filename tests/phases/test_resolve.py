@@ -29,7 +29,7 @@ def test_stages():
 
 def test_later_stages_are_chosen_behind_the_factors_of_earlier_ones():
     net, x = network().eval(), images((40, 3, 8, 8)).relu()
-    how = {"fit": "whitened", "positions": None}
+    how = {"fit": "whitened"}
     fitted = {"reconstruct": "whitened", "batches": [x], "asymmetric": True}
     measured = with_errors(profile(net, x[:1], {"conv": ["spatial_svd", "tucker2"], "linear": None}), net, [x], **how)
     first = allocate(measured, "knapsack", metric="response", macs=0.4)

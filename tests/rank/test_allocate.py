@@ -220,7 +220,7 @@ def test_numpy_ranks_of_a_function_become_integers(tmp_path):
         ({"policy": "uniform", "macs": 0.5, "over": "convs"}, r"over='convs' is not known: all .* or conv"),
         (
             {"policy": "uniform", "macs": 0.5, "ratio": 2},
-            r"the uniform policy has no option \['ratio'\]; it takes none",
+            r"the uniform policy has no option \['ratio'\]; it takes \['metric'\]",
         ),
         ({"policy": "uniform", "macs": 1.5}, r"macs=1.5 is not a fraction"),
         ({"policy": "fixed"}, r"the fixed policy needs `ranks`: .* The layers are: conv1, depth, conv2, fc"),
