@@ -26,6 +26,9 @@ PARTS = {  # by the arguments of a job: what takes time in some of its phases
         **{"prune": ["1 rankings of filters"], "remove": ["silent channels taken out"]},
         **{"rewind": ["2 epochs, 21 steps each"]},
     },
+    ("control=dense_trained_on", "finetune.epochs=3"): {"dense_trained_on": ["3 epochs, 21 steps each"]},
+    ("control=dense_by_width", "finetune.epochs=3"): {"dense_by_width": ["4 epochs, 21 steps each"]},
+    ("control=from_scratch", "method.phases.from_scratch.epochs=5"): {"from_scratch": ["5 epochs, 21 steps each"]},
     ("method=taylor", "pruning/criterion=oracle", "pruning.updates=3"): {
         "prune": ["1 epochs, 21 steps each", "6 rankings, a pass over 143 images for each of 22 filters"],
     },
