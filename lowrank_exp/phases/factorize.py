@@ -13,6 +13,7 @@ from lowrank_exp.checks import WithoutEffectError, whole
 from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.base import WHAT, Decomposition
+from lowrank_exp.decomposition.choice import Kinds
 from lowrank_exp.files.results import digest
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.machine.stopwatch import stopwatch
@@ -283,9 +284,7 @@ class Factorize(Phase):
             return self._planned(profiles, score, fixed={**(self.rank.keywords.get("fixed") or {}), **taken})
 
         stages = stages_of(layers, self.resolve)
-        return resolve(
-            plan, layers, stages, compress, lambda rest, small: self._with_errors(rest, small, setting), choose
-        )
+        return resolve(plan, layers, stages, compress, measure, choose)
 
     def _planned(self, layers: Mapping[str, LayerProfile], score: Callable[..., float] | None, **instead: Any) -> Plan:
         return self.rank(layers, **({"score": score} if "score" in self.needs else {}), **instead)
@@ -320,14 +319,18 @@ class Factorize(Phase):
     @property
     def _several(self) -> bool:
         """Whether a layer may have a choice of decompositions, whose errors compare only as they are reached."""
-        kinds = Decompositions.of(self.decomposition)
-        return any(len(some) > 1 for some in (kinds.conv, kinds.linear, *kinds.layers.values()))
+        return any(len(some) > 1 for some in self._choices)
 
     @property
     def _kinds(self) -> list[Decomposition]:
         """The decompositions that a layer may get."""
+        return [one for some in self._choices for one in some]
+
+    @property
+    def _choices(self) -> list[Kinds]:
+        """The decompositions that one layer chooses from, of every sort of layer and every exception."""
         kinds = Decompositions.of(self.decomposition)
-        return [one for some in (kinds.conv, kinds.linear, *kinds.layers.values()) for one in some]
+        return [kinds.conv, kinds.linear, *kinds.layers.values()]
 
     def _with_errors(
         self, layers: Mapping[str, LayerProfile], network: nn.Module, setting: Setting

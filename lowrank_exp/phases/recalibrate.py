@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowrank_exp.checks import boolean, whole
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.rehearsal import Rehearsal
-from lowrank_exp.training import FirstImages, answers_error, evaluate, recalibrate_
+from lowrank_exp.training import FirstImages, answers_error, estimated_layers, evaluate, recalibrate_
 from lowrank_exp.training.probes.pace import forward_seconds
 
 KEPT = "kept"  # among the values of the phase
@@ -59,7 +58,7 @@ class Recalibrate(Phase):
         return
 
     def run_(self, network: nn.Module, setting: Setting) -> Done:
-        if self.judged_on is None or not (layers := _estimated(network)):
+        if self.judged_on is None or not (layers := estimated_layers(network)):
             return Done(applied=self._estimate_(network, setting) > 0)
         judge = self._judge(setting)
         before, merits_before = judge(network)
@@ -74,7 +73,7 @@ class Recalibrate(Phase):
         return Done(values=shown | {KEPT: float(kept)})
 
     def rehearse(self, network: nn.Module, setting: Setting) -> Rehearsal:
-        if not _estimated(network):
+        if not estimated_layers(network):
             return Rehearsal(network)
         images = min(self.max_images, setting.data.sizes["train"])
         loader = setting.data.train_loader(self.batch_size, setting.seed, augment=False)
@@ -112,8 +111,3 @@ class Recalibrate(Phase):
             return {"answers_error": error}, (-error,)
 
         return by_answers
-
-
-def _estimated(network: nn.Module) -> list[nn.Module]:
-    """The layers whose statistics are estimated."""
-    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]

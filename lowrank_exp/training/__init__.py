@@ -13,7 +13,7 @@ from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
 from lowrank_exp.training.probes.answers import answers_error
 from lowrank_exp.training.probes.first_images import FirstImages
 from lowrank_exp.training.probes.network_score import NetworkScore
-from lowrank_exp.training.recalibrate import recalibrate_
+from lowrank_exp.training.recalibrate import estimated_layers, recalibrate_
 from lowrank_exp.training.recipe import Recipe
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Scores",
     "StochasticDepth",
     "answers_error",
+    "estimated_layers",
     "evaluate",
     "fit_",
     "places",

@@ -41,10 +41,7 @@ def recalibrate_(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], im
     """
     if images < 2:
         raise ValueError(f"images is {images}; a variance needs at least 2, and an estimate some hundreds")
-    layers = [
-        module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
-    if not layers:
+    if not (layers := estimated_layers(network)):
         return 0
     where = resolve(device)
     home = next(layers[0].buffers()).device
@@ -77,3 +74,8 @@ def recalibrate_(network: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], im
             if not done or seen[layer] == 0:
                 layer.load_state_dict(buffers, strict=False)
     return sum(count > 0 for count in seen.values())
+
+
+def estimated_layers(network: nn.Module) -> list[_BatchNorm]:
+    """The layers whose statistics `recalibrate_` estimates."""
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
