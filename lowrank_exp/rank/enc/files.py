@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def profiles_from_enc(folder: str | os.PathLike) -> dict[str, LayerProfile]:
 
     A layer with r_max counts as the whole of it, as ENC counts: budgets are relative to the sum of all layers at r_max,
     and every layer gets a rank from 1 to r_max. ENC decomposes the first convolution by channel SVD, the others by
-    spatial SVD.
+    spatial SVD. A rank that was sampled twice, as a layer of few ranks may have it, is one sample; where its accuracies
+    differ, their mean is taken, with a warning.
 
     Raises:
         FileNotFoundError: one of the files is missing.
@@ -82,8 +84,11 @@ def _profile(
     if values.shape[-1] != r_max:
         raise ValueError(f"{name} has {values.shape[-1]} singular values, and r_max={r_max}")
     samples = [round(float(rank)) for rank in ranks]
-    if samples[0] < 1 or np.any(np.diff(samples) <= 0) or samples[-1] != r_max:
-        raise ValueError(f"{name}: the sampled ranks must rise from 1 or more to r_max={r_max}, got {samples}")
+    if samples[0] < 1 or np.any(np.diff(samples) < 0) or samples[-1] != r_max:
+        raise ValueError(
+            f"{name}: the sampled ranks must rise, or repeat, from 1 or more to r_max={r_max}, got {samples}"
+        )
+    samples, accuracies = _once_each(name, samples, accuracies)
     kind = "linear" if weights == macs else "conv"
     by_index = "channel_svd" if index == 0 else "spatial_svd"
     rungs = np.arange(1, r_max + 1)
@@ -92,7 +97,20 @@ def _profile(
         range(1, r_max + 1),
         Costs(rungs * (macs // r_max), rungs * (weights // r_max)),
         values,
-        sampled_ranks=tuple(samples),
+        sampled_ranks=samples,
         sampled_accuracy=accuracies / accuracies[-1],
     )
     return LayerProfile(name, kind, Cost(macs, weights), (offer,), dense_option=False)
+
+
+def _once_each(name: str, samples: list[int], accuracies: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    """The samples without repeats, with the mean accuracy of each."""
+    once = tuple(dict.fromkeys(samples))
+    measured = {rank: accuracies[np.equal(samples, rank)] for rank in once}
+    if differing := {rank: many.tolist() for rank, many in measured.items() if np.ptp(many) > 0}:
+        warnings.warn(
+            f"{name}: ranks that were sampled more than once have different accuracies, and their mean is taken: "
+            f"{differing}",
+            stacklevel=4,
+        )
+    return once, np.array([np.mean(many) for many in measured.values()])

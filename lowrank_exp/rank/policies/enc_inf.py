@@ -1,6 +1,7 @@
 """ENC-Inf: of the rank sets that ENC-Model puts first, the one that scores best in the network itself."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 from lowrank_exp.checks import whole
@@ -26,6 +27,8 @@ def enc_inf(
 ) -> dict[str, Rank | None]:
     """The highest score among the first rank sets of `enc_candidates`; at ties the higher metric.
 
+    Where there is one rank set alone, it is taken, with a warning.
+
     Args:
         problem: candidates and budget.
         score: of a rank set, by layer name (None: dense); higher is better. The validation accuracy of the network
@@ -44,6 +47,12 @@ def enc_inf(
     whole("candidates", candidates, message=wrong)
     options = {"space": space, "margin": margin, "density": density, "first": first}
     sets = enc_candidates(problem, metric=metric, sub_groups=sub_groups, curve=curve, **options)
+    if len(sets) == 1:
+        warnings.warn(
+            "enc_inf: one rank set alone is near the budget, ENC-Map's, so there is nothing to choose from: raise "
+            f"space ({space:g}) or margin ({margin:g}), or take another budget",
+            stacklevel=2,
+        )
     best, highest = sets[0], -math.inf
     for place in range(min(candidates, len(sets))):
         ranks = sets[place]

@@ -30,9 +30,10 @@ from lowrank_exp.rank.policies.enc_map import (
     rank_of,
 )
 
-DENSITIES = (0.5, 0.4, 0.33, 0.25, 0.2, 0.165, 0.125, 0.096)  # tried where none is given
+DENSITIES = (1.0, 0.5, 0.4, 0.33, 0.25, 0.2, 0.165, 0.125, 0.096)  # tried where none is given
 COMBINATIONS = 10_000_000  # of the groups' sums, at most, with a density found here
 MEMBERS = 100_000  # rank sets of a sub-group whose size is found here
+MAP_AMONG = 100  # the best, of which ENC-Map's rank set is one or is left out: more than anybody scores
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def enc_candidates(
         space: the bounds of the lattice are ENC-Map's ranks at the budget plus and minus this.
         margin: delta_m.
         density: mean of 1 / t over the layers, of which the steps are made: t = round(alpha t0) with
-            t0 = round(r_max / 100), alpha the mean of 1 / t0 over the density. None: the highest of 0.5, 0.4, 0.33,
-            0.25, 0.2, 0.165, 0.125 and 0.096 with which the groups have at most ten million combinations.
+            t0 = round(r_max / 100), alpha the mean of 1 / t0 over the density. None: the highest of 1, 0.5, 0.4,
+            0.33, 0.25, 0.2, 0.165, 0.125 and 0.096 with which the groups have at most ten million combinations; at 1
+            no rank of a small network is left out.
         first: the first convolution's rank is half of its r_max, or r_max (`max`); `map` searches it as all others.
         sub_groups: number of parts in which a long group is cut (4 for ResNet-56 in the authors' code); the best
             member of a part is found for each of its sums before parts are joined. None: as few as leave at most
@@ -126,9 +128,10 @@ def enc_candidates(
            returned.
         4. Where no rank set is within the margin, those within 1 % of the budget count; where none is, or where R_max
            costs no more than the budget, ENC-Map's ranks are the only rank set.
-        5. Costs are those of the options: a rank that is not cheaper than dense leaves the layer dense, with quality 1.
-        6. Given several bounds, none is exceeded by more than its margin, and one is reached within it.
-        7. A budget of time, which ranks take no equal steps of: c_l is their mean, so members of a group with the same
+        5. ENC-Map's own ranks are a candidate too, where they are among the best hundred: the lattice may miss them.
+        6. Costs are those of the options: a rank that is not cheaper than dense leaves the layer dense, with quality 1.
+        7. Given several bounds, none is exceeded by more than its margin, and one is reached within it.
+        8. A budget of time, which ranks take no equal steps of: c_l is their mean, so members of a group with the same
            sum of offsets may differ in time. Times that are met and compared are those of the rank sets themselves.
     """
     _check(problem, metric, space, margin, density, sub_groups)
@@ -140,6 +143,7 @@ def enc_candidates(
     dense_B, alone_B = (np.array([costs[what] for what in bounds]) for costs in (problem.dense, problem.alone))
     budget_B = np.array(list(bounds.values())) * dense_B
     dense = dense_B[0]
+    alone = _take_alone(problem, layers, mapped, metric, dense)
 
     high_L, low_L, free_L = _bounds(problem, curve, first, space)
     delta_B = sum((layer.costs[R] for layer, R in zip(layers, high_L, strict=True)), alone_B) - budget_B
@@ -159,8 +163,9 @@ def enc_candidates(
             )
             if len(sets_near):
                 options = [layer.options[R_N] for layer, R_N in zip(layers, sets_near.rungs.T, strict=True)]
-                return EncCandidates(problem.candidates, np.stack(options, axis=1), scores)
-    return _take_alone(problem, layers, mapped, metric, dense)
+                lattice = EncCandidates(problem.candidates, np.stack(options, axis=1), scores)
+                return _put_in(lattice, alone)
+    return alone
 
 
 @dataclass(frozen=True)
@@ -287,6 +292,15 @@ def _take_alone(
     C = problem.cost(options, next(iter(problem.budget.bounds))) / dense
     score = network_metric(metric, A_p, A_m, C)
     return EncCandidates(problem.candidates, np.array([options], dtype=np.int64), np.array([score]))
+
+
+def _put_in(sets: EncCandidates, one: EncCandidates) -> EncCandidates:
+    """One more rank set, in its place, unless it is there already or not among the best."""
+    place = int(np.count_nonzero(sets.scores >= one.scores[0]))
+    if place >= MAP_AMONG or (sets.options == one.options).all(axis=1).any():
+        return sets
+    options, scores = (np.insert(getattr(sets, of), place, getattr(one, of)[0], axis=0) for of in ("options", "scores"))
+    return EncCandidates(sets.candidates, options, scores)
 
 
 def _check(

@@ -122,14 +122,40 @@ def test_order_groups_linear_layers_and_accuracies_that_do_not_end_at_one(tmp_pa
     assert layers["a"].sampled_ranks == (2, 6)
 
 
+def test_a_rank_that_was_sampled_twice_is_one_sample(tmp_path):
+    """As a layer of few ranks has it, of which the same share is asked as of all."""
+    ranks = {"R_list.txt": "1 1 2\n2 2 3\n2 4 4\n4 6 5\n"}
+    layers = profiles_from_enc(
+        small(tmp_path, **ranks, **{"A_norm.txt": "0.2 .1 .2\n0.4 .3 .4\n0.4 .3 .6\n0.8 .5 1\n"})
+    )
+    assert layers["c"].sampled_ranks == (1, 2, 4)
+    assert layers["c"].sampled_accuracy.tolist() == [0.25, 0.5, 1.0]
+    assert layers["a"].sampled_ranks == (1, 2, 4, 6)
+    plan = allocate(layers, "enc_map", macs=0.6, metric="measured")
+    assert plan.remaining("macs") == pytest.approx(0.6, abs=0.006)
+    differing = {"A_norm.txt": "0.2 .1 .2\n0.4 .3 .4\n0.6 .3 .6\n0.8 .5 1\n"}
+    with pytest.warns(
+        UserWarning, match=r"c: ranks .* different accuracies, and their mean is taken: {2: \[0.4, 0.6\]}"
+    ):
+        layers = profiles_from_enc(small(tmp_path, **ranks, **differing))
+    assert layers["c"].sampled_accuracy.tolist() == pytest.approx([0.25, 0.625, 1.0])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"Net_def.txt": "3 4 8\n"}, "Net_def.txt needs at least 8 columns, it has 3"),
         ({"Net_def.txt": "3 4 8 1 10 3 20 2000 1\n"}, "eigenvalue.conf has 3 layers .*'Net_def.txt': 1"),
         ({"R_list.txt": "1 2 2 \n"}, "1 samples, .* and 2 samples in A_norm.txt"),
-        ({"R_list.txt": "1 2 2 \n3 6 5 \n"}, r"c: the sampled ranks must rise from 1 or more to r_max=4, got \[1, 3\]"),
-        ({"R_list.txt": "0 2 2 \n4 6 5 \n"}, r"c: the sampled ranks must rise .* got \[0, 4\]"),
+        (
+            {"R_list.txt": "1 2 2 \n3 6 5 \n"},
+            r"c: the sampled ranks must rise, or repeat, from 1 or more to r_max=4, got \[1, 3\]",
+        ),
+        (
+            {"R_list.txt": "2 2 2 \n1 4 3 \n4 6 5 \n", "A_norm.txt": "1 1 1\n" * 3},
+            r"c: the sampled ranks must rise, or repeat",
+        ),
+        ({"R_list.txt": "0 2 2 \n4 6 5 \n"}, r"c: the sampled ranks must rise, .* got \[0, 4\]"),
         ({"R_list.txt": "one 2 2 \n"}, "R_list.txt is not a table of numbers"),
         (
             {"Net_def.txt": "3 4 8 1 10 3 21 2000 1\n4 6 8 2 10 3 60 600 1\n8 5 10 1 1 1 90 90 1\n"},

@@ -3,6 +3,7 @@ import pytest
 
 from lowrank_exp.rank import allocate
 from lowrank_exp.rank.policies.enc_inf import enc_inf
+from lowrank_exp.rank.policies.enc_map import enc_map
 from lowrank_exp.rank.policies.enc_model import enc_candidates, enc_model
 from support.enc_cases import PUBLISHED, problem, vgg16
 from support.profiles import layer, network
@@ -49,6 +50,15 @@ def test_fewer_candidates_than_asked_for_and_scores_that_are_not_comparable():
     assert plan.remaining("macs") == pytest.approx(0.5, rel=0.01)
     lowest = allocate(layers, enc_inf, macs=0.5, metric="A_p", score=lambda ranks: -float("inf"))
     assert lowest.ranks == plan.ranks
+
+
+def test_one_rank_set_alone_is_taken_and_said_to_be():
+    given = problem(vgg16(), macs=1.0)
+    with pytest.warns(
+        UserWarning, match="enc_inf: one rank set alone is near the budget, ENC-Map's, so there is nothing"
+    ):
+        found = enc_inf(given, score=lambda ranks: 1.0)
+    assert found == enc_map(given, metric="measured")
 
 
 @pytest.mark.parametrize(

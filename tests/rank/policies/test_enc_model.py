@@ -2,8 +2,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from lowrank_exp.rank import allocate
+from lowrank_exp.models import lenet5
+from lowrank_exp.rank import allocate, profile
 from lowrank_exp.rank.enc.curves import energy_curve, measured_curve, network_quality
 from lowrank_exp.rank.enc.sets import RankSets, find_near, no_layers, thin_out
 from lowrank_exp.rank.policies.enc_map import SharedQuality, enc_map
@@ -100,11 +102,13 @@ def enumerated(layers, C_t, metric, space, margin, t):
 
 @cells("metric", ["A_c", "A_p", "A_m"])
 @cells(("budget", "density", "margin", "t"), [(0.4, 1, 0.015, 1), (0.6, 0.5, 0.023, 2), (0.5, 0.34, 0.9, 3)])
-def test_candidates_are_those_of_an_enumeration(metric, budget, density, margin, t):
+def test_candidates_are_those_of_an_enumeration_and_the_map_s(metric, budget, density, margin, t):
     layers = small()
     expected = enumerated(layers, budget, metric, space=0.2, margin=margin, t=t)
     found = enc_candidates(problem(layers, macs=budget), metric=metric, space=0.2, margin=margin, density=density)
     assert len(expected) >= 5
+    mapped = enc_map(problem(layers, macs=budget), metric="measured")
+    expected.setdefault(tuple(mapped.values()), getattr(network_quality(layers, mapped), metric))
     scored = {tuple(found[place].values()): found.scores[place] for place in range(len(found))}
     assert scored.keys() == expected.keys()
     np.testing.assert_allclose([scored[R] for R in expected], list(expected.values()), rtol=1e-12)
@@ -142,6 +146,19 @@ def test_budgets_are_met_and_the_model_is_not_worse_than_the_map(budget):
     assert 0.99 <= plan.remaining("macs") / budget <= 1.01
     if 0.2 < budget < 0.95:
         assert network_quality(layers, plan.ranks).A_p >= network_quality(layers, mapped.ranks).A_p * 0.99
+
+
+@cells("decomposition", ["channel_svd", "spatial_svd", "tucker2"])
+def test_the_model_is_never_worse_than_the_map_on_a_small_network(decomposition):
+    torch.manual_seed(0)
+    layers = profile(lenet5(), torch.zeros(1, 1, 32, 32), decomposition)
+    alone = 0
+    for budget in np.linspace(0.1, 0.95, 24):
+        given = problem(layers, macs=float(budget))
+        found = enc_candidates(given, metric="A_p")
+        assert found.scores[0] >= network_quality(layers, enc_map(given)).A_p * (1 - 1e-6), budget
+        alone += len(found) == 1
+    assert alone <= 1
 
 
 def test_several_budgets_hold():
