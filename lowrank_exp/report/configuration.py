@@ -4,12 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lowrank_exp.command_line.used import GROUPS
 from lowrank_exp.files.results import Result, deciding, digest
+from lowrank_exp.report.labels import Part, differing_keys, label, needed, parts_of
 
 WORST_FIRST = ("failed", "interrupted", "missing", "missed", "void")
 SERIES = ("method", "decomposition", "rank")
-PARTS = 3  # differing keys that a label names before it falls back to the hash
+NAMES = ("experiment", "row")  # in a configuration
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Configuration:
     were interrupted.
     `hash` is the digest of the configuration without its seeds (16 hex characters), empty where nothing has
     run; `missing` holds the seeds that the experiment lists and no result covers ("any" where it lists none).
-    `controls` is the label of the row that it is a control of, where that row is there.
+    `controls` is the label of the row that it is a control of, where that row is there. `variant`: what tells it from
+    the others of its experiment beside its series and budgets.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Configuration:
     failed: tuple[Result, ...] = ()
     missing: tuple[int | str, ...] = ()
     controls: str = ""
+    variant: str = ""
 
     @property
     def control(self) -> str:
@@ -82,25 +84,35 @@ def configurations(results: Sequence[Result]) -> list[Configuration]:
 
 
 def labelled(rows: Sequence[Configuration]) -> list[Configuration]:
-    """Give every row its label: its name, and the keys that tell it from others of the same name.
+    """Give every row its label, its name and the parts that tell it from others of the same name, and its variant.
 
-    Without a row name the differing keys alone are the label; a configuration that is alone has its method's
-    name. A control has the label of its row, and what it is.
+    Without a row name the parts alone are the label; a configuration that is alone has its method's name. A control has
+    the label of its row, and what it is.
     """
+    flat = [leaves(row.config or {}) for row in rows]
     groups: dict[tuple, list[int]] = defaultdict(list)
+    experiments: dict[str | None, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         if not row.control:
             groups[row.experiment, row.row].append(place)
-    labels = [""] * len(rows)
+            experiments[row.experiment].append(place)
+    named = list(rows)
     for places in groups.values():
-        flat = [leaves(rows[place].config or {}) for place in places]
-        differing, chosen = differing_keys(flat), [rows[place].choices for place in places]
-        swapped = [group for group in _groups(chosen) if len({one[group] for one in chosen if group in one}) > 1]
-        for place, leaf in zip(places, flat, strict=True):
-            labels[place] = _label(rows[place], _parts(rows[place].choices, swapped, leaf, differing), len(places) > 1)
-    rows = _distinct([replace(row, label=label) for row, label in zip(rows, labels, strict=True)])
+        for place, parts in zip(places, needed(_parts(rows, flat, places)), strict=True):
+            row = rows[place]
+            name = row.row or ("" if parts else (row.finished or row.failed)[0].method)
+            named[place] = replace(row, label=f"{name} {label(parts)}".strip())
+    for places in experiments.values():
+        for place, parts in zip(places, _parts(rows, flat, places), strict=True):
+            others = [part for part in parts if part.key not in (*SERIES, *NAMES) and not part.is_budget]
+            named[place] = replace(named[place], variant=label(others))
+    rows = _distinct(named)
     label_of = {job.fingerprint: row.label for row in rows if not row.control for job in (*row.finished, *row.failed)}
     return _distinct([_as_control(row, label_of) if row.control else row for row in rows])
+
+
+def _parts(rows: Sequence[Configuration], flat: Sequence[Mapping], places: Sequence[int]) -> list[list[Part]]:
+    return parts_of([flat[place] for place in places], [rows[place].choices for place in places])
 
 
 def _distinct(rows: Sequence[Configuration]) -> list[Configuration]:
@@ -127,14 +139,6 @@ def beside_their_rows(rows: Sequence[Configuration]) -> list[Configuration]:
         return places.get((row.experiment, row.controls if row.control else row.label), len(rows)), row.control
 
     return sorted(rows, key=place_of)
-
-
-def _label(row: Configuration, differing: Sequence[tuple[str, object]], has_peers: bool) -> str:
-    parts = [f"{key}={show(leaf)}" for key, leaf in differing]
-    if len(parts) > PARTS or (has_peers and not parts):
-        parts = [*parts[:PARTS], f"#{row.hash[:6]}"]
-    name = row.row or ("" if parts else (row.finished or row.failed)[0].method)
-    return " ".join([name, *parts]).strip()
 
 
 def seedless(config: Mapping) -> dict:
@@ -175,51 +179,3 @@ def differences(configs: Iterable[Mapping]) -> list[str]:
     ['rank.macs']
     """
     return differing_keys([leaves(config) for config in configs])
-
-
-def differing_keys(flat: Sequence[Mapping[str, object]]) -> list[str]:
-    """`differences` of configurations that are `leaves` already."""
-    keys = dict.fromkeys(key for config in flat for key in config)
-    parts, missing, found = [{"", *map(_part, config)} for config in flat], object(), []
-    for key in keys:
-        part = _part(key)
-        first, *others = [config for config, has in zip(flat, parts, strict=True) if part in has]
-        if any(_other(first, config, key, missing) for config in others):
-            found.append(key)
-    return [key for key in found if not any(key.endswith(f".{other}") for other in found)]
-
-
-def show(value: object) -> str:
-    """A value of the configuration as a label shows it."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _part(key: str) -> str:
-    """The group or phase that a key is of, which a job has only if it uses it; "": a key that all jobs have."""
-    group, *rest = key.split(".")
-    if group in GROUPS:
-        return group
-    return ".".join((group, *rest[:2])) if group == "method" and rest[0] == "phases" else ""
-
-
-def _other(first: Mapping, second: Mapping, key: str, missing: object) -> bool:
-    a, b = first.get(key, missing), second.get(key, missing)
-    return a is not b and (type(a) is not type(b) or a != b)
-
-
-def _groups(chosen: Sequence[Mapping[str, str]]) -> list[str]:
-    return sorted({group for choices in chosen for group in choices})
-
-
-def _parts(
-    choices: Mapping[str, str], swapped: Sequence[str], flat: Mapping[str, object], differing: Sequence[str]
-) -> list[tuple[str, object]]:
-    """Differing keys and values; a group whose option differs is one part, `rank=uniform`."""
-    parts: list[tuple[str, object]] = [(group, choices[group]) for group in swapped if group in choices]
-    inside, has = tuple(f"{group.replace('/', '.')}." for group in swapped), {"", *map(_part, flat)}
-    shown = [key for key in differing if not key.startswith(inside) and _part(key) in has]
-    parts += [(key, flat.get(key, "unset")) for key in shown]
-    # A budget is what such a sweep is about: it stays visible beside the name of its policy.
-    budgets = [f"{group}.{name}" for group in swapped for name in ("macs", "weights")]
-    parts += [(key, flat[key]) for key in budgets if key in differing and flat.get(key) is not None]
-    return parts

@@ -1,13 +1,14 @@
 """Which jobs a table should have: its rows and what else it sweeps, with its seeds."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
 from lowrank_exp.command_line.tables import Table
 from lowrank_exp.files.results import EXCLUDED
-from lowrank_exp.report.configuration import Configuration
+from lowrank_exp.report.configuration import Configuration, leaves
+from lowrank_exp.report.labels import label, parts_of_values
 
 _MISSING = object()
 
@@ -20,6 +21,7 @@ def with_missing(rows: Sequence[Configuration], table: Table) -> list[Configurat
     seeds = tuple(table.seeds) or ("any",)
     axes = {_key(key): values for key, values in table.axes.items() if key != "seed" and _recorded(key)}
     ours = [(index, row) for index, row in enumerate(rows) if row.experiment == table.name and not row.control]
+    keys = {key for _, row in ours for key in leaves(row.config or {})}
     for number, values in enumerate(itertools.product(*axes.values())):
         wanted = dict(zip(axes, values, strict=True))
         found = [
@@ -28,7 +30,7 @@ def with_missing(rows: Sequence[Configuration], table: Table) -> list[Configurat
         have = {job.seed for index in found for job in (*rows[index].finished, *rows[index].failed)}
         absent = [seed for seed in seeds if (seed not in have if seed != "any" else not have)]
         if absent and not found:
-            rows.append(_absent_row(table.name, wanted))
+            rows.append(_absent_row(table.name, wanted, axes, keys))
             found = [len(rows) - 1]
         for index in found:
             order.setdefault(index, number)
@@ -64,11 +66,12 @@ def same_row(name: object, other: object) -> bool:
     return short[0] == short[1]
 
 
-def _absent_row(experiment: str, wanted: Mapping[str, Any]) -> Configuration:
+def _absent_row(
+    experiment: str, wanted: Mapping[str, Any], axes: Mapping[str, Sequence[Any]], keys: Set[str]
+) -> Configuration:
     name = wanted["row"].rpartition("/")[2] if "row" in wanted else None
-    others = [f"{key}={_text(value)}" for key, value in wanted.items() if key != "row"]
-    label = " ".join([*([name] if name else []), *others]) or experiment
-    return Configuration(label, experiment, name)
+    others = label(parts_of_values({key: value for key, value in wanted.items() if key != "row"}, axes, keys))
+    return Configuration(" ".join(filter(None, (name, others))) or experiment, experiment, name)
 
 
 def _key(key: str) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from lowrank_exp.files.results import VOID
-from lowrank_exp.report.configuration import Configuration, differing_keys, leaves
+from lowrank_exp.report.configuration import Configuration, leaves
 from lowrank_exp.report.distinguish import with_distinguished
+from lowrank_exp.report.labels import differing_keys
 from lowrank_exp.report.quantities import SHOWN, VALUES, measured, measured_over
 from lowrank_exp.report.timed_by import timed_by
 

@@ -118,22 +118,22 @@ def test_the_whole_report(runs: Callable, job: Callable, conf: Path, capsys: pyt
     with_counts(folder, {"train": 5 * np.eye(3, dtype=int), "finetune": np.ones((3, 3), dtype=int)})
     assert main([str(folder), "--classes"], conf=conf) == 0
     report = folder / "report"
-    matrices = {f"confusion-rank.macs={ratio}.{kind}" for ratio in (0.5, 0.3) for kind in ("png", "pdf")}
+    matrices = {f"confusion-macs={ratio}.{kind}" for ratio in (0.5, 0.3) for kind in ("png", "pdf")}
     assert matrices | {"classes.csv"} <= {path.name for path in report.iterdir()}
-    assert (report / "confusion-rank.macs=0.5.pdf").read_bytes().startswith(b"%PDF")
+    assert (report / "confusion-macs=0.5.pdf").read_bytes().startswith(b"%PDF")
     lines = pd.read_csv(report / "classes.csv")
     assert lines["class"].tolist() == [*ANIMALS, *ANIMALS]
-    assert lines["configuration"].tolist() == ["rank.macs=0.5"] * 3 + ["rank.macs=0.3"] * 3
+    assert lines["configuration"].tolist() == ["macs=0.5"] * 3 + ["macs=0.3"] * 3
     assert lines["accuracy_change_mean"].tolist() == pytest.approx([-0.1, -0.25, 0] * 2, abs=1e-12)
     text = (report / "results.md").read_text()
-    assert "### no experiment: rank.macs=0.3: accuracy by class" in text
+    assert "### no experiment: macs=0.3: accuracy by class" in text
     ant = [line for line in text.splitlines() if line.startswith("| ant")]
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in ant] == [
         ["ant", "100.00", "75.00", "-25.00"]
     ] * 2
     assert r"ant & 100.00 & 75.00 & $-$25.00 \\" in (report / "results.tex").read_text()
     printed = capsys.readouterr().out
-    assert "rank.macs=0.5: accuracy by class" in printed
+    assert "macs=0.5: accuracy by class" in printed
     assert str(report / "classes.csv") in printed
     assert main([str(folder), "--out", str(folder / "plain")], conf=conf) == 0
     assert "accuracy by class" not in capsys.readouterr().out
@@ -158,7 +158,7 @@ def test_what_cannot_be_shown_is_told(runs: Callable, job: Callable, conf: Path,
 
 
 def test_long_labels_end_in_a_hash(runs: Callable, job: Callable, conf: Path) -> None:
-    folder = runs(*(with_classes(job(notice="x" * 300 + end), {"train": [1, 1, 1]}) for end in "ab"))
+    folder = runs(*(with_classes(job(row="x" * 300 + end, k=end), {"train": [1, 1, 1]}) for end in "ab"))
     with_counts(folder, {"train": np.eye(3, dtype=int)})
     assert main([str(folder), "--classes"], conf=conf) == 0
     names = [path.stem for path in (folder / "report").glob("confusion*.png")]
