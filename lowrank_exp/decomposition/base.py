@@ -34,7 +34,8 @@ class Decomposition(ABC):
     `skeleton`, `factorize`          the plain layers at a rank, without and with their weights
     `energies`, `kept_tables`        what ranks keep of the weight, for the rank policies; numbers that tell it
     `ladder`, `saves`                the ranks that policies choose from; what a lower rank saves
-    `unfoldings`, `cuts`             the matrices that a rank cuts, for policies such as EVBMF
+    `unfoldings`, `cuts`             the matrices whose ranks bound its own, for policies such as EVBMF
+    `usable`                         of a rank with several numbers, what each leaves for the others to use
     `input_groups`                   as how many channel SVDs ALDS may compare it
     `factor_weights`, `rank_...`     what ranks cost, where that is not in proportion to the rank
     `fits`, `why_no_fit`             which fits to data its factors take
@@ -47,7 +48,8 @@ class Decomposition(ABC):
     """
 
     name: ClassVar[str]
-    cuts: ClassVar[int] = 0  # how many matrices a rank cuts
+    cuts: ClassVar[int] = 0  # how many matrices bound a rank, of a kernel with two axes
+    why_no_unfoldings: ClassVar[str] = ""  # where there are no such matrices
     saves: ClassVar[tuple[str, ...]] = WHAT  # what a lower rank can lower
     ladder_follows_weights: ClassVar[bool] = False  # another ladder on the meta device, which knows no numbers
     why_no_fit: ClassVar[str] = ""  # to data, where `fits` is empty
@@ -135,8 +137,15 @@ class Decomposition(ABC):
         return tables[0][tuple(np.asarray(ranks).T - 1)]
 
     def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
-        """What a rank cuts, a matrix per number and group: its singular values `(G, L)` and the longer side."""
+        """The matrices whose ranks bound a rank, one for every group: singular values `(G, L)` and the longer side.
+
+        As many as a rank has numbers, each for its own; of a rank with a single number the largest of all counts.
+        """
         return ()
+
+    def usable(self, layer: nn.Module, rank: Rank) -> Rank:
+        """The lowest rank, in no number below `rank`, of which every number is of use beside the others."""
+        return rank
 
     def ladder(self, layer: nn.Module) -> list[Rank]:
         """The ranks that a policy chooses from, cheapest first, `full_rank(layer)` last.

@@ -20,6 +20,7 @@ from lowrank_exp.decomposition.fitting.als_options import ALSOptions
 from lowrank_exp.decomposition.fitting.cp_als import cp_als, cp_exact
 from lowrank_exp.decomposition.fitting.cp_energies import estimated_energies
 from lowrank_exp.decomposition.fitting.equal_clusters import equal_clusters
+from lowrank_exp.decomposition.fitting.gram import channel_unfoldings
 from lowrank_exp.decomposition.fitting.hooi import along_spectra, flat_spectra, hooi, kept_shares
 from lowrank_exp.decomposition.svd import wrong_kind
 from lowrank_exp.layers.reorder import Reorder
@@ -72,6 +73,7 @@ class Biclustering(Decomposition):
     """
 
     name = "biclustering"
+    cuts = 2
 
     def __init__(
         self,
@@ -206,6 +208,10 @@ class Biclustering(Decomposition):
     def kept_tables(self, layer: nn.Module) -> tuple[np.ndarray, ...]:
         """Of "svd" the share at every pair of ranks."""
         return (kept_shares(self._blocks(layer)[0]),) if self.inner == "svd" else ()
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
+        """The in and the out unfolding of every block, which counts as a group."""
+        return channel_unfoldings(self._blocks(layer)[0])
 
     def _shape(self, layer: nn.Module) -> tuple[int, int, int, int]:
         """B, J, X, P."""

@@ -18,6 +18,7 @@ from lowrank_exp.decomposition.fitting.als_options import ALSOptions
 from lowrank_exp.decomposition.fitting.cp_als import CPFit, cp_als, cp_exact
 from lowrank_exp.decomposition.fitting.cp_energies import estimated_energies
 from lowrank_exp.decomposition.fitting.cp_stable import norm_constrained
+from lowrank_exp.decomposition.fitting.gram import channel_unfoldings
 from lowrank_exp.decomposition.svd import wrong_kind
 from lowrank_exp.network.cost import CONVOLUTIONS
 
@@ -60,6 +61,7 @@ class CP(Decomposition):
     """
 
     name = "cp"
+    cuts = 2
 
     def __init__(
         self,
@@ -141,6 +143,10 @@ class CP(Decomposition):
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """An estimate from short fits at six ranks, see `estimated_energies`."""
         return estimated_energies(self._tensor(layer), ranks, self.full_rank(layer), self.als)
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
+        """The in and the out unfolding: a sum of R products has no unfolding of a rank above R."""
+        return channel_unfoldings(kernel_GOIK(layer).flatten(3))
 
     def _kept(self, layer: nn.Module) -> list[tuple[bool, ...]]:
         """The axes that each depthwise convolution works along."""

@@ -17,6 +17,7 @@ from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel
 from lowrank_exp.decomposition.fitting.als_options import ALSOptions
 from lowrank_exp.decomposition.fitting.cp_als import cp_als
 from lowrank_exp.decomposition.fitting.cp_energies import estimated_energies
+from lowrank_exp.decomposition.fitting.gram import unfolded
 from lowrank_exp.decomposition.svd import wrong_kind
 
 
@@ -52,6 +53,7 @@ class JaderbergScheme1(Decomposition):
     """
 
     name = "jaderberg_scheme1"
+    cuts = 1
 
     def __init__(
         self,
@@ -117,6 +119,10 @@ class JaderbergScheme1(Decomposition):
     def energies(self, layer: nn.Module, ranks: Sequence[Rank]) -> np.ndarray:
         """An estimate from short fits at six ranks, see `estimated_energies`."""
         return estimated_energies(self._tensor(layer), ranks, self.full_rank(layer), self.als)
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int]]:
+        """The kernels of every in channel, `(O, H W)`, which counts as a group: of M filters its rank is M at most."""
+        return (unfolded(self._tensor(layer).flatten(2)),)
 
     def _tensor(self, layer: nn.Module) -> Tensor:
         """The kernels of every in channel, `(C, O, H, W)`."""

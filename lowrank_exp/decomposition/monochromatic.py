@@ -15,6 +15,7 @@ from lowrank_exp.checks import one_of, whole
 from lowrank_exp.decomposition.base import Decomposition, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.equal_clusters import balanced_assignment, equal_clusters, lines
+from lowrank_exp.decomposition.fitting.gram import unfolded
 from lowrank_exp.decomposition.svd import wrong_kind
 from lowrank_exp.layers.reorder import Reorder
 from lowrank_exp.network.cost import CONVOLUTIONS
@@ -57,6 +58,7 @@ class Monochromatic(Decomposition):
     """
 
     name = "monochromatic"
+    cuts = 1
 
     def __init__(self, centres: str = "best", seed: int = 0, restarts: int = 10) -> None:
         allowed = f"must be one of {', '.join(CENTRES)}, got {centres!r}"
@@ -144,6 +146,10 @@ class Monochromatic(Decomposition):
             filters_GOX = _filters(weights_GOIX, *self._cluster(weights_GOIX, C))
             kept[C] = max([min(float(filters_GOX.double().square().sum()) / total, 1.0), *kept.values()])
         return np.array([kept[C] for C in checked])
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int]]:
+        """The in unfolding `(I, O X)`: filters of C colours have none of a rank above C."""
+        return (unfolded(kernel_GOIK(layer).flatten(3).transpose(1, 2).flatten(2)),)
 
     def _cluster(self, weights_GOIX: Tensor, C: int) -> tuple[Tensor, Tensor]:
         """Cluster of every filter, `(G, O)`, and colour of every cluster, `(G, C, I)`."""

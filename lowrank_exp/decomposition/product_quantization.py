@@ -72,6 +72,7 @@ class ProductQuantization(Decomposition):
     name = "product_quantization"
     saves = ("bytes",)
     why_no_fit = "its weights share their code words"
+    why_no_unfoldings = "its rank counts centroids, which the rank of no matrix bounds"
     fits = frozenset()
 
     def __init__(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lowrank_exp.decomposition.base import Decomposition, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
 from lowrank_exp.decomposition.fitting.energy import energy_of
+from lowrank_exp.decomposition.fitting.gram import unfolded
 from lowrank_exp.decomposition.fitting.hooi import along_spectra, dominant, flat_spectra, gram, squared_singular_values
 from lowrank_exp.decomposition.svd import middle, wrong_kind
 from lowrank_exp.network.cost import CONVOLUTIONS
@@ -44,6 +45,7 @@ class TensorTrain(Decomposition):
     """
 
     name = "tensor_train"
+    cuts = 3
     ladder_follows_weights = True
 
     def refusal(self, layer: nn.Module) -> str | None:
@@ -126,9 +128,14 @@ class TensorTrain(Decomposition):
 
     def spectra(self, layer: nn.Module) -> list[np.ndarray]:
         """Squared singular values of every unfolding, summed over the groups, falling."""
-        tensor = _tensor(layer)
-        cuts = range(1, len(_modes(layer)))
-        return [squared_singular_values(tensor.flatten(1, cut).flatten(2)) for cut in cuts]
+        return [squared_singular_values(matrix_GMP) for matrix_GMP in _unfoldings(_tensor(layer))]
+
+    def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
+        """Those between any two neighbouring modes, each for its own rank."""
+        return tuple(map(unfolded, _unfoldings(kernel_GOIK(layer).movedim(1, -1))))
+
+    def usable(self, layer: nn.Module, rank: tuple[int, ...]) -> tuple[int, ...]:
+        return _usable(rank, _modes(layer))
 
     def factor_weights(self, layer: nn.Module, ranks: Sequence[tuple[int, ...]]) -> np.ndarray:
         ones = np.ones((len(ranks), 1), dtype=int)
@@ -182,6 +189,11 @@ def _modes(layer: nn.Module) -> tuple[int, ...]:
 def _tensor(layer: nn.Module) -> Tensor:
     """The kernel in float64 with its modes in the train's order, `(G, I, *K, O)`."""
     return kernel_GOIK(layer).double().movedim(1, -1)
+
+
+def _unfoldings(tensor: Tensor) -> list[Tensor]:
+    """Of a tensor `(G, I, *K, O)` the matrix `(G, M, P)` of every cut between two modes."""
+    return [tensor.flatten(1, cut).flatten(2) for cut in range(1, tensor.dim() - 1)]
 
 
 def _pointwise(layer: nn.Module, factor_GOI: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowrank_exp.checks import positive, whole
 from lowrank_exp.decomposition.base import Decomposition, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
-from lowrank_exp.decomposition.fitting.gram import gram_singular_values
+from lowrank_exp.decomposition.fitting.gram import channel_unfoldings
 from lowrank_exp.decomposition.fitting.hooi import (
     along_spectra,
     flat_spectra,
@@ -119,9 +119,8 @@ class Tucker2(Decomposition):
         )
 
     def unfoldings(self, layer: nn.Module) -> tuple[tuple[np.ndarray, int], ...]:
-        W_GOIK = kernel_GOIK(layer).flatten(3)
-        both = W_GOIK.transpose(1, 2).flatten(2), W_GOIK.flatten(2)
-        return tuple((gram_singular_values(W_GNM).cpu().numpy(), max(W_GNM.shape[1:])) for W_GNM in both)
+        """The in and the out unfolding, each for its own rank."""
+        return channel_unfoldings(kernel_GOIK(layer).flatten(3))
 
     def factor_weights(self, layer: nn.Module, ranks: Sequence[tuple[int, int]]) -> np.ndarray:
         I, O, K = _sizes(layer)

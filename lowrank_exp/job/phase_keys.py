@@ -35,7 +35,8 @@ FORMER_OPTIONS = {
 LATER_OPTIONS: dict[str, dict[str, Any]] = {
     "lowrank_exp.phases.Recalibrate": {"augment": False, "judged_on": None},
     "lowrank_exp.pruning.schedules.Iterative": {"latency": None},
-    "lowrank_exp.rank.allocate": dict.fromkeys(("latency", "latency_ms", "metric", "shuffle")) | {"resolve": False},
+    "lowrank_exp.rank.allocate": dict.fromkeys(("latency", "latency_ms", "metric", "shuffle"))
+    | {"resolve": False, "round": "up"},
 }
 
 # Parts of a training, whose `_target_` may be left out.

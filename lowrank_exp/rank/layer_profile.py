@@ -214,6 +214,12 @@ class LayerProfile:
             return decomposition_named(offer.decomposition, **offer.options).kept_at(offer.kept_tables, ranks)
         return offer.energy[[self.place_below(rank) for rank in ranks]]
 
+    def usable(self, rank: tuple[int, ...]) -> tuple[int, ...]:
+        """The lowest rank, in no number below `rank`, of which every number is of use beside the others."""
+        if self.shape is None:
+            return rank
+        return decomposition_named(self.offer.decomposition, **self.options).usable(self.shape.layer(), rank)
+
     def place_below(self, rank: tuple[int, ...]) -> int:
         """The place of the highest rank on the ladder that is nowhere above `rank`, from 0."""
         below = [at for at, one in enumerate(self.ranks) if all(a <= b for a, b in zip(one, rank, strict=True))]

@@ -79,7 +79,7 @@ def raise_to_multiples(layer: LayerProfile, multiple: int) -> tuple[Rank, ...]:
         for rank in layer.ranks
     ]
     measured = layer.ranks if len(layer.rank_latency) else raised
-    return tuple(rank for rank in dict.fromkeys(raised) if rank in measured)
+    return tuple(rank for rank in dict.fromkeys(raised) if rank in measured and layer.usable(rank) == rank)
 
 
 def _at_places(offer: Offer, errors: np.ndarray, places: list[int], kept: np.ndarray) -> np.ndarray:

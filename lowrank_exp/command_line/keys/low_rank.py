@@ -68,6 +68,7 @@ _BUDGET = k.or_null(k.number(0, 1, above=True))
 _FIRST = k.one_of("map", "half", "max")
 _METRIC = k.one_of("A_p", "A_m", "A_c")
 _LOSS = k.one_of("error", "response")
+_ROUND = k.one_of("up", "nearest", "down")
 _SETS: dict[str, k.Kind] = {
     "metric": _METRIC,
     "space": k.number(0, 1, above=True),
@@ -101,7 +102,7 @@ POLICIES: dict[str, dict[str, k.Kind]] = {
         "rule": k.one_of("share", "product"),
         "metric": k.or_null(k.one_of("response")),
     },
-    "evbmf": {"solver": k.one_of("global", "reference"), "weaken": k.number(0, 1, above=True)},
+    "evbmf": {"solver": k.one_of("global", "reference"), "weaken": k.number(0, 1, above=True), "round": _ROUND},
     "fixed": {},
     "greedy": {"metric": _LOSS},
     "greedy_eval": {"threshold": k.or_null(k.number(above=True))},
@@ -110,7 +111,7 @@ POLICIES: dict[str, dict[str, k.Kind]] = {
         "limit_seconds": k.number(0, k.MILLION, above=True),
     },
     "operator_norm": {"eps": k.or_null(k.number(0, 1, below=True))},
-    "stable_rank": {"scaled": k.boolean, "times": k.or_null(k.number(above=True))},
+    "stable_rank": {"scaled": k.boolean, "times": k.or_null(k.number(above=True)), "round": _ROUND},
     "uniform": {"metric": k.or_null(_LOSS)},
 }
 

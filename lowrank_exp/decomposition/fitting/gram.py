@@ -4,6 +4,7 @@ Legend: G matrices, M rows, N columns, R = min(M, N); W the matrices, with M <= 
 left singular vectors, L = U^T W the rows of W in the basis U.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,6 +69,16 @@ def gram_singular_values(W_GMN: Tensor) -> Tensor:
         W_GMN = W_GMN.mT
     S_GM = _sharp_values(W_GMN)
     return _roots(_gram(W_GMN.double())).to(W_GMN.dtype) if S_GM is None else S_GM
+
+
+def channel_unfoldings(W_GOIK: Tensor) -> tuple[tuple[np.ndarray, int], ...]:
+    """The in and the out unfolding of kernels `(G, O, I, K)`: `(I, O K)` and `(O, I K)` of each, see `unfolded`."""
+    return unfolded(W_GOIK.transpose(1, 2).flatten(2)), unfolded(W_GOIK.flatten(2))
+
+
+def unfolded(W_GMN: Tensor) -> tuple[np.ndarray, int]:
+    """The singular values of every matrix, `(G, R)`, descending, and the longer side."""
+    return gram_singular_values(W_GMN).cpu().numpy(), max(W_GMN.shape[1:])
 
 
 def _in_range(gram_GMM: Tensor) -> bool:

@@ -13,29 +13,33 @@ from lowrank_exp.checks import boolean, positive
 from lowrank_exp.decomposition import Rank
 from lowrank_exp.rank.budget import Problem, meet
 from lowrank_exp.rank.layer_profile import LayerProfile
-from lowrank_exp.rank.unfoldings import option_at, unfoldings_of
+from lowrank_exp.rank.unfoldings import option_at, rank_of, unfoldings_of
 
 
-def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 1.0) -> dict[str, Rank | None]:
-    r"""The stable rank of every matrix that a layer's decomposition cuts, in units of that of W_0.
+def stable_rank(
+    problem: Problem, *, scaled: bool = True, times: float | None = 1.0, round: str = "up"
+) -> dict[str, Rank | None]:
+    r"""The stable rank of every unfolding that bounds the rank of a layer's decomposition, in units of that of W_0.
 
     .. math:: r = \Bigl\lceil t \, \frac{L}{\text{sr}(W_0)} \, \text{sr}(W) \Bigr\rceil, \qquad
         \text{sr}(W) = \frac{\sum_i s_i^2}{s_1^2}
 
     at most L. W_0 counts as Gaussian, see `stable_rank_of_noise`; so a layer that has learned nothing stays at its full
-    rank. Tucker-2 has a rank for each of its two unfoldings. Of a layer with groups, the group with the largest stable
-    rank decides. A matrix of zeros has rank 1. A layer without numbers (on the meta device) takes the middle one of its
-    ranks; under a budget it counts as noise.
+    rank. Tucker-2 has a rank for each of its two unfoldings; of CP, which has one, the larger counts. Of a layer with
+    groups, the group with the largest stable rank decides. A matrix of zeros has rank 1. A layer without numbers (on
+    the meta device) takes the middle one of its ranks; under a budget it counts as noise.
 
     Args:
         problem: candidates and budget; the profiles need `unfoldings`.
         scaled: False takes the stable rank as it is, without L / sr(W_0).
         times: t, above 0; None where a budget decides: the largest t that it allows. Where a rank has several numbers,
             the ranks are then those of the decomposition's ladder.
+        round: where ranks must be multiples of something, the next one `up` or `down`, or the `nearest`; under a
+            budget the policy chooses among multiples, and nothing is rounded.
 
     Raises:
         ValueError: both or neither of times and a budget are given, times is not a positive number, a decomposition has
-            no unfoldings, or no reachable cost meets the budget.
+            no unfoldings, no reachable cost meets the budget, or `round` where it has no effect.
 
     Source: Wang et al. 2023, "Cuttlefish: low-rank model training without all the tuning", and the authors' code for
     rounding and the limit L.
@@ -52,6 +56,11 @@ def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 
         raise ValueError(
             f"the stable_rank policy takes times or a budget (macs, weights), got {got}: set the other to null"
         )
+    if times is None and round != "up":
+        raise ValueError(
+            f"round={round!r} has no effect under a budget, where the stable_rank policy chooses among multiples: set "
+            "it to up"
+        )
     widths = {c.profile.name: _widths(c.profile, scaled) for c in problem.candidates}
     if times is None:
         return _meet_budget(problem, widths)
@@ -60,7 +69,7 @@ def stable_rank(problem: Problem, *, scaled: bool = True, times: float | None = 
     ranks = {}
     for candidate in problem.candidates:
         layer = candidate.profile
-        ranks[layer.name] = option_at(candidate, _rank(layer, widths[layer.name], times), problem.multiple)
+        ranks[layer.name] = option_at(candidate, _rank(layer, widths[layer.name], times), problem.multiple, round)
     return ranks
 
 
@@ -80,7 +89,7 @@ def stable_rank_of_noise(L: int, M: int) -> float:
 
 
 def stable_ranks(unfoldings: Sequence[tuple[np.ndarray, int]], scaled: bool = True) -> list[float]:
-    """Stable rank of every matrix that a decomposition cuts, not rounded; of groups the largest, of zeros 0.
+    """Stable rank of every matrix that bounds a rank, not rounded; of groups the largest, of zeros 0.
 
     Args:
         unfoldings: singular values `(G, L)` and the longer side M of every matrix, as of `Decomposition.unfoldings`.
@@ -113,7 +122,7 @@ def _rank(layer: LayerProfile, widths: list[float] | None, times: float) -> Rank
     full = [values_GL.shape[1] for values_GL, _ in layer.unfoldings]
     # A stable rank of exactly 3 may be a little more by rounding.
     ranks = [min(L, max(1, math.ceil(times * w * (1 - 1e-12)))) for w, L in zip(widths, full, strict=True)]
-    return ranks[0] if len(ranks) == 1 else tuple(ranks)
+    return rank_of(layer, ranks)
 
 
 def _meet_budget(problem: Problem, widths: dict[str, list[float] | None]) -> dict[str, Rank | None]:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq
 
 from lowrank_exp.rank import Budget, Candidate, Cost, Problem, allocate
 from lowrank_exp.rank.evbmf_solution import evbmf_rank, evbmf_solution, singular_values, strength, strength_bar
@@ -16,6 +16,7 @@ from lowrank_exp.rank.layer_shape import LayerShape
 from lowrank_exp.rank.policies.evbmf import evbmf
 from support.cells import cells
 from support.profiles import by_hand, changed, layer, network
+from support.textbook_evbmf import textbook_bounds, textbook_omega, textbook_reference, textbook_shrunk
 
 
 def planted(rows, columns, rank, noise, seed=0, strength=1.0):
@@ -30,41 +31,6 @@ def falling(rows, columns, power, seed=0):
     rng = np.random.default_rng(seed)
     U, _, V = np.linalg.svd(rng.normal(size=(rows, columns)), full_matrices=False)
     return U * np.arange(1.0, len(V) + 1) ** -power @ V
-
-
-# The textbook: a full SVD, and every formula as printed.
-
-
-def textbook_omega(sigma2, s, alpha, M, x_bar):
-    x = s**2 / (M * sigma2)
-    kept, noise = x[x > x_bar], x[x <= x_bar]
-    tau = 0.5 * (kept - (1 + alpha) + np.sqrt((kept - (1 + alpha)) ** 2 - 4 * alpha))
-    signal = np.sum(kept - tau + np.log((tau + 1) / kept)) + alpha * np.sum(np.log(tau / alpha + 1))
-    return np.sum(noise - np.log(noise)) + signal
-
-
-def textbook_bounds(s, L, M, x_bar):
-    H = math.ceil(L / (1 + L / M)) - 1
-    return max(s[H] ** 2 / (M * x_bar), np.mean(s[H:] ** 2) / M), np.sum(s**2) / (L * M)
-
-
-def textbook_shrunk(s, L, M, sigma2):
-    part = 1 - (L + M) * sigma2 / s**2
-    return s / 2 * (part + np.sqrt(part**2 - 4 * L * M * sigma2**2 / s**4))
-
-
-def textbook_reference(Y):
-    """Rank, noise variance and shrunk singular values of the widely used implementation."""
-    Y = Y if Y.shape[0] <= Y.shape[1] else Y.T
-    L, M = Y.shape
-    alpha = L / M
-    tau_bar = 2.5129 * np.sqrt(alpha)
-    x_bar = (1 + tau_bar) * (1 + alpha / tau_bar)
-    s = np.linalg.svd(Y)[1]
-    bounds = textbook_bounds(s, L, M, x_bar)
-    sigma2 = minimize_scalar(textbook_omega, args=(s, alpha, M, x_bar), bounds=bounds, method="Bounded").x
-    kept = s[s > np.sqrt(M * sigma2 * x_bar)]
-    return len(kept), sigma2, textbook_shrunk(kept, L, M, sigma2)
 
 
 def exact_tau_bar(alpha):

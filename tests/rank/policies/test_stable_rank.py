@@ -265,7 +265,7 @@ def test_a_real_layer_and_its_matrix():
         ({"times": math.inf}, "times=inf is not a positive number"),
         ({"times": "1"}, "times='1' is not a positive number"),
         ({"scaled": 1}, "scaled=1 is neither true nor false"),
-        ({"share": 0.9}, r"the stable_rank policy has no option \['share'\]; it takes \['scaled', 'times'\]"),
+        ({"share": 0.9}, r"the stable_rank policy has no option \['share'\]; it takes \['scaled', 'times', 'round'\]"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
