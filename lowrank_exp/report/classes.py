@@ -15,6 +15,7 @@ from lowrank_exp.text.plain_text import plain
 ALL_SHOWN = 20  # classes that a printed table has in full; of more it has the WORST
 WORST = 10
 CHANGE = "accuracy_change"
+DENSE, COMPRESSED = "dense", "compressed"
 
 
 def class_table(row: Configuration, phase: str | None = None) -> pd.DataFrame:
@@ -68,19 +69,20 @@ def all_classes(rows: Sequence[Configuration], phase: str | None = None) -> pd.D
 
 
 def confusions(row: Configuration, phase: str | None = None) -> dict[str, pd.DataFrame]:
-    """Counts of the dense and of the compressed network by phase, summed over seeds: labels x predictions.
+    """Counts of the `dense` and of the `compressed` network, summed over seeds: labels x predictions.
 
-    Empty where a seed has no file of counts. Raises ValueError for one that is damaged or has too many classes.
+    One of them where a job has a single phase: compressed, if that changed a layer. Empty where a seed has no file
+    of counts. Raises ValueError for one that is damaged or has too many classes.
     """
     found: dict[str, pd.DataFrame] = {}
-    for name in dict.fromkeys(item.name for item in _ends(row, phase)):
+    for name, network in _networks(row, phase).items():
         paths = [confusion.path_in(job.folder, name) for job in row.finished if job.folder is not None]
         if len(paths) < len(row.finished) or not all(path.is_file() for path in paths):
             return {}
         read = [(list(map(plain, names)), counts) for names, counts in map(confusion.read, paths)]
         frames = [pd.DataFrame(counts, names, names) for names, counts in read]
         names = list(dict.fromkeys(label for frame in frames for label in frame.index))
-        found[name] = sum(frame.reindex(index=names, columns=names, fill_value=0) for frame in frames)
+        found[network] = sum(frame.reindex(index=names, columns=names, fill_value=0) for frame in frames)
     return found
 
 
@@ -106,6 +108,15 @@ def _not_shown(row: Configuration, phase: str | None) -> str:
         return f"no confusion matrix: a job's folder lacks {confusion.FOLDER}/PHASE.csv"
     classes = max(map(len, counts.values()))
     return f"a confusion matrix of {classes} classes is not drawn; up to {MOST} can be read" if classes > MOST else ""
+
+
+def _networks(row: Configuration, phase: str | None) -> dict[str, str]:
+    """What the networks after the first and the last phase are called, by phase."""
+    phases = list(dict.fromkeys(item.name for item in _ends(row, phase)))
+    if len(phases) > 1:
+        return {phases[0]: DENSE, phases[-1]: COMPRESSED}
+    changed = any(layer.macs_before != layer.macs_after for job in row.finished for layer in job.layers)
+    return dict.fromkeys(phases, COMPRESSED if changed else DENSE)
 
 
 def _ends(row: Configuration, phase: str | None) -> list[PhaseResult]:

@@ -145,7 +145,8 @@ def _class_files(rows: Sequence[Configuration], phase: str | None) -> dict[str, 
     several = len({row.experiment for row in rows}) > 1
     for row in rows:
         if counts := drawable(row, phase):
-            title = f"{row.label}, sum over {len(row.finished)} seeds" if len(row.finished) > 1 else row.label
+            seeds = f", sum over {len(row.finished)} seeds" if len(row.finished) > 1 else ""
+            title = f"{row.label}\n{row.network} on {row.data}{seeds}"
             drawing = confusion_figure(counts, title)
             text = f"{_title(row.experiment)}-{row.label}" if several else row.label
             name = file_name("confusion", text, row.hash, files, "png")
@@ -196,7 +197,7 @@ def _files(sections: Sequence[render.Section], frame: pd.DataFrame, papers: Sequ
     }
     for section in sections:
         paper = next((paper for paper in papers if paper.name == section.title), None)
-        drawing = figure.tradeoff(section.frame, paper, section.title)
+        drawing = figure.drawing(section.frame, paper, section.title)
         if drawing is not None:
             alone = len(sections) == 1
             name = "tradeoff" if alone else file_name("tradeoff", section.title, digest(section.title), files, "png")

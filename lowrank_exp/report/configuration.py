@@ -3,12 +3,13 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from lowrank_exp.files.results import Result, deciding, digest
 from lowrank_exp.report.labels import Part, differing_keys, label, needed, parts_of
 
 WORST_FIRST = ("failed", "interrupted", "missing", "missed", "void")
-SERIES = ("method", "decomposition", "rank")
+SERIES, POLICY = ("method", "decomposition"), "rank"
 NAMES = ("experiment", "row")  # in a configuration
 
 
@@ -55,10 +56,27 @@ class Configuration:
 
     @property
     def series(self) -> str:
-        """The curve of the figure that this row lies on: method, decomposition and rank policy, or the control."""
+        """What a colour of the figure stands for: method and decomposition, or the control."""
         if self.control:
             return f"control: {self.control}"
         return ", ".join(self.choices[group] for group in SERIES if group in self.choices)
+
+    @property
+    def policy(self) -> str:
+        """The option of its rank policy, where it has one."""
+        return "" if self.control else self.choices.get(POLICY, "")
+
+    @property
+    def network(self) -> str:
+        """The option of its network, or where choices are not told, the name of its function."""
+        return self.choices.get("model") or _target(_of(self.config, "model"))
+
+    @property
+    def data(self) -> str:
+        """What its data are called: by their own name or folder, else by their option."""
+        data = _of(self.config, "data")
+        folder = PurePath(root).name if isinstance(root := data.get("root"), str) and "name" in data else ""
+        return str(data.get("name") or folder or self.choices.get("data") or _target(data))
 
 
 def configurations(results: Sequence[Result]) -> list[Configuration]:
@@ -104,11 +122,20 @@ def labelled(rows: Sequence[Configuration]) -> list[Configuration]:
             named[place] = replace(row, label=f"{name} {label(parts)}".strip())
     for places in experiments.values():
         for place, parts in zip(places, _parts(rows, flat, places), strict=True):
-            others = [part for part in parts if part.key not in (*SERIES, *NAMES) and not part.is_budget]
+            others = [part for part in parts if part.key not in (*SERIES, POLICY, *NAMES) and not part.is_budget]
             named[place] = replace(named[place], variant=label(others))
     rows = _distinct(named)
     label_of = {job.fingerprint: row.label for row in rows if not row.control for job in (*row.finished, *row.failed)}
     return _distinct([_as_control(row, label_of) if row.control else row for row in rows])
+
+
+def _of(config: Mapping | None, group: str) -> Mapping:
+    node = (config or {}).get(group)
+    return node if isinstance(node, Mapping) else {}
+
+
+def _target(node: Mapping) -> str:
+    return str(node.get("_target_", "")).rpartition(".")[2]
 
 
 def _parts(rows: Sequence[Configuration], flat: Sequence[Mapping], places: Sequence[int]) -> list[list[Part]]:

@@ -20,7 +20,7 @@ POINTS = 72  # in an inch
 
 
 def confusion_figure(counts: Mapping[str, pd.DataFrame], title: str = "") -> Figure:
-    """Draw counts (labels x predictions) by phase, a panel each, in percent of each label's images.
+    """Draw counts (labels x predictions) by network, a panel each, in percent of each label's images.
 
     Rows are labels, columns predictions. The colour follows the square root, so that a few percent are seen beside the
     diagonal. Up to 20 classes the cells hold their numbers.
@@ -35,13 +35,13 @@ def confusion_figure(counts: Mapping[str, pd.DataFrame], title: str = "") -> Fig
         raise ValueError(f"a confusion matrix of {most} classes cannot be read; at most {MOST} are drawn")
     side = float(np.clip(CELL * most, *SIDES))
     size = min(8.0, 0.7 * POINTS * side / most)
-    names = {phase: _names(frame) for phase, frame in counts.items()}
+    names = {network: _names(frame) for network, frame in counts.items()}
     room = 0.6 * size / POINTS * max(len(name) for known in names.values() for name in known)
     width, height = (side + room + 0.5) * len(counts) + 1.2, side + room + 1.1
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     panels = figure.subplots(1, len(counts), squeeze=False)[0]
-    for axes, (phase, frame) in zip(panels, counts.items(), strict=True):
-        display = ConfusionMatrixDisplay(_percent(frame), display_labels=names[phase])
+    for axes, (network, frame) in zip(panels, counts.items(), strict=True):
+        display = ConfusionMatrixDisplay(_percent(frame), display_labels=names[network])
         display.plot(
             include_values=len(frame) <= VALUED,
             cmap="Blues",
@@ -53,10 +53,11 @@ def confusion_figure(counts: Mapping[str, pd.DataFrame], title: str = "") -> Fig
             text_kw={"fontsize": 7},
         )
         _make_legible(display)
-        _name(axes, phase, size)
+        _name(axes, network, size)
     bar = figure.colorbar(display.im_, ax=panels, shrink=0.7, ticks=[0, 1, 5, 10, 25, 50, 100])
     bar.set_label("% of the label's images", fontsize=9)
-    figure.suptitle(shortened(title, LONGEST_TITLE), fontsize=10, parse_math=False)
+    lines = "\n".join(shortened(line, LONGEST_TITLE) for line in title.split("\n"))
+    figure.suptitle(lines, fontsize=10, parse_math=False)
     return figure
 
 
@@ -78,8 +79,8 @@ def _make_legible(display: object) -> None:
         text.set_color("white" if percent > 30 else "#222222")
 
 
-def _name(axes: Axes, phase: str, size: float) -> None:
-    axes.set_title(shortened(phase, LONGEST), fontsize=9, parse_math=False)
+def _name(axes: Axes, network: str, size: float) -> None:
+    axes.set_title(shortened(network, LONGEST), fontsize=9, parse_math=False)
     axes.set_xlabel("prediction", fontsize=9)
     axes.set_ylabel("label", fontsize=9)
     for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):

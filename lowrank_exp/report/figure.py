@@ -1,67 +1,97 @@
-"""The trade-off figure: accuracy against the MACs that remain, a curve per method and policy."""
+"""The figure of an experiment: accuracy against the MACs that remain, or bars where all rows keep as many."""
 
 import io
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lowrank_exp.report.bars import bars, cost_alike
 from lowrank_exp.report.expected import same_row
+from lowrank_exp.report.palette import (
+    ACCURACY,
+    COLORS,
+    DENSE,
+    DENSE_PUBLISHED,
+    DPI,
+    LONGEST,
+    MARKERS,
+    PUBLISHED,
+    RED,
+    WARNED,
+    WIDTH,
+    explain,
+    half_lengths,
+    heading,
+    series_of,
+    written,
+)
+from lowrank_exp.report.placing import place
 from lowrank_exp.report.published import Published
 from lowrank_exp.report.quantities import derived
 from lowrank_exp.text.plain_text import shortened
 
-# Okabe and Ito (2008): colours that colour-blind readers tell apart; black is the dense network.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
-NAMED_ROWS = 14
-LONGEST = 60  # characters of a name
-DENSE, DENSE_PUBLISHED, PUBLISHED = "dense", "dense, published", "published"
-WARNED = "with warnings"
+MACS = "MACs that remain, fraction of the dense network"
 
 
-def tradeoff(frame: pd.DataFrame, paper: Published | None = None, title: str = "") -> Figure | None:
-    """Draw `frame` (rows of `table`, one experiment); hollow markers are the paper's. None without a point.
+@dataclass(frozen=True)
+class Curve:
+    """Points that differ in their budget alone; its look, which series and variant share with other curves."""
 
-    Accuracy in percent; error bars are one standard deviation over seeds; the star is the dense network;
-    points with warnings are ringed.
-    """
+    series: str
+    variant: str
+    points: pd.DataFrame
+    color: str
+    marker: str
+
+
+def drawing(frame: pd.DataFrame, paper: Published | None = None, title: str = "") -> Figure | None:
+    """Draw `frame` (rows of `table`, one experiment) as a trade-off or as bars; None without a point."""
     points = frame.dropna(subset=["accuracy_mean", "macs_ratio_mean"])
     if points.empty:
         return None
-    figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
+    return bars(points, paper, title) if cost_alike(points) else tradeoff(points, paper, title)
+
+
+def tradeoff(points: pd.DataFrame, paper: Published | None = None, title: str = "") -> Figure:
+    """Accuracy in percent against MACs, a colour per series (method and decomposition) and a curve per row without its
+    budget; hollow markers are the paper's.
+
+    Error bars are one standard deviation over seeds; the star is the dense network; points with warnings are ringed.
+    Names of rows stand beside points where colour and marker do not say what they are.
+    """
+    curves, telling = _curves(points)
+    figure = Figure(figsize=(WIDTH, 4.8), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    names = points["series"].fillna("").drop_duplicates().tolist()
-    for number, (name, label) in enumerate(zip(names, _short(names), strict=True)):
-        group = points[points["series"].fillna("") == name].sort_values("macs_ratio_mean")
+    for curve in curves:
+        mine = curve.points
         axes.errorbar(
-            group["macs_ratio_mean"],
-            100 * group["accuracy_mean"],
-            xerr=_bars(group["macs_ratio_std"]),
-            yerr=_bars(100 * group["accuracy_std"]),
-            label=shortened(label, LONGEST),
+            mine["macs_ratio_mean"],
+            100 * mine["accuracy_mean"],
+            xerr=half_lengths(mine["macs_ratio_std"]),
+            yerr=half_lengths(100 * mine["accuracy_std"]),
             zorder=3,
-            **_style(number),
+            capsize=3,
+            elinewidth=1.0,
+            **_style(curve),
         )
+    _explain(axes, curves, telling)
     _warned(axes, points)
-    if paper:
-        _published(axes, paper, points, names)
+    unseen = [] if paper is None else _published(axes, paper, curves)
     _dense(axes, points, paper)
-    _name_rows(axes, points)
-    axes.set_xlabel("MACs that remain, fraction of the dense network")
-    axes.set_ylabel("accuracy, %")
-    axes.set_title(shortened(title, LONGEST), fontsize=10, parse_math=False)
+    axes.set_xlabel(MACS)
+    axes.set_ylabel(ACCURACY)
+    axes.set_title(heading(title, points), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
-    handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda k: labels[k] in (WARNED, PUBLISHED, DENSE, DENSE_PUBLISHED))
-    # Matplotlib leaves out what begins with an underscore.
-    labels = [f" {label}" if label.startswith("_") else label for label in labels]
-    legend = axes.legend([handles[k] for k in order], [labels[k] for k in order], fontsize=8, frameon=False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    explain(axes, curves[0].series if telling == "variant" else None)
+    left_out = place(axes, [*([] if telling else _names(curves)), *unseen])
+    if left_out:
+        axes.set_xlabel(f"{MACS}\n(no room for the names of {len(left_out)} rows, which the table has)")
     return figure
 
 
@@ -74,33 +104,94 @@ def drawn(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def _curves(points: pd.DataFrame) -> tuple[list[Curve], str]:
+    """The curves, and what tells them apart besides names at points: the `variant` of a single series, `both`, or "".
+
+    Variants have colours where there is one series, and markers of their own where several series share them.
+    """
+    keys = list(zip(series_of(points), points["variant"], strict=True))
+    series, variants = (list(dict.fromkeys(key[part] for key in keys)) for part in (0, 1))
+    groups = {key: points[[one == key for one in keys]].sort_values("macs_ratio_mean") for key in dict.fromkeys(keys)}
+    telling = ""
+    if 1 < len(variants) < len(groups) and len(variants) <= len(MARKERS):
+        telling = "both"
+    elif len(series) == 1 < len(variants) <= len(COLORS):
+        named = points["row"].notna().all() and max(map(len, groups.values())) == 1
+        telling = "" if named else "variant"
+    curves = []
+    for (one, variant), mine in groups.items():
+        color = variants.index(variant) if telling == "variant" else series.index(one)
+        marker = variants.index(variant) if telling else color
+        curves.append(Curve(one, variant, mine, COLORS[color % len(COLORS)], MARKERS[marker % len(MARKERS)]))
+    return curves, telling
+
+
+def _names(curves: Sequence[Curve]) -> list[tuple[str, float, float]]:
+    """What stands beside points: the row of a curve once, at its right end, or the names of its points."""
+    names = []
+    for curve in curves:
+        mine = curve.points[curve.points["row"].notna() | (curve.points["variant"] != "")]
+        one_row = len(mine) > 1 and mine["row"].nunique() == 1
+        for _, point in (mine.tail(1) if one_row else mine).iterrows():
+            text = point["row"] if one_row else point["configuration"]
+            names.append((shortened(text, LONGEST), point["macs_ratio_mean"], 100 * point["accuracy_mean"]))
+    return names
+
+
+def _explain(axes: Axes, curves: Sequence[Curve], telling: str) -> None:
+    """Entries of the legend: a colour for every series, a marker for every variant where these have their own."""
+    if telling == "variant":
+        for curve in curves:
+            axes.plot([], [], label=written(_row_or_variant(curve, curves)), **_style(curve))
+        return
+    for series in dict.fromkeys(curve.series for curve in curves):
+        first = next(curve for curve in curves if curve.series == series)
+        axes.plot([], [], label=written(series), **_style(first) | ({"marker": ""} if telling else {}))
+    for variant in dict.fromkeys(curve.variant for curve in curves if telling and curve.variant):
+        first = next(curve for curve in curves if curve.variant == variant)
+        axes.plot([], [], label=written(variant), **_style(first) | {"color": "#555555", "linestyle": ""})
+
+
+def _row_or_variant(curve: Curve, curves: Sequence[Curve]) -> str:
+    """The row that a curve is all of, where that has a name, else what differs."""
+    rows = set(curve.points["row"])
+    others = {row for other in curves if other is not curve for row in other.points["row"]}
+    return (
+        rows.pop()
+        if len(rows) == 1 and rows.isdisjoint(others) and curve.points["row"].notna().all()
+        else curve.variant
+    )
+
+
 def _warned(axes: Axes, points: pd.DataFrame) -> None:
     """A red ring around every point whose jobs have warnings."""
     marked = points[points["warnings"] != ""]
     if len(marked):
-        ring = {"ls": "", "marker": "o", "ms": 13, "mfc": "none", "mec": "#D00000", "mew": 1.4, "zorder": 4}
+        ring = {"ls": "", "marker": "o", "ms": 13, "mfc": "none", "mec": RED, "mew": 1.4, "zorder": 4}
         axes.plot(marked["macs_ratio_mean"], 100 * marked["accuracy_mean"], label=WARNED, **ring)
 
 
-def _published(axes: Axes, paper: Published, points: pd.DataFrame, names: list[str]) -> None:
-    """Hollow markers for the paper's rows, tied to ours by a thin line; grey where we have no result."""
+def _published(axes: Axes, paper: Published, curves: Sequence[Curve]) -> list[tuple[str, float, float]]:
+    """Hollow markers for the paper's rows, tied to ours by a thin line; those that we have no result of, with names."""
+    unseen = []
     for row in paper.rows:
         known = derived(paper.of_row(row))
         if not {"accuracy", "macs_ratio"} <= known.keys():
             continue
         x, y = known["macs_ratio"], 100 * known["accuracy"]
-        rows = zip(points["row"], points["control"], strict=True)
-        ours = points[[same_row(name, row) and not control for name, control in rows]]
-        style = {"color": "#7F7F7F", "marker": "o"}
-        for _, point in ours.iterrows():
-            style = {key: _style(names.index(point["series"]))[key] for key in style}
-            tie = [x, point["macs_ratio_mean"]], [y, 100 * point["accuracy_mean"]]
-            axes.plot(*tie, ":", color=style["color"], lw=0.9, zorder=2)
-        axes.plot([x], [y], ls="", ms=8, mfc="white", mew=1.4, zorder=2, **style)
-        if ours.empty:
-            _write(axes, row, x, y)
+        look = {"color": "#7F7F7F", "marker": "o"}
+        seen = False
+        for curve in curves:
+            for _, point in curve.points.iterrows():
+                if same_row(point["row"], row) and not point["control"]:
+                    seen, look = True, {"color": curve.color, "marker": curve.marker}
+                    tie = [x, point["macs_ratio_mean"]], [y, 100 * point["accuracy_mean"]]
+                    axes.plot(*tie, ":", color=curve.color, lw=0.9, zorder=2)
+        axes.plot([x], [y], ls="", ms=8, mfc="white", mew=1.4, zorder=2, **look)
+        unseen += [] if seen else [(shortened(row, LONGEST), x, y)]
     if any(line.get_markerfacecolor() == "white" for line in axes.lines):
         axes.plot([], [], ls="", marker="o", ms=7, mfc="white", color="#444444", label=PUBLISHED)
+    return unseen
 
 
 def _dense(axes: Axes, points: pd.DataFrame, paper: Published | None) -> None:
@@ -108,7 +199,8 @@ def _dense(axes: Axes, points: pd.DataFrame, paper: Published | None) -> None:
     ours = (100 * points["accuracy_dense_mean"].dropna().round(6)).drop_duplicates()
     printed = set()
     if paper is not None:
-        printed = {100 * paper.of_row(name)["accuracy_dense"] for name in paper.rows if _base(paper, name)}
+        values = map(paper.of_row, paper.rows)
+        printed = {100 * known["accuracy_dense"] for known in values if "accuracy_dense" in known}
     star = {"marker": "*", "color": "black", "ls": "", "ms": 12, "zorder": 5}
     if printed:
         axes.plot([1] * len(printed), sorted(printed), mfc="white", mew=1.0, label=DENSE_PUBLISHED, **star)
@@ -118,44 +210,5 @@ def _dense(axes: Axes, points: pd.DataFrame, paper: Published | None) -> None:
         axes.axhline(ours.iloc[0], color="black", lw=0.8, ls="--", alpha=0.5, zorder=1)
 
 
-def _base(paper: Published, row: str) -> bool:
-    return "accuracy_dense" in paper.of_row(row)
-
-
-def _name_rows(axes: Axes, points: pd.DataFrame) -> None:
-    """Write the names of rows beside their points, unless so many would cover each other."""
-    named = points[points["row"].notna()]
-    if len(named) <= NAMED_ROWS:
-        for _, row in named.iterrows():
-            _write(axes, row["configuration"], row["macs_ratio_mean"], 100 * row["accuracy_mean"])
-
-
-def _write(axes: Axes, text: str, x: float, y: float) -> None:
-    style = {"fontsize": 7.5, "color": "#444444", "zorder": 6}
-    axes.annotate(
-        shortened(text, LONGEST), (x, y), parse_math=False, xytext=(8, -3), textcoords="offset points", **style
-    )
-
-
-def _short(names: list[str]) -> list[str]:
-    """Names of series without the parts that all of them share; a single one keeps everything."""
-    parts = [name.split(", ") for name in names]
-    shared = set.intersection(*map(set, parts)) if len(names) > 1 else set()
-    left = [", ".join(part for part in split if part not in shared) for split in parts]
-    return [label or name for label, name in zip(left, names, strict=True)]
-
-
-def _style(number: int) -> dict:
-    return {
-        "color": COLORS[number % len(COLORS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "markersize": 6,
-        "linewidth": 1.3,
-        "capsize": 3,
-        "elinewidth": 1.0,
-    }
-
-
-def _bars(std: pd.Series) -> pd.Series | None:
-    """Half lengths of error bars; none where there is one seed or no spread at all."""
-    return std.fillna(0) if (std > 1e-9).any() else None
+def _style(curve: Curve) -> dict:
+    return {"color": curve.color, "marker": curve.marker, "markersize": 6, "linewidth": 1.3}

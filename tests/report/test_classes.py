@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lowrank_exp.files import confusion
-from lowrank_exp.files.results import PhaseResult, Result
+from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.report.classes import class_table, confusions, shown
 from lowrank_exp.report.cli import main
 from lowrank_exp.report.configuration import configurations
@@ -92,9 +92,9 @@ def test_counts_are_summed_over_seeds(runs: Callable, job: Callable) -> None:
     with_counts(folder, {"train": np.eye(3, dtype=int), "finetune": np.arange(9).reshape(3, 3)})
     (row,) = configurations([Result.read(path) for path in sorted(folder.rglob("result.json"))])
     found = confusions(row)
-    assert list(found) == ["train", "finetune"]
-    assert found["finetune"].to_numpy().tolist() == [[0, 2, 4], [6, 8, 10], [12, 14, 16]]
-    assert list(found["finetune"].columns) == list(ANIMALS)
+    assert list(found) == ["dense", "compressed"]
+    assert found["compressed"].to_numpy().tolist() == [[0, 2, 4], [6, 8, 10], [12, 14, 16]]
+    assert list(found["compressed"].columns) == list(ANIMALS)
     next(folder.rglob("finetune.csv")).unlink()
     assert confusions(row) == {}
 
@@ -107,9 +107,12 @@ def test_outputs_beyond_the_classes_may_differ_between_seeds(runs: Callable, job
         counts_CC[0, output] = 2
         confusion.write(confusion.path_in(path.parent, "train"), ANIMALS, counts_CC)
     (row,) = configurations([Result.read(path) for path in sorted(folder.rglob("result.json"))])
-    frame = confusions(row)["train"]
+    frame = confusions(row)["dense"]
     assert list(frame.columns) == [*ANIMALS, "output 3", "output 4"]
     assert frame.loc["zebra"].tolist() == [2, 0, 0, 2, 2]
+    made = LayerResult("conv", macs_before=4, macs_after=1)
+    (row,) = configurations([replace(job, layers=[made]) for job in row.finished])
+    assert list(confusions(row)) == ["compressed"]  # the network of a single phase that changed a layer
 
 
 def test_the_whole_report(runs: Callable, job: Callable, conf: Path, capsys: pytest.CaptureFixture) -> None:

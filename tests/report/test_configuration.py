@@ -32,9 +32,9 @@ def test_a_swapped_group_is_named_once(job: Callable) -> None:
         "energy macs=0.5",
         "energy macs=0.3",
     ]
-    assert [row.series for row in rows[1:3]] == [
-        "decompose, channel_svd, uniform",
-        "decompose, channel_svd, energy",
+    assert [(row.series, row.policy) for row in rows[1:3]] == [
+        ("decompose, channel_svd", "uniform"),
+        ("decompose, channel_svd", "energy"),
     ]
 
 
@@ -108,6 +108,23 @@ def test_what_a_class_alone_has_is_not_part_of_its_name(job: Callable) -> None:
         "SpatialSVD order=vertical_first",
         "ChannelSVD",
         "SpatialSVD order=horizontal_first",
+    ]
+
+
+def test_network_and_data_have_names(job: Callable) -> None:
+    folder = {"_target_": "own.ImageFolder", "name": None, "root": "/there/cifar10"}
+    kinds = [
+        ({"model": "resnet20", "data": "image_folder"}, folder),
+        ({"model": "resnet20", "data": "image_folder"}, {**folder, "name": "pictures"}),
+        ({"model": "resnet20", "data": "digits"}, {"_target_": "own.Digits", "root": "/there/cache"}),
+        ({}, {"_target_": "own.Digits"}),
+    ]
+    rows = [configurations([job(choices=c, data=d, model={"_target_": "own.vgg16"})])[0] for c, d in kinds]
+    assert [(row.network, row.data) for row in rows] == [
+        ("resnet20", "cifar10"),
+        ("resnet20", "pictures"),
+        ("resnet20", "digits"),
+        ("vgg16", "Digits"),
     ]
 
 

@@ -23,10 +23,11 @@ def counts(names: list[str], seed: int = 0, images: int = 400) -> tuple[pd.DataF
 def test_a_panel_per_phase_in_percent_of_the_rows() -> None:
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     dense, small = counts(names, 0), counts(names, 1)
-    figure = confusion_figure({"train": dense[0], "finetune": small[0]}, "svd")
+    figure = confusion_figure({"dense": dense[0], "compressed": small[0]}, "svd\nresnet20 on cifar10")
     panels = figure.axes[:2]
-    assert [axes.get_title() for axes in panels] == ["train", "finetune"]
-    assert figure.get_suptitle() == "svd"
+    assert [axes.get_title() for axes in panels] == ["dense", "compressed"]
+    assert figure.get_suptitle() == "svd\nresnet20 on cifar10"
+    assert figure.axes[2].get_ylabel() == "% of the label's images"
     for axes, (_, percent_CC) in zip(panels, (dense, small), strict=True):
         (image,) = axes.images
         np.testing.assert_allclose(image.get_array(), percent_CC, rtol=0, atol=1e-12)
