@@ -34,6 +34,7 @@ from lowrank_exp.report.published import Published
 from lowrank_exp.report.quantities import derived
 from lowrank_exp.text.plain_text import shortened
 
+MANY = 8  # names, of which some may find no room
 MACS = "MACs that remain, fraction of the dense network"
 
 
@@ -82,16 +83,16 @@ def tradeoff(points: pd.DataFrame, paper: Published | None = None, title: str = 
     _warned(axes, points)
     unseen = [] if paper is None else _published(axes, paper, curves)
     _dense(axes, points, paper)
-    axes.set_xlabel(MACS)
+    names = [*([] if telling else _names(curves)), *unseen]
+    axes.set_xlabel(f"{MACS}\n " if len(names) > MANY else MACS)  # room for a line
     axes.set_ylabel(ACCURACY)
     axes.set_title(heading(title, points), fontsize=10, parse_math=False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
     explain(axes, curves[0].series if telling == "variant" else None)
-    left_out = place(axes, [*([] if telling else _names(curves)), *unseen])
-    if left_out:
-        axes.set_xlabel(f"{MACS}\n(no room for the names of {len(left_out)} rows, which the table has)")
+    if left_out := place(axes, names):
+        axes.set_xlabel(f"{MACS}\n(names for which there is no room, see the table: {len(left_out)})")
     return figure
 
 

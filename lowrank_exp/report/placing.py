@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 
-DISTANCES = (7, 12, 20, 30, 42, 56, 72, 90)  # points from a point's middle to its name
-DIRECTIONS = 16
+DISTANCES = (7, 12, 20, 30, 42, 56, 72, 90, 120, 160, 200)  # points from a point's middle to its name
+DIRECTIONS = 24
 MARKER = 6.0  # half the side of what a marker covers, points
 GAP = 1.0  # between what must not touch, points
 CROSSED = 40.0  # points of distance that a name goes rather than lie on a line
@@ -39,7 +39,9 @@ def place(axes: Axes, names: Sequence[tuple[str, float, float]], size: float = 7
         for distance, turn in itertools.product(DISTANCES, range(DIRECTIONS)):
             box = _beside(middle, extent.width, extent.height, distance * pixels, 2 * math.pi * turn / DIRECTIONS)
             wide = _grown(box, GAP * pixels)
-            if _inside(box, frame) and not any(_meet(wide, other) for other in (*taken, *marked)):
+            tie_P2 = _tie(middle, box)  # the line from its point passes through no other name
+            crosses = any(_holds(other, tie_P2).any() for other in taken)
+            if _inside(box, frame) and not crosses and not any(_meet(wide, other) for other in (*taken, *marked)):
                 found.append((distance + CROSSED * bool(_holds(box, strokes_P2).any()), box))
         if not found:
             text.remove()
@@ -47,6 +49,7 @@ def place(axes: Axes, names: Sequence[tuple[str, float, float]], size: float = 7
             continue
         cost, box = min(found)
         taken.append(box)
+        strokes_P2 = np.concatenate([strokes_P2, _tie(middle, box)])
         text.remove()
         _write(axes, text, (x, y), box, middle, pixels, cost > NEAR)
     return left_out
@@ -79,6 +82,12 @@ def _strokes(axes: Axes) -> np.ndarray:
     steps_S1 = np.linspace(0, 1, 200)[:, None]
     pairs = [pair for path in paths if np.isfinite(path).all() for pair in itertools.pairwise(path)]
     return np.concatenate([start + steps_S1 * (end - start) for start, end in pairs]) if pairs else np.empty((0, 2))
+
+
+def _tie(middle: np.ndarray, box: Box) -> np.ndarray:
+    """Points on the line from a point to the middle of a box, `(P, 2)`."""
+    steps_P1 = np.linspace(0, 1, 60)[:, None]
+    return middle + steps_P1 * (np.array([box[0] + box[2], box[1] + box[3]]) / 2 - middle)
 
 
 def _beside(middle: np.ndarray, width: float, height: float, distance: float, angle: float) -> Box:

@@ -121,7 +121,10 @@ def test_names_for_which_there_is_no_room_are_counted(job: Callable) -> None:
     figure = drawing(table(configurations(jobs)))
     left = 90 - len(figure.axes[0].texts)
     assert 0 < left < 90
-    assert figure.axes[0].get_xlabel().endswith(f"(no room for the names of {left} rows, which the table has)")
+    figure.draw_without_rendering()
+    below = figure.axes[0].xaxis.label.get_window_extent()
+    assert not below.overlaps(figure.legends[0].get_window_extent())
+    assert figure.axes[0].get_xlabel().endswith(f"(names for which there is no room, see the table: {left})")
     assert not [1 for one, other in itertools.combinations(extents(figure), 2) if one.overlaps(other)]
 
 
