@@ -60,7 +60,7 @@ class HeldRows:
     @property
     def mean_GD(self) -> Tensor:
         """E[x]."""
-        return sum(rows_GPD.sum(dim=1) for rows_GPD in self._rows()) / self.count
+        return sum(rows_GPD.sum(dim=1) for rows_GPD in self.rows()) / self.count
 
     @property
     def second(self) -> "HeldRows":
@@ -69,12 +69,12 @@ class HeldRows:
 
     def times(self, what_GOD: Tensor) -> Tensor:
         """What M, `(G, O, D)`."""
-        return sum((what_GOD @ rows_GPD.mT) @ rows_GPD for rows_GPD in self._rows()) / self.count
+        return sum((what_GOD @ rows_GPD.mT) @ rows_GPD for rows_GPD in self.rows()) / self.count
 
     def of_responses(self, weight_GOD: Tensor, bias_GO: Tensor | None = None) -> Moments:
         """Those of the responses y = W x + b."""
         moved = Moments()
-        for rows_GPD in self._rows():
+        for rows_GPD in self.rows():
             y_GPO = rows_GPD @ weight_GOD.mT
             moved.add(y_GPO if bias_GO is None else y_GPO + bias_GO[:, None])
         return moved
@@ -86,19 +86,20 @@ class HeldRows:
             V = X^\top U (P \Lambda)^{-1/2}
         """
         products_GPP = torch.cat(
-            [torch.cat([one @ other.mT for other in self._rows()], dim=2) for one in self._rows()], dim=1
+            [torch.cat([one @ other.mT for other in self.rows()], dim=2) for one in self.rows()], dim=1
         )
         values_GP, U_GPP = torch.linalg.eigh(products_GPP / self.count)
         told_GP = values_GP > cutoff * values_GP[:, -1:]
         scale_GP = torch.where(told_GP, values_GP, torch.inf).rsqrt() / self.count**0.5
-        along_GOP = torch.cat([change_GOD @ rows.mT for rows in self._rows()], dim=2) @ (U_GPP * scale_GP[:, None])
+        along_GOP = torch.cat([change_GOD @ rows.mT for rows in self.rows()], dim=2) @ (U_GPP * scale_GP[:, None])
         ridge_G1 = values_GP.sum(dim=1, keepdim=True) / change_GOD.shape[2] / self.count
         divisor_GP = torch.where(told_GP, values_GP + ridge_G1, 1.0)
         along_GOP = along_GOP / divisor_GP[:, None] @ (U_GPP * scale_GP[:, None]).mT
         sizes = [some.shape[1] for some in self._some_GPD]
-        return sum(part @ rows for part, rows in zip(along_GOP.split(sizes, dim=2), self._rows(), strict=True))
+        return sum(part @ rows for part, rows in zip(along_GOP.split(sizes, dim=2), self.rows(), strict=True))
 
-    def _rows(self) -> Iterator[Tensor]:
+    def rows(self) -> Iterator[Tensor]:
+        """All of them, `(G, P, D)`, in float64, in the parts in which they came."""
         for some_GPD in self._some_GPD:
             yield some_GPD.double()
 
