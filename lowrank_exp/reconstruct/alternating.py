@@ -126,12 +126,11 @@ def alternating(
     # Below that an error is rounding of the moments, and sweeps after it would only follow the rounding.
     exact = EXACT * error(target_GOD, torch.zeros_like(target_GOD), second_GDD)
     least = error(target_GOD, dense_GOD(parts, best, G), second_GDD)
-    guess, share, ceiling, quiet = best, 0.5, 1.0, 0
+    now, guess, share, ceiling, quiet = least, best, 0.5, 1.0, 0
     for sweep in range(sweeps):
         swept = list(guess)
         for turn in reversed(range(len(swept))):
-            swept[turn] = _one_factor(parts, swept, turn, target_GOD, second_GDD, steps, tolerance / 10)
-        now = error(target_GOD, dense_GOD(parts, swept, G), second_GDD)
+            swept[turn], now = _one_factor(parts, swept, turn, target_GOD, second_GDD, steps, tolerance / 10)
         if now > least:  # the step was too long: back, and a shorter one next time
             guess, ceiling, share = best, share, share / 1.5
             continue
@@ -155,8 +154,8 @@ def _one_factor(
     second_GDD: Tensor | HeldRows,
     steps: int,
     tolerance: float,
-) -> Tensor:
-    """The weight of factor `turn` that is best for the others as they are."""
+) -> tuple[Tensor, float]:
+    """The weight of factor `turn` that is best for the others as they are, and the error that it leaves."""
     places = [place for place, part in enumerate(parts) if not isinstance(part, Reorder)]
     before, after = parts[: places[turn]], parts[places[turn] :]
     kernel_IMK = _kernel_through(_identity_kernel(_channels_into(parts), weights[0]), before, weights[:turn])
@@ -184,9 +183,10 @@ def _one_factor(
 
     with torch.no_grad():
         off_GOD = target_GOD - what_GOD.detach()
-        left = error(off_GOD, torch.zeros_like(off_GOD), second_GDD)
-        steepest = adjoint(times(off_GOD, second_GDD))
-        return start.detach() + _conjugate_gradients(normal, nearly_solve, steepest, left, steps, tolerance)
+        slope_GOD = times(off_GOD, second_GDD)
+        left = float((slope_GOD * off_GOD).sum())
+        change, left = _conjugate_gradients(normal, nearly_solve, adjoint(slope_GOD), left, steps, tolerance)
+        return start.detach() + change, left
 
 
 def _conjugate_gradients(
@@ -196,8 +196,11 @@ def _conjugate_gradients(
     left: float,
     steps: int,
     tolerance: float,
-) -> Tensor:
-    """v with `normal(v)` near r; no step is made that would take less than `tolerance` off the error that is `left`."""
+) -> tuple[Tensor, float]:
+    """v with `normal(v)` near r, and the error that is then left, of `left` now.
+
+    No step is made that would take less than `tolerance` off it.
+    """
     nearly_solve = nearly_solve or (lambda r: r)
     v, p = torch.zeros_like(r), nearly_solve(r)
     squared = (r * p).sum()
@@ -216,4 +219,4 @@ def _conjugate_gradients(
         if min(gain, float(alpha * squared)) <= tolerance * left:
             break
         p = z + squared / previous * p
-    return v
+    return v, left
