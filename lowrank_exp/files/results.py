@@ -14,7 +14,7 @@ import stat
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 from lowrank_exp.checks import is_number, is_whole
@@ -130,6 +130,9 @@ class Result:
     `exports`: of every exported network a mapping of its `format`, `files`, `opset`, `bytes`, `subnormals` (weights set
     to zero), and how it compares with the network on so many `images` (`of` validation or test): the largest
     `difference` of outputs relative to the largest output, and the share of `equal_predictions`; or the `error`.
+    `dense`: the dense network, which all figures are compared with: its costs, and the rest where the phase of that
+    name, or `initial`, a measurement before the first phase, has measured it; else `warnings` say why not. None: a
+    result of a version before this was recorded.
     `folder` is where it was read from; it is not written.
     """
 
@@ -150,6 +153,7 @@ class Result:
     choices: dict[str, str] = field(default_factory=dict)
     exports: list[dict] = field(default_factory=list)
     control: dict[str, str] = field(default_factory=dict)
+    dense: PhaseResult | None = None
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -171,6 +175,25 @@ class Result:
     def not_exported(self) -> list[str]:
         """A sentence on every file that could not be exported."""
         return [f"export={one.get('format')}: {one['error']}" for one in self.exports if "error" in one]
+
+    def beside_dense(self) -> dict[str, float]:
+        """What remains of the dense network's costs, `macs_ratio` and `weights_ratio`, and `accuracy_change`.
+
+        Of the last phase, as fractions; what was not measured of either network is left out.
+
+        >>> phases = [PhaseResult("train", 0.75, macs=100), PhaseResult("finetune", 0.5, macs=25)]
+        >>> Result("ok", "0" * 16, None, None, 0, "decompose", {}, phases, dense=phases[0]).beside_dense()
+        {'macs_ratio': 0.25, 'accuracy_change': -0.25}
+        """
+        if self.dense is None or not self.phases:
+            return {}
+        last, found = self.phases[-1], {}
+        for cost in ("macs", "weights"):
+            before, now = getattr(self.dense, cost), getattr(last, cost)
+            found |= {f"{cost}_ratio": now / before} if before and now is not None else {}
+        if self.dense.accuracy is not None and last.accuracy is not None:
+            found["accuracy_change"] = last.accuracy - self.dense.accuracy
+        return found
 
     def write(self, path: str | Path) -> None:
         """Write the whole file or nothing. Numbers that JSON lacks (NaN, infinities) are written as null.
@@ -198,6 +221,8 @@ class Result:
         for name, kind in nested.items():
             items = enumerate(record.get(name, []))
             record[name] = [kind(**_check_record(kind, item, str(path), f"{name}[{number}]")) for number, item in items]
+        if record.get("dense") is not None:
+            record["dense"] = PhaseResult(**_check_record(PhaseResult, record["dense"], str(path), "dense"))
         try:
             return cls(**record, folder=path.parent)
         except ValueError as error:
@@ -359,6 +384,8 @@ def _fits(value: object, hint: typing.Any, least: float, most: float) -> bool:
         return isinstance(value, list) and (not plain_items or all(isinstance(one, parts[0]) for one in value))
     if typing.get_origin(hint) is dict:
         return isinstance(value, dict) and all(_fits(one, parts[1], least, most) for one in value.values())
+    if is_dataclass(hint):  # whose fields are checked one by one, too
+        return isinstance(value, dict)
     if hint is int:
         return is_whole(value, least, most)
     if hint is float:
@@ -374,6 +401,8 @@ def _in_words(hint: typing.Any, least: float, most: float) -> str:
         return f"a mapping of names to {_in_words(parts[1], least, most)}"
     if typing.get_origin(hint) is list:
         return {str: "a list of words", dict: "a list of mappings"}.get(parts[0], "a list")
+    if is_dataclass(hint):
+        return "a mapping"
     if hint in (int, float):
         return f"{'a whole number' if hint is int else 'a number'} from {least:g} to {most:g}"
     return {str: "a text", dict: "a mapping", list: "a list", bool: "true or false"}.get(hint, "null")

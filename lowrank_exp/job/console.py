@@ -61,7 +61,8 @@ class Console:
     def result(self, result: Result, path: Path) -> None:
         """The tables of phases and layers, what they warn of, then the path of the result."""
         phases = _make_table(PHASE_COLUMNS, left=1)
-        for p in result.phases:
+        named = {phase.name for phase in result.phases}
+        for p in ([result.dense] if result.dense and result.dense.name not in named else []) + result.phases:
             _add_row(
                 phases,
                 p.name,
@@ -85,6 +86,8 @@ class Console:
         for p in result.phases:
             if speeds := list_speeds(p.values):
                 self.speeds(p.name, speeds)
+        if beside := _tell_beside_dense(result):
+            self.say(beside)
         if weakest := _tell_weakest_class(result.phases):
             self.say(weakest)
         for warning in result.told():
@@ -167,6 +170,19 @@ def _make_table(columns: tuple[str, ...], left: int) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
     return table
+
+
+def _tell_beside_dense(result: Result) -> str:
+    """What remains of the dense network, and the change of its accuracy, or why that is not known."""
+    if result.dense is None or result.phases[-1].name == result.dense.name:
+        return ""
+    found = result.beside_dense()
+    parts = [f"{found[f'{what}_ratio']:.2%} of the {UNITS[what]}" for what in UNITS if f"{what}_ratio" in found]
+    remain = f"{' and '.join(parts)} remain, " if parts else ""
+    change = found.get("accuracy_change")
+    if change is None:
+        return f"of the dense network {remain}its accuracy was not measured: {'; '.join(result.dense.warnings)}"
+    return f"of the dense network ({result.dense.name}) {remain}accuracy {100 * change:+.2f} points"
 
 
 def _tell_latency(result: Result) -> list[str]:

@@ -21,7 +21,8 @@ def deliver(folder: Path, result: Result, network: Path | None, plan: Plan | Non
     if plan is not None:
         plan.write(folder / PLAN)
         written.append(PLAN)
-    for phase in result.phases:
+    measured = {phase.name: phase for phase in (*result.phases, result.dense) if phase is not None and phase.key}
+    for phase in measured.values():
         stored = store.confusion(phase.name, phase.key)
         if stored.is_file():  # a phase stored by an earlier version has none
             path = confusion.path_in(folder, phase.name)

@@ -17,6 +17,7 @@ from lowrank_exp.files import confusion
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, digest
 from lowrank_exp.files.whole import digest_once, file_digest
 from lowrank_exp.job.console import Console
+from lowrank_exp.job.dense import INITIAL
 from lowrank_exp.job.exports import describe_data
 from lowrank_exp.job.finished import read_finished
 from lowrank_exp.job.loggers import Log
@@ -111,7 +112,9 @@ class FileJob:
                 log.phase(phase)
                 self.console.row(phase)
             log.classes(phases)
-            result = Result("ok", **identity, phases=phases, environment=describe_environment(DEVICE))
+            unknown = PhaseResult(INITIAL, warnings=["an exported file does not tell what it was made from"])
+            place = describe_environment(DEVICE)
+            result = Result("ok", **identity, phases=phases, environment=place, dense=unknown)
             log.end(result)
             failed = False
         finally:

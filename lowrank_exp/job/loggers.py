@@ -206,18 +206,21 @@ class Log:
 
     @_unless_it_fails
     def end(self, result: Result) -> None:
-        """How the job ended: its status and warnings in words, or, where a logger takes none, how many they are."""
+        """How the job ended: beside its dense network; status and warnings in words, or, where a logger takes none,
+        how many they are."""
         warnings = result.told()
+        dense = {k: v for k, v in asdict(result.dense).items() if is_number(v)} if result.dense else {}
+        figures = {f"dense.{k}": v for k, v in dense.items()} | result.beside_dense()
         if isinstance(self.logger, WandbLogger):
             run = self.logger.experiment
-            run.summary.update({"status": result.status, "warnings": "\n".join(warnings)})
+            run.summary.update({**figures, "status": result.status, "warnings": "\n".join(warnings)})
             run.tags = (
                 *run.tags,
                 *([result.status] if result.status != "ok" else []),
                 *(["warnings"] if warnings else []),
             )
             return
-        numbers = {"missed": float(result.status == "missed"), "warnings": float(len(warnings))}
+        numbers = {**figures, "missed": float(result.status == "missed"), "warnings": float(len(warnings))}
         self.logger.log_metrics(numbers, step=self.step)
         if isinstance(self.logger, TensorBoardLogger):
             self.logger.experiment.add_text("warnings", "\n\n".join(warnings), self.step)

@@ -15,6 +15,7 @@ from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.edits import edits_of
 from lowrank_exp.files.results import digest
 from lowrank_exp.files.whole import file_digest
+from lowrank_exp.job.dense import INITIAL, Dense, dense_costs, find_dense_phase
 from lowrank_exp.job.exports import check_last, formats_named
 from lowrank_exp.job.phase_keys import by_content, of_model
 from lowrank_exp.job.preflight import check_processes, check_size
@@ -22,6 +23,7 @@ from lowrank_exp.job.walk import make_phases, walk
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.network.inputs import floating_type
+from lowrank_exp.phases import Evaluate
 from lowrank_exp.phases.phase import Phase
 from lowrank_exp.training.generators import seed_all
 
@@ -46,6 +48,8 @@ class Parts:
         formats: of the files that the last network is exported to.
         learnt: whether it has the weights of a file, or a phase trains it.
         steps: the phases in order.
+        dense: the network that figures are compared with.
+        first: the measurement of the initial network, where it is the dense one and no phase measures it; else None.
     """
 
     def __init__(self, cfg: DictConfig, config: dict[str, Any], device: str, say: Callable[[str], None]) -> None:
@@ -58,7 +62,8 @@ class Parts:
             raise ValueError(f"decomposition: {error}") from error
         self.data = make_data(cfg)
         target = str(cfg.model.get("_target_"))
-        if target.startswith("lowrank_exp.models.") and not target.endswith((".hub", ".clip")):  # one of our own
+        drawn = target.startswith("lowrank_exp.models.") and not target.endswith((".hub", ".clip"))  # one of our own
+        if drawn:
             check_size(self.make_dense_network, target)
         self.initial = self.make_initial_network(say)
         self.edits = edits_of(self.initial)
@@ -72,7 +77,13 @@ class Parts:
         check_processes({name: config["method"]["phases"][name] for name in phases}, device)
         self.example, last = walk(self.initial, phases, self.data, device)
         check_last(last, self.formats)
-        self.steps = self._make_steps(phases)
+        known = cfg.model.get("weights") is not None or not drawn
+        whole = self.make_dense_network() if self.edits else self.initial
+        phase = find_dense_phase(phases, config["method"], known)
+        self.dense = Dense(phase, dense_costs(whole, self.example), known, bool(self.edits))
+        key, self.steps = self._make_steps(phases)
+        own = digest([key, Evaluate.version])
+        self.first = Step(INITIAL, Evaluate(), own) if self.dense.is_measured_first else None
 
     def make_dense_network(self) -> nn.Module:
         """The network as its constructor makes it, without weights from a file; seeded by the job's seed."""
@@ -109,8 +120,9 @@ class Parts:
         ) is not None:
             say(warning)
 
-    def _make_steps(self, phases: dict[str, Phase]) -> list[Step]:
-        """The phases with the keys of their outcomes: each chains to the one before."""
+    def _make_steps(self, phases: dict[str, Phase]) -> tuple[str, list[Step]]:
+        """The key of the initial network, and the phases with those of their outcomes: each chains to the one before
+        it."""
         weights = self.config["model"].get("weights")
         # The tensors tell of what the configuration does not: a constructor whose code has changed.
         start = [
@@ -118,13 +130,13 @@ class Parts:
             file_digest(weights_file(self.initial, weights)) if weights else None,
             tensors_digest(self.initial),
         ]
-        key = digest([*start, self.data.digest, self.cfg.seed])
+        initial = key = digest([*start, self.data.digest, self.cfg.seed])
         steps = []
         for name, phase in phases.items():
             own = [phase.version, by_content(self.config["method"]["phases"][name])]
             key = digest([key, *own, *([found] if (found := phase.conditions()) else [])])
             steps.append(Step(name, phase, key))
-        return steps
+        return initial, steps
 
 
 def make_data(cfg: DictConfig) -> ImageData:

@@ -145,15 +145,22 @@ class _Job:
         log = Log.of_job(self.cfg, self.config, self.folder, self.labels, identity["fingerprint"], self.console.say)
         failed = True
         try:
+            first = self.measure_initial()
             phases, plan, network = self.run_phases(log)
+            dense = self.parts.dense.result([*first, *phases], self.epochs)
             layers = layer_results(self.parts.make_dense_network(), network, self.parts.example, plan, self.parts.edits)
             log.layers(layers)
             log.classes(phases)
             status = "missed" if any(phase.missed for phase in phases) else "ok"
             result = Result(
-                status, **identity, phases=phases, layers=layers, environment=describe_environment(self.device)
+                status,
+                **identity,
+                phases=phases,
+                layers=layers,
+                environment=describe_environment(self.device),
+                warnings=self.warn_of_untrained(phases),
+                dense=dense,
             )
-            result = replace(result, warnings=self.warn_of_untrained(phases))
             log.end(result)
             failed = False
         finally:
@@ -184,7 +191,8 @@ class _Job:
         evaluation, latency = self.cfg.evaluation.batch_size, self.timer.seconds * len(self.timer.batch_sizes)
         untrained = self.cfg.model.get("weights") is None
         dry_run = DryRun(self.parts.initial, untrained, self.parts.data, evaluation, latency, self.console)
-        for step in self.parts.steps:
+        first = [] if self.parts.first is None else [self.parts.first]
+        for step in [*first, *self.parts.steps]:
             setting = self.make_setting(step, self.store.folder(step.name, step.key))
             seed_all(setting.seed)
             if (outcome := self.store.read(step.name, step.key)) is not None:
@@ -207,6 +215,17 @@ class _Job:
         steps = [(step.name, step.key) for step in self.parts.steps]
         result = read_finished(self.folder, expected, steps, self.exact, self.console.say)
         return result if result is not None and self.timer.has_timed(result, self.config["latency"]) else None
+
+    def measure_initial(self) -> list[PhaseResult]:
+        """The network that the first phase gets, measured where it is the dense one and no phase measures it."""
+        if (step := self.parts.first) is None:
+            return []
+        raise_received()
+        self.place.phase(step.name, step.phase)
+        outcome, stored = self.store.read(step.name, step.key), True
+        if outcome is None:
+            outcome, stored = self.compute(step, lambda metrics: None)
+        return [(self.meter.renew_latency(outcome) if stored else outcome).result(stored)]
 
     def run_phases(self, log: Log) -> tuple[list[PhaseResult], Plan | None, nn.Module]:
         """Every phase in order, from the store where its outcome lies there."""
@@ -282,7 +301,8 @@ class _Job:
         seed, store = int(step.key[:8], 16), Path(self.cfg.paths.store)
         scores, svds = store / "scores", SVDStore(store / "svd")
         parts = (self.parts.data, seed, self.device, self.cfg.progress, folder, scores, svds, on_epoch)
-        before = self.parts.steps[: self.parts.steps.index(step)]
+        steps = self.parts.steps
+        before = steps[: steps.index(step)] if step in steps else []
         folders = {other.name: self.store.folder(other.name, other.key) for other in before}
         known = (dict(self.epochs), folders, self.load_network_after, self.parts.example, TimeStore(store / "times"))
         return Setting(step.name, *parts, *known)

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -57,6 +58,8 @@ class Agree(Phase):
     Source: Molchanov, Tyree, Karras, Aila, Kautz 2017, "Pruning convolutional neural networks for resource efficient
     inference", table of correlations.
     """
+
+    keeps_dense: ClassVar[bool] = True
 
     criteria: Mapping[str, WeightCriterion | DataCriterion | WeightedSum]
     layers: Sequence[str] | None = None

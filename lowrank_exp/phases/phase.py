@@ -72,6 +72,7 @@ class Phase(ABC):
 
     version: ClassVar[int] = 1
     trains: ClassVar[bool] = False  # the weights, by images and labels
+    keeps_dense: ClassVar[bool] = False  # leaves a dense network dense, and as good as it can make it
     begins_anew: ClassVar[bool] = False  # gives a network that plans of earlier phases do not belong to
 
     @property

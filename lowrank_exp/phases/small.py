@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -38,6 +39,8 @@ class Recompose(Phase):
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Phase):
     """Change nothing: a row of figures for the network as it is."""
+
+    keeps_dense: ClassVar[bool] = True
 
     def walk_(self, network: nn.Module, example: Tensor) -> None:
         return

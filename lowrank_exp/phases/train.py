@@ -27,6 +27,7 @@ class Train(Phase):
 
     version: ClassVar[int] = 2
     trains: ClassVar[bool] = True
+    keeps_dense: ClassVar[bool] = True
 
     recipe: Recipe
 

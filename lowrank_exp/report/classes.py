@@ -121,17 +121,23 @@ def _networks(row: Configuration, phase: str | None) -> dict[str, str]:
 
 def _ends(row: Configuration, phase: str | None) -> list[PhaseResult]:
     """The dense and the compressed network of every seed, as far as there are phases of these names."""
-    return [item for job in row.finished for item in dense_and_compressed(job, phase) if item.name]
+    found = []
+    for job in row.finished:
+        dense, compressed = dense_and_compressed(job, phase)
+        found += [dense] if dense.accuracy is not None else []  # what was not measured is told elsewhere
+        found += [compressed] if compressed.name else []
+    return found
 
 
 def _of_job(job: Result, phase: str | None) -> pd.DataFrame:
     """Classes x phases, and the change where both ends of it were recorded."""
-    columns = {f"accuracy.{item.name}": _series(item) for item in job.phases if item.class_accuracy}
     dense, compressed = dense_and_compressed(job, phase)
+    measured = [item for item in (dense, *job.phases) if item.class_accuracy]
+    columns = {f"accuracy.{item.name}": _series(item) for item in measured}
     if dense.name != compressed.name and dense.class_accuracy and compressed.class_accuracy:
         columns[CHANGE] = _series(compressed) - _series(dense)
     frame = pd.DataFrame(columns)
-    classes = dict.fromkeys(name for item in job.phases for name in item.class_accuracy)
+    classes = dict.fromkeys(name for item in measured for name in item.class_accuracy)
     return frame.reindex(list(classes))  # pandas sorts the index of a union
 
 

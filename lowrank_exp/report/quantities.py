@@ -105,32 +105,27 @@ def measured_over(result: Result, layers: str, phase: str | None = None) -> dict
 
 
 def dense_and_compressed(result: Result, phase: str | None = None) -> tuple[PhaseResult, PhaseResult]:
-    """The network to compare with, and the one after the phase named `phase` or the last one.
+    """The dense network as the job has recorded it, and the network after the phase named `phase` or the last one.
 
-    To compare with: the phase that the method's `dense` names, else the one named `dense`, else the first one. A phase
-    without name and numbers where there is none.
+    A phase without name and numbers where there is none: results of earlier versions have no dense network.
     """
     nothing = PhaseResult("")
     after = {item.name: item for item in result.phases}
-    method = result.config.get("method")
-    said = method.get("dense") if isinstance(method, Mapping) else None
-    named = after.get(said) if isinstance(said, str) else None
-    first = named or after.get("dense") or (result.phases[0] if result.phases else nothing)
     last = result.phases[-1] if result.phases else nothing
-    return first, last if phase is None else after.get(phase, nothing)
+    return result.dense or nothing, last if phase is None else after.get(phase, nothing)
 
 
 def measured(result: Result, phase: str | None = None) -> dict[str, float]:
     """All quantities of one finished job; NaN where something was not measured.
 
-    Which phases the dense and the compressed network are of: see `dense_and_compressed`. `_change` is compressed minus
+    Which networks the dense and the compressed one are: see `dense_and_compressed`. `_change` is compressed minus
     dense, `_ratio` compressed / dense, `_reduction` 1 - ratio, `_speedup` 1 / ratio; `seconds` is the sum over all
     phases. Besides, `accuracy.NAME`, `top5.NAME` and `seconds.NAME` for every phase, and `values.FIGURE.NAME` for the
     figures of its own.
 
     >>> dense = PhaseResult("train", accuracy=0.75, macs=100)
     >>> small = PhaseResult("finetune", accuracy=0.5, macs=25)
-    >>> job = Result("ok", "0" * 16, None, None, 0, "decompose", {}, [dense, small])
+    >>> job = Result("ok", "0" * 16, None, None, 0, "decompose", {}, [dense, small], dense=dense)
     >>> [measured(job)[name] for name in ("accuracy_change", "macs_ratio", "macs_speedup")]
     [-0.25, 0.25, 4.0]
     """

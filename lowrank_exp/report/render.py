@@ -61,9 +61,9 @@ class Section:
 def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Rows of `table` as text: configuration, n, the quantities `names` in their shown units, status.
 
-    By default all quantities, and the accuracy after every phase between the first and the last. A change that is not
-    told from none is marked; several rows have numbers, by which each names those that it is not told from. Where
-    latencies were measured in different ways, each row tells its own.
+    By default all quantities, and the accuracy after every phase between the dense network and the last one. A change
+    that is not told from none is marked; several rows have numbers, by which each names those that it is not told from.
+    Where latencies were measured in different ways, each row tells its own.
     """
     columns = {"configuration": _names(frame), "n": frame["n"].astype(str)}
     several = len(frame) > 1 and testable(frame)
@@ -111,9 +111,10 @@ def _status(frame: pd.DataFrame) -> pd.Series:
 
 
 def _between(frame: pd.DataFrame) -> list[str]:
-    """The phases whose accuracy is in `frame`, without the first and the last."""
+    """The phases whose accuracy is in `frame`, without those after which the network is dense, and the last one."""
     phases = [re.fullmatch(r"accuracy\.(.+)_mean", str(name)) for name in frame.columns]
-    return [match[1] for match in phases if match][1:-1]
+    dense = {name for cell in frame["dense_after"] for name in str(cell).split("; ")}
+    return [match[1] for match in phases if match and match[1] not in dense][:-1]
 
 
 def figures_text(frame: pd.DataFrame) -> pd.DataFrame:

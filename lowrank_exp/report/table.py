@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lowrank_exp.files.results import VOID
+from lowrank_exp.files.results import VOID, Result
 from lowrank_exp.report.configuration import Configuration, leaves
 from lowrank_exp.report.distinguish import with_distinguished
 from lowrank_exp.report.labels import differing_keys
@@ -69,7 +69,26 @@ def notes(rows: Sequence[Configuration]) -> list[str]:
             lines.append(f"{row.label}: {MIXED}")
         elif len(ways := _ways(row)) > 1:
             lines.append(f"{row.label}: {OTHERWISE_TIMED}: {'; '.join(ways)}")
-    return lines
+    return [*lines, *_notes_on_dense(rows)]
+
+
+def _notes_on_dense(rows: Sequence[Configuration]) -> list[str]:
+    """The rows whose dense network was not measured, and why, a line for every reason."""
+    labels: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for job in row.finished:
+            if reason := _why_no_dense(job):
+                labels.setdefault(reason, {})[row.label] = None
+    return [f"{reason}: {', '.join(found)}" for reason, found in labels.items()]
+
+
+def _why_no_dense(job: Result) -> str:
+    if job.dense is None:
+        return "the dense network was not recorded (results of an earlier version), nothing is compared with it"
+    if job.dense.accuracy is None:
+        why = "; ".join(job.dense.warnings) or "it gave no numbers"
+        return f"the accuracy of the dense network was not measured, as {why}"
+    return ""
 
 
 def last_line(error: str | None) -> str:
@@ -113,6 +132,7 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         both = (math.nan, math.nan) if name.startswith(left_out) else numbers
         record[f"{name}_mean"], record[f"{name}_std"] = both
     jobs = row.finished or row.failed
+    record["dense_after"] = "; ".join(dict.fromkeys(job.dense.name for job in row.finished if job.dense is not None))
     record |= {"hash": row.hash, "fingerprints": _joined(job.fingerprint for job in jobs)}
     for name in ("commit", "date", "machine", "device", "threads"):
         record[name] = _joined(job.environment.get(name) for job in jobs)

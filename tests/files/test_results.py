@@ -129,7 +129,23 @@ def test_a_field_that_an_earlier_version_did_not_write_takes_its_default(tmp_pat
     path.write_text(json.dumps(record))
     read = Result.read(path)
     assert read.phases == [PhaseResult("dense", 0.75, macs=100, class_accuracy={})]
-    assert (read.layers[0].rank, read.layers[0].reason, read.error) == ([3, 4], "", None)
+    assert (read.layers[0].rank, read.layers[0].reason, read.error, read.dense) == ([3, 4], "", None, None)
+
+
+def test_the_dense_network_is_read_as_a_phase_is(tmp_path: Path) -> None:
+    path, dense = tmp_path / "result.json", PhaseResult("initial", macs=200, warnings=["drawn"])
+    example(dense=dense).write(path)
+    assert Result.read(path).dense == dense
+    assert Result.read(path).beside_dense() == {"macs_ratio": 0.5}
+    for value, message in (
+        ({"name": "a", "macs": -1}, r"dense\.macs must be a number from 0"),
+        ({"macs": 1}, "dense lacks name"),
+        (3, "dense must be a mapping or null, got 3"),
+    ):
+        record = json.loads(path.read_text()) | {"dense": value}
+        (tmp_path / "other.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=message):
+            Result.read(tmp_path / "other.json")
 
 
 def test_accuracies_by_class_keep_the_order_of_the_labels_and_the_folder_is_not_written(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """The methods that prune, from the command line: phases, layers, going on after a kill, and refusals."""
 
 import re
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
 from lowrank_exp import measure
 from lowrank_exp.artifact import load
+from lowrank_exp.report.cli import main
 from support.method_jobs import JOB, goes_on_alike, job
 from support.smoke import SMOKE
 
@@ -52,6 +55,9 @@ def test_sfp_ends_in_a_small_network_of_the_same_accuracy(command, tmp_path):
     assert removed.macs == 5 * 25 * 784 + 12 * 5 * 25 * 100 + 300 * 120 + 10080 + 840
     assert (masked.accuracy, masked.val_accuracy) == (removed.accuracy, removed.val_accuracy)
     assert removed.loss == pytest.approx(masked.loss, rel=1e-5)
+    assert (result.dense.name, result.dense.macs, result.dense.accuracy) == ("initial", DENSE, None)
+    assert result.beside_dense()["macs_ratio"] == removed.macs / DENSE
+    assert "accuracy_change" not in result.beside_dense()
 
 
 @pytest.mark.slow
@@ -91,6 +97,38 @@ def test_one_shot_without_any_training(command, tmp_path):
     assert {name: left for name, (_, left) in channels(result).items()} == {
         "conv1": 6, "conv2": 16, "fc1": 84, "fc2": 59, "fc3": 10,
     }  # fmt: skip
+
+
+def test_a_pruned_network_is_compared_with_the_one_that_the_job_began_with(command, tmp_path, capsys):
+    """Not with its first phase, which has pruned it already; the dense network is measured once for all such jobs."""
+    assert command(*JOB, "method=train") == 0
+    trained, _, folder = job(tmp_path / "outputs")
+    assert trained.dense == replace(trained.phases[0], warnings=[])
+    outputs, weights = tmp_path / "pruned", f"model.weights={folder / 'model.pt'}"
+    pruned = (*FEW, "method=prune", weights, "method.order=[prune,remove]", "pruning/criterion=l2")
+    assert command(*pruned, outputs=outputs) == 0
+    result, _, there = job(outputs)
+    dense, (_, last) = result.dense, result.phases
+    assert (dense.name, dense.accuracy, dense.macs) == ("initial", trained.phases[0].accuracy, DENSE)
+    assert dense.class_accuracy == trained.phases[0].class_accuracy
+    assert result.beside_dense() == {
+        "macs_ratio": last.macs / DENSE,
+        "weights_ratio": last.weights / dense.weights,
+        "accuracy_change": last.accuracy - dense.accuracy,
+    }
+    assert (there / "confusion" / "initial.csv").is_file()
+    capsys.readouterr()
+    assert main([str(outputs)]) == 0
+    (row,) = pd.read_csv(outputs / "report" / "results.csv").to_dict("records")
+    assert row["macs_ratio_mean"] == pytest.approx(last.macs / DENSE)
+    assert row["accuracy_change_mean"] == pytest.approx(last.accuracy - dense.accuracy)
+
+    compressed = f"model.weights={there / 'model.pt'}"  # of whose dense network nobody here knows more than its shapes
+    assert command(*JOB, "method=evaluate", compressed, outputs=tmp_path / "again") == 0
+    again, _, _ = job(tmp_path / "again")
+    assert (again.dense.macs, again.dense.accuracy) == (DENSE, None)
+    assert again.beside_dense()["macs_ratio"] == last.macs / DENSE
+    assert "compressed network" in capsys.readouterr().out
 
 
 def test_prune_then_decompose(command, tmp_path):

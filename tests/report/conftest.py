@@ -54,7 +54,11 @@ def make_job(
     place = PLACE | (environment or {})
     key = fingerprint(page)
     chosen = {"method": "decompose", "decomposition": "channel_svd", "rank": policy} if choices is None else choices
-    return Result(status, key, experiment, row, seed, "decompose", page, phases, [], place, error, choices=chosen)
+    return Result(
+        *(status, key, experiment, row, seed, "decompose", page, phases, [], place, error),
+        choices=chosen,
+        dense=phases[0] if phases else None,
+    )
 
 
 @pytest.fixture

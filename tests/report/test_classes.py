@@ -25,7 +25,7 @@ def with_classes(job: Result, shares: Mapping[str, list]) -> Result:
         PhaseResult(name, 0.5, macs=100, class_accuracy=dict(zip(ANIMALS, s, strict=True)))
         for name, s in shares.items()
     ]
-    return replace(job, phases=phases)
+    return replace(job, phases=phases, dense=phases[0])
 
 
 def with_counts(folder: Path, counts: Mapping[str, list], names: tuple = ANIMALS) -> None:
@@ -147,7 +147,9 @@ def test_what_cannot_be_shown_is_told(runs: Callable, job: Callable, conf: Path,
     many = tuple(f"c{k}" for k in range(121))
     phases = [PhaseResult("train", 0.5, macs=100, class_accuracy=dict.fromkeys(many, 0.5))]
     folder = runs(
-        job(epochs=1), with_classes(job(epochs=2), {"train": [1, 1, 1]}), replace(job(epochs=3), phases=phases)
+        job(epochs=1),
+        with_classes(job(epochs=2), {"train": [1, 1, 1]}),
+        replace(job(epochs=3), phases=phases, dense=phases[0]),
     )
     path = next(path for path in folder.rglob("result.json") if len(Result.read(path).phases[0].class_accuracy) == 121)
     confusion.write(confusion.path_in(path.parent, "train"), many, np.eye(121, dtype=int))

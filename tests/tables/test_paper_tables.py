@@ -60,7 +60,7 @@ def walked(row):
         PhaseResult(name, macs=sum(c.macs for c in costs.values()), weights=sum(c.weights for c in costs.values()))
         for name, costs in (("dense", dense), ("small", small))
     ]
-    return Result("ok", "0" * 16, None, row, 0, "decompose", {}, ends, layers)
+    return Result("ok", "0" * 16, None, row, 0, "decompose", {}, ends, layers, dense=ends[0])
 
 
 def figures(row, paper):
