@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lowrank_exp.decomposition.base import Decomposition, fill_
 from lowrank_exp.decomposition.convolution import axes, convolution_like, kernel_GOIK, pointwise_like, weight_like
+from lowrank_exp.decomposition.fitting.by_tensorly import check_solver, train_by_tensorly
 from lowrank_exp.decomposition.fitting.energy import energy_of
 from lowrank_exp.decomposition.fitting.gram import unfolded
 from lowrank_exp.decomposition.fitting.hooi import along_spectra, dominant, flat_spectra, gram, squared_singular_values
@@ -34,6 +35,14 @@ class TensorTrain(Decomposition):
     The weights are those of the TT-SVD: truncated SVDs from left to right. Its squared error lies between the largest
     and the sum of the tails of the unfoldings' squared singular values.
 
+    Args:
+        solver: "ours", or "tensorly" for TensorLy's fit at the same rank, as a reference: the plan of a job then tells
+            error and time of both. The algorithm is the same; ours is the default because it cuts all groups at once
+            and takes eigenvectors of Gram matrices in the place of SVDs.
+
+    Raises:
+        ValueError: another solver.
+
     Source: Oseledets 2011, "Tensor-train decomposition", algorithm 1 and theorem 2.2.
 
     Differs from the paper:
@@ -47,6 +56,12 @@ class TensorTrain(Decomposition):
     name = "tensor_train"
     cuts = 3
     ladder_follows_weights = True
+
+    def __init__(self, solver: str = "ours") -> None:
+        self.solver = check_solver(solver, {})
+
+    def options(self) -> dict[str, Any]:
+        return {} if self.solver == "ours" else {"solver": self.solver}
 
     def refusal(self, layer: nn.Module) -> str | None:
         return wrong_kind(layer, self.name, CONVOLUTIONS)
@@ -89,7 +104,8 @@ class TensorTrain(Decomposition):
         """
         rank = self.check_rank(layer, rank)
         chain = self.skeleton(layer, rank)
-        first_GNIr, *middle_GrNr, last_GrON = tt_svd(_tensor(layer), rank)
+        fit = train_by_tensorly if self.solver == "tensorly" else tt_svd
+        first_GNIr, *middle_GrNr, last_GrON = fit(_tensor(layer), rank)
         weights = [_pointwise(layer, first_GNIr.squeeze(1).mT)]
         for axis, core_GrNr in enumerate(middle_GrNr):
             kernel = [1] * axes(layer)

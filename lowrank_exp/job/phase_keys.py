@@ -33,6 +33,9 @@ FORMER_OPTIONS = {
 # Options that outcomes stored before them do not have, by class, each with the value at which it changes nothing: left
 # out where it has that.
 LATER_OPTIONS: dict[str, dict[str, Any]] = {
+    "lowrank_exp.decomposition.CP": {"solver": "ours"},
+    "lowrank_exp.decomposition.TensorTrain": {"solver": "ours"},
+    "lowrank_exp.decomposition.Tucker2": {"solver": "ours"},
     "lowrank_exp.phases.Recalibrate": {"augment": False, "judged_on": None},
     "lowrank_exp.pruning.schedules.Iterative": {"latency": None},
     "lowrank_exp.rank.allocate": dict.fromkeys(("latency", "latency_ms", "metric", "shuffle"))

@@ -25,6 +25,7 @@ from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
 from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
 from lowrank_exp.phases.phase import FITTED, Done, Phase, Setting
+from lowrank_exp.phases.reference_solver import with_reference
 from lowrank_exp.phases.rehearsal import Parts, Prospect, Rehearsal
 from lowrank_exp.phases.resolve import resolve, stages_of
 from lowrank_exp.phases.timing import bounds_time, clock_of
@@ -139,7 +140,7 @@ class Factorize(Phase):
             warnings.simplefilter("ignore")
             layers = self.profiles(network, setting)
             scores = CountedScores(layers)
-            plan = self.rank(layers) if self.foreseen else self.stand_in(layers, scores)
+            plan = with_reference(self.rank(layers), network) if self.foreseen else self.stand_in(layers, scores)
         parts = [("profiles and plan", seconds())]
         prospect, notes = self._make_prospect(plan if self.foreseen else None, layers), []
         if self.needs:
@@ -259,10 +260,11 @@ class Factorize(Phase):
                 warnings.simplefilter("ignore")
                 if clock is None:
                     plan = self._planned(layers, score)
-                    return self._resolved(plan, layers, network, setting, score) if self.resolve else plan
+                    plan = self._resolved(plan, layers, network, setting, score) if self.resolve else plan
+                    return with_reference(plan, network)
                 batch = batch_of(one_image(network, setting.example), clock)
                 plan = plan_by_clock(layers, lambda some: self._planned(some, score), network, batch, clock)
-                return explain_steps(plan, layers, batch, clock)
+                return with_reference(explain_steps(plan, layers, batch, clock), network)
 
     def _resolved(
         self,

@@ -22,6 +22,7 @@ DECOMPOSITION = k.either(
     k.Target(),  # one that goes to the layers that it takes
 )
 
+_SOLVER = {"solver": k.one_of("ours", "tensorly")}
 DECOMPOSITIONS = {
     "lowrank_exp.decomposition.ChannelSVD": {"order": k.one_of("kernel_first", "pointwise_first")},
     "lowrank_exp.decomposition.SpatialSVD": {"order": k.one_of("vertical_first", "horizontal_first")},
@@ -29,9 +30,10 @@ DECOMPOSITIONS = {
     "lowrank_exp.decomposition.GroupedChannelSVD": {"groups": k.whole(1, _COUNT)},
     "lowrank_exp.decomposition.SliceWiseSVD": {"form": k.one_of("auto", "dense", "chain"), "maps_limit": k.whole(1)},
     "lowrank_exp.decomposition.Tucker1": {"mode": k.one_of("out", "in")},
-    "lowrank_exp.decomposition.Tucker2": {"iterations": k.whole(0), "tolerance": k.number(0, 1)},
-    "lowrank_exp.decomposition.TensorTrain": {},
+    "lowrank_exp.decomposition.Tucker2": {"iterations": k.whole(0), "tolerance": k.number(0, 1)} | _SOLVER,
+    "lowrank_exp.decomposition.TensorTrain": _SOLVER,
     "lowrank_exp.decomposition.CP": _ALS
+    | _SOLVER
     | {
         "spatial": k.one_of("separate", "merged"),
         "stable": k.boolean,
