@@ -19,10 +19,11 @@ from lowrank_exp.models.parts import list_names
 from lowrank_exp.network.cost import check_network
 from lowrank_exp.network.wrappers import full_name, unwrap
 from lowrank_exp.network_file.archive import archive_content
+from lowrank_exp.network_file.coding import bytes_of_indices, coded
 from lowrank_exp.network_file.edit_records import from_records, to_records
 from lowrank_exp.network_file.fits import entries_after, find_difference, find_lost_edits, find_unexplained
-from lowrank_exp.network_file.schema import FORMAT, VERSION, check_content
-from lowrank_exp.network_file.state import NetworkState, load_state_, network_state, own_entries
+from lowrank_exp.network_file.schema import FORMAT, UNCODED, VERSION, check_content
+from lowrank_exp.network_file.state import NetworkState, indices_of, load_state_, network_state, own_entries
 from lowrank_exp.surgery import replay_
 from lowrank_exp.text.shown import shown
 
@@ -38,7 +39,8 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     and other wrappers of torch. A network of our zoo is stored by its name and arguments; any other needs its
     constructor again at `load`. Nothing is written unless it can be read again. Every bit is kept, subnormal weights
     too: a job goes on from such files, and must go on alike; what leaves for use elsewhere is cleared of them by
-    `lowrank_exp.export`.
+    `lowrank_exp.export`. Indices of codebooks are packed bits, or what an entropy coder makes of them where that is
+    smaller.
 
     Raises:
         ValueError: an entry of the state that is not a tensor of numbers, or has some that are not finite, by its name;
@@ -69,15 +71,17 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
         )
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": UNCODED,
         "network": network,
         "edits": to_records(edits),
         "state_dict": state.entries,
         "wrappers": state.wrappers,
         "metadata": state.metadata,
     }
+    entries, how = coded(state.entries, indices_of(model))
+    smaller = {"version": VERSION, "state_dict": entries, "coded": how} if how else {}
     with write_whole(path) as temporary:
-        torch.save(content, temporary)
+        torch.save(content | smaller, temporary)
         _check_written(temporary, path, content)
 
 
@@ -160,6 +164,17 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"the network file {path} does not exist (looked for {path.absolute()})")
     return _read(path, path)
+
+
+def index_bytes(model: nn.Module, path: str | os.PathLike) -> dict[str, int]:
+    """What the indices of the network's codebooks take in a file written by `save`; nothing where it has no codebook.
+
+    `indices_packed_bytes` with as many bits for each, `indices_file_bytes` as they lie there.
+    """
+    if not (books := indices_of(model)):
+        return {}
+    content = archive_content(path, mmap=True)
+    return bytes_of_indices(books, content.get("coded", {}), content["state_dict"])
 
 
 def _read(path: Path, name: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def write(path, **changes):
 
 def test_a_newer_version_is_refused(small):
     _, path = small
-    write(path, version=3)
-    with pytest.raises(ValueError, match="has version 3; this lowrank_exp reads up to 2: upgrade it"):
+    write(path, version=4)
+    with pytest.raises(ValueError, match="has version 4; this lowrank_exp reads up to 3: upgrade it"):
         load(path, model=own())
 
 

@@ -88,6 +88,8 @@ class Console:
                 self.speeds(p.name, speeds)
         if beside := _tell_beside_dense(result):
             self.say(beside)
+        for line in _tell_indices(result.phases):
+            self.say(line)
         if weakest := _tell_weakest_class(result.phases):
             self.say(weakest)
         for warning in result.told():
@@ -213,6 +215,18 @@ def _tell_conditions(result: Result) -> list[str]:
         if phase.stored and there and other:
             lines.append(f"{phase.name}: from the store, computed with {', '.join(other)}")
     return lines
+
+
+def _tell_indices(phases: Sequence[PhaseResult]) -> list[str]:
+    """What an entropy coder makes of the indices of codebooks, phase by phase."""
+    sizes = [
+        (phase.name, *(phase.values.get(f"indices_{form}_bytes") for form in ("file", "packed"))) for phase in phases
+    ]
+    return [
+        f"{name}: indices of codebooks take {here:,} bytes of the file, as packed bits {packed:,}"
+        for name, here, packed in sizes
+        if here is not None and packed is not None
+    ]
 
 
 def _tell_weakest_class(phases: Sequence[PhaseResult]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from lowrank_exp.artifact import index_bytes
 from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.scores import score
@@ -78,7 +79,7 @@ class PhaseMeter:
             latency_at=self.timer.conditions(),
             seconds=seconds,
             history=done.history,
-            values=done.values,
+            values=done.values | index_bytes(network, path),
             warnings=warnings,
             missed=done.missed,
             conditions=self.conditions,

@@ -9,15 +9,18 @@ from torch import Tensor
 
 from lowrank_exp.checks import whole
 from lowrank_exp.edits import KeepChannels
+from lowrank_exp.network_file.coding import decoded
 from lowrank_exp.network_file.edit_records import from_records
 from lowrank_exp.network_file.state import EXTRA
 from lowrank_exp.text.shown import shown
 
 FORMAT = "lowrank_exp"
-VERSION = 2  # version 1 had neither wrappers nor metadata
+VERSION = 3  # version 1 had neither wrappers nor metadata; 2 has no coded entries, and what needs none is still of it
+UNCODED = 2
 FIELDS = {
     1: ("format", "version", "network", "edits", "state_dict"),
     2: ("format", "version", "network", "edits", "state_dict", "wrappers", "metadata"),
+    3: ("format", "version", "network", "edits", "state_dict", "wrappers", "metadata", "coded"),
 }
 _PLAIN = (type(None), bool, int, float, str, bytes)
 DEEPEST = 60  # lists within lists
@@ -25,7 +28,7 @@ SMALL = 2**20  # bytes of a tensor that may be a view which repeats its numbers
 
 
 def check_content(content: Any, path: str | os.PathLike, size: int) -> dict[str, Any]:
-    """The content of a network file, edits as such, with empty fields where its version had none.
+    """The content of a network file, edits as such and no coded entries, with empty fields where its version had none.
 
     Args:
         content: what `archive_content` gives.
@@ -56,9 +59,11 @@ def check_content(content: Any, path: str | os.PathLike, size: int) -> dict[str,
         changed = [edit for edit in edits if not isinstance(edit, KeepChannels)]
         if len(changed) > len(content["state_dict"]):
             raise ValueError(f"it has {len(changed)} edits of layers for {len(content['state_dict'])} tensors")
+        state = decoded(content["state_dict"], content.get("coded", {}), size)
     except ValueError as error:
         raise ValueError(f"{path} is not as lowrank_exp.save writes it: {error}") from None
-    return {"wrappers": {}, "metadata": {}, **content, "edits": edits}
+    plain = {field: value for field, value in content.items() if field != "coded"}
+    return {"wrappers": {}, "metadata": {}, **plain, "edits": edits, "state_dict": state}
 
 
 class _Walk:

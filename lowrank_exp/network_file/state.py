@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from lowrank_exp.decomposition.codebook import stored_state
+from lowrank_exp.decomposition.codebook import Codebook, stored_state
 from lowrank_exp.network.private import module_versions, own_buffers, own_parameters, set_module_versions_
 from lowrank_exp.network.wrappers import held_as, join_names, plain_names
+from lowrank_exp.network_file.coding import Indices
 from lowrank_exp.text.shown import shown
 
 EXTRA = "_extra_state"  # torch's name for what `get_extra_state` gives
@@ -102,6 +103,12 @@ def own_entries(model: nn.Module) -> dict[str, Any]:
         if not of_wrapper:
             found[plain] = value
     return found
+
+
+def indices_of(model: nn.Module) -> dict[str, Indices]:
+    """The entries of the network's state that are the indices of a codebook."""
+    found = ((plain, module) for _, plain, module in plain_names(model) if isinstance(module, Codebook))
+    return {join_names(plain, "indices"): Indices(book.bits, book.blocks) for plain, book in found}
 
 
 def _is_rebuilt(module: nn.Module) -> bool:

@@ -45,6 +45,9 @@ def test_a_job_with_ranks_by_hand(name, command, tmp_path):
     phase = result.phases[-1]
     assert phase.bytes == (folder / "model.pt").stat().st_size
     assert phase.weights == sum(layer.weights_after for layer in result.layers)
+    packed = 2 + 48 + 7500  # 6 x 2, 96 x 4 and 12,000 x 5 bits; of weights that are not trained a coder saves nothing
+    indices = {"indices_packed_bytes": packed, "indices_file_bytes": packed}
+    assert phase.values == (indices if name == "product_quantization" else {})
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
     assert json.loads((folder / "result.json").read_text())["layers"]
 

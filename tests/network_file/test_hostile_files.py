@@ -80,7 +80,7 @@ HOSTILE = {
         {"edits": [keep(out=tuple(range(16))) for _ in range(3_000)] + [keep(out=(0,))]},
         "of another shape: conv2.weight",
     ),
-    "version a word": ({"version": "9"}, "has version '9', but it must be a whole number, 1 to 2"),
+    "version a word": ({"version": "9"}, "has version '9', but it must be a whole number, 1 to 3"),
     "version negative": ({"version": -1}, "has version -1, but it must be"),
     "version true": ({"version": True}, "has version True, but it must be"),
     "version with a point": ({"version": 1.0}, "has version 1.0, but it must be"),
