@@ -6,7 +6,7 @@ columns:
                     top5 also _change), macs, weights, parameters, bytes, latency_ms (each also _dense, _ratio =
                     compressed / dense, _reduction = 1 - ratio, _speedup = 1 / ratio), seconds; accuracy.PHASE,
                     top5.PHASE and seconds.PHASE, after or of that phase alone; values.NAME.PHASE
-    unit            %, points, fraction, times, count, thousand, million, billion, ms, s
+    unit            %, points, fraction, times, count, thousand, million, billion, MiB (of bytes), ms, s
     convention      how the paper counts, in words
     layers          the layers of the dense network that macs* and weights* count, by name or re: pattern, such as
                     're:conv.*' for the convolutions (default: all); others are left out of both sides
@@ -28,7 +28,7 @@ from lowrank_exp.report.quantities import AFTER, COMPARABLE, COSTS, OF_LAYERS, V
 # From the units of files to those of a paper.
 UNITS = {
     **{"%": 100.0, "points": 100.0, "fraction": 1.0, "times": 1.0, "count": 1.0, "ms": 1.0, "s": 1.0},
-    **{"thousand": 1e-3, "million": 1e-6, "billion": 1e-9},
+    **{"thousand": 1e-3, "million": 1e-6, "billion": 1e-9, "MiB": 2**-20},
 }
 
 
