@@ -88,8 +88,9 @@ def by_hand(row):
 
 BY_TRAINING = {"svd_training_cifar10", "trp_cifar10", "trp_imagenet", "pufferfish"}  # test_svd_training_tables.py
 WHOLE = {"repr_c3_32", "repr_metrics", "repr_resnet20"}  # networks as large as before: test_repr_tables.py
+QUANTIZED = {"ipq_imagenet"}  # as many MACs and weights as before: test_quantization_tables.py
 PRUNED = {"sfp_cifar10", "taylor_macs", "taylor_spearman"}  # test_pruning_tables.py
-ALL = [row for name, rows in ROWS.items() for row in rows if name not in BY_TRAINING | WHOLE | PRUNED]
+ALL = [row for name, rows in ROWS.items() for row in rows if name not in BY_TRAINING | WHOLE | PRUNED | QUANTIZED]
 RANKS = [row for row in ALL if by_hand(row) and row != "kim_tucker2/alexnet"]
 SEARCHED = [row for row in ALL if not by_hand(row) and row != "kim_tucker2/vgg16"]
 
@@ -135,7 +136,7 @@ def test_speed_ups_of_zhangs_ranks(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", [name for name in PAPERS if name not in WHOLE | PRUNED])
+@pytest.mark.parametrize("experiment", [name for name in PAPERS if name not in WHOLE | PRUNED | QUANTIZED])
 def test_one_row_of_every_table_runs(command, tmp_path, experiment):
     row = ROWS[experiment][0]
     sweep = (f"hydra.sweeper.params.row={row}", "hydra.sweeper.params.seed='0'")
