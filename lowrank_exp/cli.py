@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.checks import whole
-from lowrank_exp.command_line.choices import check_choices, check_row, labels, set_by_table
+from lowrank_exp.command_line.choices import check_choices, check_row, check_row_used, labels, set_by_table
 from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.control import control_of
@@ -115,6 +115,7 @@ def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     except ValueError as error:
         raise ValueError(f"{error}{set_by_table(str(error), hydra_cfg)}") from error
     check_choices(hydra_cfg, config)
+    check_row_used(hydra_cfg, cfg)
     check_hidden(hydra_cfg.overrides.task, cfg)
     check_targets(nest_recipes(config))
 

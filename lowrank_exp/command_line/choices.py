@@ -10,8 +10,9 @@ from hydra.conf import HydraConf, JobConf, RunDir, SweepDir
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.keys.kinds import inside, unknown
+from lowrank_exp.command_line.order import order_of
 from lowrank_exp.command_line.tables import read_table, sets, table_path
-from lowrank_exp.command_line.used import part_of
+from lowrank_exp.command_line.used import part_of, used_parts
 
 NAMES = ("method", "experiment", "row")
 NOT_RECORDED = ("experiment", "row", "control", "scale/", "recipe", "logger", "hydra/")  # the first stand by themselves
@@ -82,6 +83,39 @@ def check_row(hydra_cfg: DictConfig) -> None:
             f"row={row} with {words}: a row says what it changes of its own table alone. Write "
             f"experiment={table or '<table>'} hydra.mode=RUN row={row}"
         )
+
+
+def check_row_used(hydra_cfg: DictConfig, cfg: DictConfig) -> None:
+    """Raise ValueError for a row that chooses or sets something of its own that no phase of its order uses.
+
+    What it takes over from the row that it is like, or from the table's defaults, may be of no use to it.
+
+    Args:
+        hydra_cfg: Hydra's own node.
+        cfg: the composed configuration, without it.
+    """
+    _, experiment, row = _chosen(hydra_cfg).values()
+    path = None if experiment is None or row is None else table_path(experiment, folders(hydra_cfg))
+    if path is None or any(key_of(typed).startswith("method") for typed in hydra_cfg.overrides.task):
+        return
+    name = row.rpartition("/")[2]
+    one, written = read_table(path).rows[name], OmegaConf.to_container(cfg, resolve=False)
+    used = used_parts(OmegaConf.to_container(cfg, resolve=True), written)
+    for key in one.own:
+        if (part := part_of(key)) is not None and part not in used:
+            raise ValueError(
+                f"rows.{name} of {path} says {key}, and no phase of its order uses {part}: it changes nothing. Leave "
+                f"it out, or name a phase in method.order that uses it; the order is {', '.join(order_of(cfg.method))}"
+            )
+
+
+def key_of(override: str) -> str:
+    """The key of an override.
+
+    >>> key_of("+rank.macs=0.5")
+    'rank.macs'
+    """
+    return override.lstrip("+~").partition("=")[0]
 
 
 def set_by_table(message: str, hydra_cfg: DictConfig) -> str:

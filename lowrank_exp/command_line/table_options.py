@@ -101,7 +101,10 @@ def _of_row(table: Table, row: str) -> dict[str, Any]:
 
 
 def _smoke(table: Table, row: str) -> dict[str, Any]:
-    return overlay(table.defaults.smoke, table.rows[row].smoke) if row else dict(table.defaults.smoke)
+    if row:
+        return overlay(table.defaults.smoke, table.rows[row].smoke)
+    params = {key: ",".join(map(_as_override, values)) for key, values in table.smoke_axes.items()}
+    return overlay(table.defaults.smoke, {"hydra": {"sweeper": {"params": params}}})
 
 
 _PAGES = {EXPERIMENT: _experiment, ROW: _of_row, SCALE: _smoke}

@@ -66,12 +66,13 @@ _TABLE = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row, with what it takes over from the row that it is like."""
+    """One row, with what it takes over from the row that it is like; `own`: keys and groups that it names itself."""
 
     choose: Mapping[str, str] = field(default_factory=dict)
     set: Mapping[str, Any] = field(default_factory=dict)
     smoke: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
+    own: Sequence[str] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,17 @@ class Table:
         """What is swept, by key: rows as `<table>/<row>`, seeds, other keys."""
         rows = {"row": [f"{self.name}/{row}" for row in self.rows]} if self.rows else {}
         return {**rows, **self.sweep, **({"seed": self.seeds} if self.seeds else {})}
+
+    @property
+    def smoke_axes(self) -> dict[str, Sequence[Any]]:
+        """What `scale=smoke` sweeps: all rows, each with the first seed and the first value of whatever else is swept;
+        without rows, all values with the first seed.
+        """
+        every = self.axes
+        return {
+            key: values if key == "row" or (key != "seed" and not self.rows) else values[:1]
+            for key, values in every.items()
+        }
 
 
 def table_path(name: str, folders: Iterable[Path]) -> Path | None:
@@ -188,7 +200,18 @@ def _row(row: Mapping[str, Any], base: Row) -> Row:
         overlay(base.set, row.get("set", {})),
         overlay(base.smoke, row.get("smoke", {})),
         {name: float(value) for name, value in row.get("published", {}).items() if value is not None},
+        [*row.get("choose", {}), *_keys(row.get("set", {}))],
     )
+
+
+def _keys(settings: Mapping[str, Any]) -> list[str]:
+    """The dotted keys of nested settings, groups by what is set in them.
+
+    >>> _keys({"rank": {"macs": 0.5, "rules": {}}, "seed": 1})
+    ['rank.macs', 'rank.rules', 'seed']
+    """
+    nested = {key: _keys(value) if isinstance(value, Mapping) else [] for key, value in settings.items()}
+    return [name for key, below in nested.items() for name in ([f"{key}.{one}" for one in below] or [key])]
 
 
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -133,6 +133,7 @@ class Result:
     `dense`: the dense network, which all figures are compared with: its costs, and the rest where the phase of that
     name, or `initial`, a measurement before the first phase, has measured it; else `warnings` say why not. None: a
     result of a version before this was recorded.
+    `departures`: the overrides by which it is another job than its table states; None: of an earlier version.
     `folder` is where it was read from; it is not written.
     """
 
@@ -154,6 +155,7 @@ class Result:
     exports: list[dict] = field(default_factory=list)
     control: dict[str, str] = field(default_factory=dict)
     dense: PhaseResult | None = None
+    departures: list[str] | None = None
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:

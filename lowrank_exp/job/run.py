@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from torch import nn
 
@@ -22,6 +23,7 @@ from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
 from lowrank_exp.files.whole import hold_lock
 from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
+from lowrank_exp.job.departures import departures
 from lowrank_exp.job.dry_run import DryRun
 from lowrank_exp.job.exports import Exporter, comparison_images, exported_path, keep_exports
 from lowrank_exp.job.file_job import FileJob, is_executed_file
@@ -45,6 +47,8 @@ from lowrank_exp.training import resolve_device
 from lowrank_exp.training.checkpoint import DamagedCheckpointError
 from lowrank_exp.training.generators import seed_all, undisturbed
 
+MISTAKES = (ValueError, TypeError, FileNotFoundError, ImportError, InstantiationException)  # of a configuration
+
 
 def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     """Run one job in `folder`, or read its result where it has finished with the same outcome keys.
@@ -57,13 +61,14 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
         hydra_cfg: that node: what was chosen and typed.
 
     Raises:
-        Whatever goes wrong, after a `result.json` with status `failed` and the traceback has been written.
+        Whatever goes wrong, after a `result.json` with status `failed` and the traceback has been written: but for a
+        mistake in the configuration that is found before the first phase, of which nothing is recorded.
     """
     names = labels(hydra_cfg)
     control = control_of(hydra_cfg)
     config = job_config(cfg, names, control)
     identity = {"fingerprint": fingerprint(config), "seed": cfg.seed, "config": config, **names}
-    identity["choices"] = options(hydra_cfg, config)
+    identity |= {"choices": options(hydra_cfg, config), "departures": departures(hydra_cfg)}
     if control is not None:
         row = job_config(without_control(cfg), names)
         identity["control"] = {"name": control, "of": fingerprint(row)}
@@ -81,14 +86,17 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     variables = dict(os.environ)
     lock = hold_lock(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}"))
     with lock if unwritable(folder) is None else nullcontext():  # a finished job answers from there, too
-        place = Place()
+        place, made = Place(), False
         try:
             if control is not None and config == row | {"control": control}:
                 raise WithoutEffectError("no phase of this row chooses ranks by the group rank: nothing is shuffled")
-            result = make_job(cfg, config, folder, names, console, place).run(identity)
+            job, made = make_job(cfg, config, folder, names, console, place), True
+            result = job.run(identity)
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, WithoutEffectError) and control is not None:
                 return record_void(error, folder / RESULT, identity, cfg.device, console.say)
+            if not made and isinstance(error, MISTAKES):
+                raise
             if (signal := record_end(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
                 raise
             raise signal from None

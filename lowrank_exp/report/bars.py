@@ -77,8 +77,9 @@ def _published(axes: Axes, paper: Published | None, points: pd.DataFrame) -> Non
     """Hollow circles for the paper's accuracies of our rows."""
     rows = [] if paper is None else list(paper.rows)
     found = []
-    for place, (name, control) in enumerate(zip(points["row"], points["control"], strict=True)):
-        row = next((row for row in rows if same_row(name, row) and not control), None)
+    others = points["control"] + points["departures"]  # which are not compared
+    for place, (name, other) in enumerate(zip(points["row"], others, strict=True)):
+        row = next((row for row in rows if same_row(name, row) and not other), None)
         value = math.nan if row is None else derived(paper.of_row(row)).get("accuracy", math.nan)
         found += [] if math.isnan(value) else [(100 * value, place)]
     if found:

@@ -16,6 +16,7 @@ from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
 from lowrank_exp.report.configuration import Configuration, beside_their_rows, configurations
 from lowrank_exp.report.confusion_figure import confusion_figure
+from lowrank_exp.report.departures import with_departures
 from lowrank_exp.report.expected import unclear, with_missing
 from lowrank_exp.report.names import file_name, with_plain_names
 from lowrank_exp.report.published import Published, compared, find_table, published, tables_of
@@ -80,7 +81,7 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     compare_with = [find_table(arguments.paper, folders)] if arguments.paper else tables
     for one in {one.name: one for one in (*tables, *compare_with)}.values():
         remarks[one.name] = unclear(rows, one)
-        rows = with_missing(rows, one)
+        rows = with_missing(with_departures(rows, one), one)
     papers = [paper for paper in map(published, compare_with) if paper is not None]
     names = list(dict.fromkeys(row.experiment for row in rows))
     rows = beside_their_rows(sorted(rows, key=lambda row: names.index(row.experiment)))

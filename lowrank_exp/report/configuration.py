@@ -22,7 +22,8 @@ class Configuration:
     `hash` is the digest of the configuration without its seeds (16 hex characters), empty where nothing has
     run; `missing` holds the seeds that the experiment lists and no result covers ("any" where it lists none).
     `controls` is the label of the row that it is a control of, where that row is there. `variant`: what tells it from
-    the others of its experiment beside its series and budgets.
+    the others of its experiment beside its series and budgets. `departures`: what of it is not as its table states,
+    such as `scale=smoke`.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Configuration:
     missing: tuple[int | str, ...] = ()
     controls: str = ""
     variant: str = ""
+    departures: tuple[str, ...] = ()
 
     @property
     def control(self) -> str:

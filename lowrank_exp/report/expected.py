@@ -10,6 +10,7 @@ from lowrank_exp.files.results import EXCLUDED
 from lowrank_exp.report.configuration import Configuration, leaves
 from lowrank_exp.report.labels import label, parts_of_values
 
+SMOKE = "scale=smoke"  # among the departures of a row
 _MISSING = object()
 
 
@@ -18,9 +19,12 @@ def with_missing(rows: Sequence[Configuration], table: Table) -> list[Configurat
     rows = list(rows)
     lacking: dict[int, list[int | str]] = {}
     order: dict[int, int] = {}
-    seeds = tuple(table.seeds) or ("any",)
-    axes = {_key(key): values for key, values in table.axes.items() if key != "seed" and _recorded(key)}
     ours = [(index, row) for index, row in enumerate(rows) if row.experiment == table.name and not row.control]
+    full = [(index, row) for index, row in ours if SMOKE not in row.departures]
+    every = table.smoke_axes if ours and not full else table.axes
+    seeds = tuple(every.get("seed", ("any",)))
+    axes = {_key(key): values for key, values in every.items() if key != "seed" and _recorded(key)}
+    ours = full or ours
     keys = {key for _, row in ours for key in leaves(row.config or {})}
     for number, values in enumerate(itertools.product(*axes.values())):
         wanted = dict(zip(axes, values, strict=True))

@@ -184,7 +184,7 @@ def _published(axes: Axes, paper: Published, curves: Sequence[Curve]) -> list[tu
         seen = False
         for curve in curves:
             for _, point in curve.points.iterrows():
-                if same_row(point["row"], row) and not point["control"]:
+                if same_row(point["row"], row) and not point["control"] and not point["departures"]:
                     seen, look = True, {"color": curve.color, "marker": curve.marker}
                     tie = [x, point["macs_ratio_mean"]], [y, 100 * point["accuracy_mean"]]
                     axes.plot(*tie, ":", color=curve.color, lw=0.9, zorder=2)

@@ -29,7 +29,8 @@ def series_of(points: pd.DataFrame) -> list[str]:
 
 
 def heading(title: str, points: pd.DataFrame) -> str:
-    """The title, and the networks and the data that the points are of.
+    """The title, and the networks and the data that the points are of; a second line where any is not as its table
+    states.
 
     >>> frame = pd.DataFrame({"network": ["resnet20", "resnet20"], "data": ["cifar10", "cifar10"]})
     >>> heading("oneshot", frame)
@@ -37,7 +38,9 @@ def heading(title: str, points: pd.DataFrame) -> str:
     """
     networks, data = ([name for name in points[column].unique() if name] for column in ("network", "data"))
     of = " on ".join(filter(None, (_listed(networks, "networks"), _listed(data, "data sets"))))
-    return shortened(": ".join(filter(None, (title, of))), LONGEST + 30)
+    said = shortened(": ".join(filter(None, (title, of))), LONGEST + 30)
+    others = list(filter(None, points["departures"].unique())) if "departures" in points else []
+    return f"{said}\nnot as the table states: {shortened('; '.join(others), LONGEST)}" if others else said
 
 
 def written(label: str) -> str:

@@ -98,9 +98,10 @@ def tables_of(experiments: Sequence[str | None], folders: Sequence[Path]) -> lis
 
 
 def compared(paper: Published, frame: pd.DataFrame) -> pd.DataFrame:
-    """One line per printed value, in the paper's units: paper, ours, std, n, difference (ours - paper).
+    """One line per printed value, in the paper's units: paper, ours, std, n, difference (ours - paper), departures.
 
-    Ours is NaN where there is no result.
+    Ours is NaN where there is no result, and the difference where the row has run otherwise than the table states, as
+    `departures` says.
     """
     lines = []
     for _, row in frame[(frame["experiment"] == paper.name) & (frame["control"] == "")].iterrows():
@@ -108,8 +109,10 @@ def compared(paper: Published, frame: pd.DataFrame) -> pd.DataFrame:
         for name, value in printed.items():
             column = paper.columns[name]
             mean, std = (float(row.get(f"{column.ours}_{of}", math.nan)) * column.factor for of in ("mean", "std"))
-            lines.append((row["configuration"], name, column.unit, value, mean, std, row["n"], mean - value))
-    columns = ["configuration", "column", "unit", "paper", "ours", "std", "n", "difference"]
+            other = row["departures"]
+            difference = math.nan if other else mean - value
+            lines.append((row["configuration"], name, column.unit, value, mean, std, row["n"], difference, other))
+    columns = ["configuration", "column", "unit", "paper", "ours", "std", "n", "difference", "departures"]
     return pd.DataFrame(lines, columns=columns)
 
 

@@ -30,6 +30,7 @@ TERMINAL = (
 SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
 WARNED = "(!)"  # beside the status of a row with warnings
 TIMED_BY = "timed by"
+DEPARTS = "not as stated"  # a column of what is otherwise than its table states, where any row has run so
 NUMBER = "no."  # of a row in its table
 LEAST = 12  # columns of the terminal for what rows are called
 APART = "Rows were timed in different ways, as listed: compare latencies of one way only."
@@ -87,6 +88,8 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
                 add(f"accuracy.{phase}", Quantity(f"{phase} %", 100, ".2f"), "accuracy")
     if timed_in_different_ways(frame):
         columns[TIMED_BY] = frame["timed_by"]
+    if (frame["departures"] != "").any():
+        columns[DEPARTS] = frame["departures"]
     return pd.DataFrame(columns | {"status": _status(frame)})
 
 
@@ -106,8 +109,14 @@ def timed_in_different_ways(frame: pd.DataFrame) -> bool:
 
 
 def _status(frame: pd.DataFrame) -> pd.Series:
-    """The status of every row, with a mark where a phase has a warning."""
-    return frame["status"].where(frame["warnings"] == "", frame["status"] + f" {WARNED}")
+    """The status of every row, or how many of its seeds have finished; with a mark where a phase has a warning."""
+    texts = []
+    for row in frame.itertuples():
+        absent = [len(str(seeds).split()) for seeds in (row.failed_seeds, row.missing_seeds)]
+        finished = f"{row.n} of {row.n + sum(absent)} seeds" if row.n and any(absent) else ""
+        known = [] if finished and row.status == "missing" else [row.status]
+        texts.append(", ".join([*known, *filter(None, [finished])]) + (f" {WARNED}" if row.warnings else ""))
+    return pd.Series(texts, frame.index)
 
 
 def _between(frame: pd.DataFrame) -> list[str]:
@@ -149,11 +158,15 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
             "unit": line.unit,
             "paper": f"{line.paper:g}",
             "ours": _cell(line.ours, line.std, Quantity("", 1, ".2f"), "accuracy") or "missing",
-            "difference": "" if math.isnan(line.difference) else f"{line.difference:+.2f}",
+            "difference": f"not compared: {line.departures}" if line.departures else _signed(line.difference),
         }
         for line in comparison.itertuples()
     ]
     return pd.DataFrame(lines)
+
+
+def _signed(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:+.2f}"
 
 
 def origin(frame: pd.DataFrame) -> pd.DataFrame:
@@ -264,8 +277,8 @@ def _print(console: Console, text: pd.DataFrame, title: str) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     first = next(name for name in text.columns if name != NUMBER)
     for name in text.columns:
-        words = name in (first, "column", "unit", "status", "phase", "figure", MARK, TIMED_BY, *ORIGIN)
-        header, wraps = name.replace(" ", "\n"), name in (first, MARK)
+        words = name in (first, "column", "unit", "status", "phase", "figure", MARK, TIMED_BY, DEPARTS, *ORIGIN)
+        header, wraps = name.replace(" ", "\n"), name in (first, MARK, DEPARTS, "difference")
         least = min(LEAST, max(map(len, text[name]), default=0)) if name == first else None
         justify = "left" if words else "right"
         table.add_column(header, justify=justify, overflow="fold", no_wrap=not wraps, min_width=least)
@@ -278,7 +291,8 @@ def _print(console: Console, text: pd.DataFrame, title: str) -> None:
 
 def _colour(text: str) -> str:
     red, yellow = ("failed", "interrupted", "cannot be read"), ("missing", "missed", "warning")
-    return "red" if text.startswith(red) else "yellow" if text.startswith(yellow) or text.endswith(WARNED) else ""
+    ends = (WARNED, "seeds")
+    return "red" if text.startswith(red) else "yellow" if text.startswith(yellow) or text.endswith(ends) else ""
 
 
 def _pipes(text: pd.DataFrame) -> str:

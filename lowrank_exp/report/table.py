@@ -1,6 +1,7 @@
 """Configurations -> one DataFrame: a row each, mean and spread over seeds, where it was measured."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ AVERAGED = (
     *("latency_ms_dense", "latency_ms_ratio", "val_accuracy", "top5_dense"),
 )
 MIXED = "its seeds ran on different machines, devices or numbers of threads: latency and seconds are left out"
+ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt|Exit)\b")  # of a traceback, the line that says what it was
 OTHERWISE_TIMED = "its seeds were timed in different ways, latency is left out"
 
 
@@ -55,10 +57,10 @@ def notes(rows: Sequence[Configuration]) -> list[str]:
     """What a reader must know of single rows: failures, missing seeds, what was left out."""
     lines = []
     for row in rows:
-        void = [last_line(job.error) for job in row.failed if job.status == VOID]
-        lines += [f"{VOID}: {row.label}: {reason}" for reason in dict.fromkeys(void)]
+        void = [reason(job.error) for job in row.failed if job.status == VOID]
+        lines += [f"{VOID}: {row.label}: {why}" for why in dict.fromkeys(void)]
         failed = [job for job in row.failed if job.status != VOID]
-        lines += [f"{job.status}: {row.label}, seed {job.seed}: {last_line(job.error)}" for job in failed]
+        lines += [f"{job.status}: {row.label}, seed {job.seed}: {reason(job.error)}" for job in failed]
         for job in row.finished:
             mark = "missed" if job.status == "missed" else "warning"
             lines += [f"{mark}: {row.label}, seed {job.seed}: {warning}" for warning in job.told()]
@@ -69,7 +71,19 @@ def notes(rows: Sequence[Configuration]) -> list[str]:
             lines.append(f"{row.label}: {MIXED}")
         elif len(ways := _ways(row)) > 1:
             lines.append(f"{row.label}: {OTHERWISE_TIMED}: {'; '.join(ways)}")
-    return [*lines, *_notes_on_dense(rows)]
+    return [*lines, *_notes_on_departures(rows), *_notes_on_dense(rows)]
+
+
+def _notes_on_departures(rows: Sequence[Configuration]) -> list[str]:
+    """The rows that have run otherwise than their table states, a line for every way."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.departures:
+            labels.setdefault(" ".join(row.departures), []).append(row.label)
+    return [
+        f"not as the table states ({how}), and not compared with what was published: {', '.join(found)}"
+        for how, found in labels.items()
+    ]
 
 
 def _notes_on_dense(rows: Sequence[Configuration]) -> list[str]:
@@ -77,9 +91,9 @@ def _notes_on_dense(rows: Sequence[Configuration]) -> list[str]:
     labels: dict[str, dict[str, None]] = {}
     for row in rows:
         for job in row.finished:
-            if reason := _why_no_dense(job):
-                labels.setdefault(reason, {})[row.label] = None
-    return [f"{reason}: {', '.join(found)}" for reason, found in labels.items()]
+            if why := _why_no_dense(job):
+                labels.setdefault(why, {})[row.label] = None
+    return [f"{why}: {', '.join(found)}" for why, found in labels.items()]
 
 
 def _why_no_dense(job: Result) -> str:
@@ -91,14 +105,15 @@ def _why_no_dense(job: Result) -> str:
     return ""
 
 
-def last_line(error: str | None) -> str:
-    """The last line of a traceback that is not empty.
+def reason(error: str | None) -> str:
+    """What a traceback ends with, the error and all of its message, in one line.
 
-    >>> last_line("Traceback ...\\nValueError: rank 0\\n")
-    'ValueError: rank 0'
+    >>> reason("Traceback ...\\n  File a.py\\nValueError: rank 0:\\n  allowed is 1\\n")
+    'ValueError: rank 0: allowed is 1'
     """
     lines = (error or "").strip().splitlines()
-    return lines[-1].strip() if lines else "no error was recorded"
+    begin = max((place for place, line in enumerate(lines) if ERROR.match(line)), default=len(lines) - 1)
+    return " ".join(line.strip() for line in lines[begin:]) or "no error was recorded"
 
 
 def _record(row: Configuration, names: Sequence[str], phase: str | None, layers: Sequence[str]) -> dict:
@@ -120,6 +135,7 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         "variant": row.variant,
         "network": row.network,
         "data": row.data,
+        "departures": " ".join(row.departures),
         "status": row.status,
         "n": len(row.finished),
         "seeds": _joined(job.seed for job in row.finished),
@@ -137,7 +153,7 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
     for name in ("commit", "date", "machine", "device", "threads"):
         record[name] = _joined(job.environment.get(name) for job in jobs)
     record["timed_by"] = "; ".join(ways)
-    record["error"] = "; ".join(f"seed {job.seed}: {last_line(job.error)}" for job in row.failed)
+    record["error"] = "; ".join(f"seed {job.seed}: {reason(job.error)}" for job in row.failed)
     return record
 
 

@@ -1,6 +1,7 @@
 """A table's file: what it means, what is refused, and how it becomes options of the command line."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def composed(conf: Path, *overrides: str):
 
 def test_a_row_takes_over_what_the_row_has_that_it_is_like(conf):
     table = read_table(conf / "table" / "mine.yaml")
+    assert [row.own for row in table.rows.values()] == [["rank.macs", "rank.rules.conv1"], ["rank", "rank.macs"]]
     assert table.rows == {
         "half": Row({}, {"rank": {"macs": 0.5, "rules": {"conv1": 3}}}, {}, {"top-1": 91.2}),
         "third": Row(
@@ -97,7 +99,16 @@ def test_what_a_row_sets_stands_above_the_defaults_and_smoke_above_both(conf, ro
     cfg = composed(conf, "experiment=mine", f"scale={scale}", *([f"row=mine/{row}"] if row else []))
     choices = cfg.hydra.runtime.choices
     assert (choices.rank, cfg.rank.macs, choices.method, cfg.evaluation.batch_size) == (rank, macs, "oneshot", images)
-    assert (cfg.seed, dict(cfg.hydra.sweeper.params)) == (5, {"row": "mine/half,mine/third", "seed": "0,1"})
+    seeds = "0" if scale == "smoke" else "0,1"
+    assert (cfg.seed, dict(cfg.hydra.sweeper.params)) == (5, {"row": "mine/half,mine/third", "seed": seeds})
+
+
+def test_a_smoke_run_has_one_seed_and_one_value_of_what_is_swept_beside_rows(conf):
+    table = read_table(conf / "table" / "mine.yaml")
+    assert table.smoke_axes == {"row": ["mine/half", "mine/third"], "seed": [0]}
+    beside = replace(table, sweep={"rank.macs": [0.5, 0.25]})
+    assert beside.smoke_axes == {"row": table.axes["row"], "rank.macs": [0.5], "seed": [0]}
+    assert replace(beside, rows={}).smoke_axes == {"rank.macs": [0.5, 0.25], "seed": [0]}
 
 
 def test_options_are_listed_for_completion_and_near_names(conf):

@@ -62,14 +62,24 @@ def test_weights_that_do_not_fit(command, tmp_path, capfd):
     assert "lenet5" in said
 
 
-def test_failed_job_records_its_traceback_and_a_good_result_is_kept(command, tmp_path, monkeypatch):
+def test_a_mistake_in_the_configuration_leaves_no_result(command, tmp_path, capfd):
     assert command(*SMOKE, "rank.macs=0.01") == 1
+    assert "the smallest possible is macs=0.0985" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_failed_job_records_its_traceback_and_a_good_result_is_kept(command, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ValueError("no layers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lowrank_exp.job.run.layer_results", broken)
+        assert command(*SMOKE, "method=train") == 1
     (path,) = (tmp_path / "outputs/runs").glob("*/result.json")
     failed = Result.read(path)
-    assert failed.status == "failed"
+    assert (failed.status, failed.phases) == ("failed", [])
     assert failed.error.startswith("Traceback")
-    assert "the smallest possible is macs=0.0985" in failed.error
-    assert failed.phases == []
+    assert failed.error.endswith("ValueError: no layers\n")
 
     assert command(*SMOKE, "method=train", outputs=tmp_path / "good") == 0
     (good,) = (tmp_path / "good/runs").glob("*/result.json")

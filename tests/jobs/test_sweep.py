@@ -39,21 +39,18 @@ def networks(outputs: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.slow
-def test_failing_job_is_recorded_and_the_others_go_on(command, tmp_path, capfd):
+def test_a_budget_that_cannot_be_met_is_refused_and_the_other_jobs_go_on(command, tmp_path, capfd):
     outputs = tmp_path / "outputs"
     sweep = ("-m", *SMOKE, "rank.macs=0.01,0.5,0.6")
     assert command(*sweep) == 1
     assert "macs=0.01" in capfd.readouterr().err
     by_budget = {result.config["rank"]["macs"]: result for result in results(outputs)}
-    assert {budget: result.status for budget, result in by_budget.items()} == {0.01: "failed", 0.5: "ok", 0.6: "ok"}
-    assert "Traceback" in by_budget[0.01].error
+    assert {budget: result.status for budget, result in by_budget.items()} == {0.5: "ok", 0.6: "ok"}
     assert len(list((outputs / "store").glob("train-*/network.pt"))) == 1
 
     written = {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/result.json")}
-    assert command(*sweep) == 1  # the failed one is tried again, the others are not
-    again = {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/result.json")}
-    changed = {Result.read(path).status for path in written if again[path] != written[path]}
-    assert changed == {"failed"}
+    assert command(*sweep) == 1  # nothing is run again
+    assert {path: path.stat().st_mtime_ns for path in outputs.glob("runs/*/result.json")} == written
 
 
 @pytest.mark.slow
