@@ -40,7 +40,7 @@ from lowrank_exp.training import Recipe, evaluate, fit_
 from lowrank_exp.training.schedules import cosine
 
 torch.set_num_threads(1)
-plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+plt.rcParams.update({"figure.dpi": 150, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 generator = torch.Generator().manual_seed(0)
 
 
@@ -122,7 +122,9 @@ for axis, (title, one) in zip(
 ):
     one.weight.data = layer.weight[:2, :1, 1:4, 1:4].clone()
     matrix = toeplitz(one, (7, 7)).weight.detach()
-    axis.imshow(matrix, cmap="RdBu", vmin=-matrix.abs().max(), vmax=matrix.abs().max(), interpolation="nearest")
+    most = matrix.abs().max()
+    image = axis.imshow(matrix, cmap="RdBu", vmin=-most, vmax=most, interpolation="nearest")
+    figure.colorbar(image, ax=axis, label="weight")
     axis.set(title=title, xlabel="input pixel (7 x 7)", ylabel="output pixel")
     axis.grid(False)
 plt.show()
@@ -164,10 +166,10 @@ assert 0.5 < kept_noise[7] < kept[7] < 1  # rank 8 of 16
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
 left.plot(ranks, S, "o-", label="trained")
 left.plot(ranks, S_noise, "s--", label="random")
-left.set(title="singular values", xlabel="index", ylim=0)
+left.set(title="singular values", xlabel="index", ylabel="singular value", ylim=0)
 right.plot(ranks, (1 - kept).clamp(min=0).sqrt(), "o-", label="trained")
 right.plot(ranks, (1 - kept_noise).clamp(min=0).sqrt(), "s--", label="random")
-right.set(title="relative error at each rank", xlabel="rank", ylim=0)
+right.set(title="relative error at each rank", xlabel="rank", ylabel="relative error of the kernel", ylim=0)
 left.legend()
 plt.show()
 print(f"rank 8 keeps {kept[7]:.0%} of the trained kernel's energy and {kept_noise[7]:.0%} of the random one's")
@@ -225,10 +227,12 @@ pictures = {
     f"{R} columns of i {i}": vertical[:, i, :, 0].T,
     f"{R} rows of o {o}": horizontal[o, :, 0, :],
 }
-figure, axes = plt.subplots(1, len(pictures), figsize=(10, 2.2))
-for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
-    axis.imshow(picture, cmap="RdBu", vmin=-picture.abs().max(), vmax=picture.abs().max())
-    axis.set(title=title, xticks=[], yticks=[])
+names = [("kernel column", "kernel row")] * 3 + [("rank", "kernel row"), ("kernel column", "rank")]
+figure, axes = plt.subplots(1, len(pictures), figsize=(12, 2.6))
+for axis, (title, picture), (across, down) in zip(axes, pictures.items(), names, strict=True):
+    image = axis.imshow(picture, cmap="RdBu", vmin=-picture.abs().max(), vmax=picture.abs().max())
+    figure.colorbar(image, ax=axis, shrink=0.6, label="weight")
+    axis.set(title=title, xlabel=across, ylabel=down, xticks=[], yticks=[])
     axis.grid(False)
 plt.show()
 
@@ -282,10 +286,10 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
 for name, curve in curves.items():
     left.plot(curve[:, 0], curve[:, 1], "o-", label=name)
     right.plot(curve[:, 0], 100 * curve[:, 2], "o-", label=name)
-right.axhline(100 * dense_accuracy, color="black", linestyle=":")
-left.set(title="relative error of the kernel", xlabel="share of the dense weights", ylim=0)
-right.set(title="accuracy of the network, %", xlabel="share of the dense weights")
-left.legend()
+right.axhline(100 * dense_accuracy, color="black", linestyle=":", label="dense")
+left.set(title="the kernel of conv2", xlabel="share of the dense weights", ylabel="relative error", ylim=0)
+right.set(title="the network", xlabel="share of the dense weights", ylabel="accuracy, %")
+right.legend()
 plt.show()
 halved = {name: [np.interp(0.5, curve[:, 0], curve[:, column]) for column in (1, 2)] for name, curve in curves.items()}
 for name, (error, accuracy) in halved.items():
@@ -339,7 +343,7 @@ for (title, batch, name), points in shares.items():
     style = {1: "--", 8: "-"}[batch] + {"channel_svd": "o", "spatial_svd": "s", "im2col": "X"}[name]
     panel.plot(*points.T, style, label=f"{name}, batch {batch}")
 for panel, title in zip(panels, subjects, strict=True):
-    panel.plot([0, 1.3], [0, 1.3], ":", color="black")
+    panel.plot([0, 1.3], [0, 1.3], ":", color="black", label="time in proportion")
     panel.set(title=title, xlabel="share of MACs", ylabel="share of time", ylim=0)
 panels[0].legend(fontsize=8)
 plt.show()

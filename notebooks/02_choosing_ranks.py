@@ -39,7 +39,7 @@ from lowrank_exp.training import NetworkScore, Recipe, evaluate, fit_
 from lowrank_exp.training.schedules import cosine
 
 torch.set_num_threads(1)
-plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+plt.rcParams.update({"figure.dpi": 150, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 
 # %% [markdown]
 # ## A trained network
@@ -106,10 +106,10 @@ for axis, name in zip(axes, shown, strict=True):
     for profiles, style, label in ((layers, "-", "trained"), (at_start, "--", "untrained")):
         values = profiles[name].singular_values[0]
         axis.plot(np.arange(1, len(values) + 1), values, style, label=label)
-    axis.axhline(above_noise(layers[name])[1], color="black", linestyle=":")
-    axis.axvline(layers[name].r_max, color="grey", linewidth=0.8)
-    axis.set(title=name, xlabel="index", ylim=0)
-axes[0].legend()
+    axis.axhline(above_noise(layers[name])[1], color="black", linestyle=":", label="threshold of EVBMF")
+    axis.axvline(layers[name].r_max, color="grey", linewidth=0.8, label="r_max")
+    axis.set(title=name, xlabel="index", ylabel="singular value", ylim=0)
+axes[-1].legend(fontsize=8)
 plt.show()
 
 print(f"{'layer':16} full rank  r_max  EVBMF  EVBMF before training")
@@ -168,15 +168,15 @@ mapped = allocate(layers, "enc_map", macs=0.5)
 crossings = {name: energy_curve(layers[name])[r - 1] for name, r in mapped.items() if r is not None}
 alpha = float(np.median(list(crossings.values())))
 
-figure, axis = plt.subplots(figsize=(6, 3.2))
+figure, axis = plt.subplots(figsize=(7, 3.6))
 for name, layer in layers.items():
     r = np.arange(1, layer.r_max + 1)
-    axis.plot(r / layer.r_max, energy_curve(layer), color=colours[name], linewidth=1)
+    axis.plot(r / layer.r_max, energy_curve(layer), color=colours[name], linewidth=1, label=name)
     if name in crossings:
         axis.plot(mapped[name] / layer.r_max, crossings[name], "o", color=colours[name])
 axis.axhline(alpha, color="black", linestyle=":", label=f"alpha = {alpha:.2f}")
-axis.set(title="ENC-Map at half of the MACs", xlabel="r / r_max", ylabel="$y_p$")
-axis.legend()
+axis.set(title="ENC-Map at half of the MACs", xlabel="r / r_max", ylabel="$y_p$, quality by energy")
+axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 for name, rank in mapped.items():
@@ -239,7 +239,7 @@ for label, chosen in POLICIES.items():
         style = {"color": "black", "linestyle": "--"} if label == "uniform" else {}
         panel.plot(*zip(*points, strict=True), marker=".", label=label, **style)
 for panel, title in zip(panels, ("weights alone", "training or held-out images too"), strict=True):
-    panel.axhline(100 * dense_accuracy, color="black", linestyle=":")
+    panel.axhline(100 * dense_accuracy, color="black", linestyle=":", label="dense")
     panel.set(title=f"policies that look at {title}", xlabel="share of the dense MACs")
     panel.legend(fontsize=8)
 panels[0].set(ylabel="accuracy, %")

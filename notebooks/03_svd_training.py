@@ -49,7 +49,7 @@ from lowrank_exp.training import Recipe, evaluate, fit_, recalibrate_
 from lowrank_exp.training.schedules import cosine
 
 torch.set_num_threads(1)
-plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+plt.rcParams.update({"figure.dpi": 150, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 
 data = Digits(num_classes=10, mean=(0.305,), std=(0.376,), validation=0.4)
 data.setup()
@@ -215,10 +215,11 @@ assert kept[BAD] < kept["SVD start, λ_o = λ_s = 1"] < 0.6
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.8), sharey=True)
 for axis, name in zip(axes, list(RUNS)[-3:], strict=True):
-    for values in singular_values(trained[name]).values():
-        axis.semilogy(torch.linspace(0, 1, len(values)), values.clamp(min=1e-4))
+    for layer, values in singular_values(trained[name]).items():
+        axis.semilogy(torch.linspace(0, 1, len(values)), values.clamp(min=1e-4), label=layer)
     axis.set(title=f"{name}\naccuracy {found[name]:.1%}", xlabel="index / full rank", ylim=(5e-5, 2))
 axes[0].set_ylabel("singular value / largest")
+axes[-1].legend(fontsize=7, title="layer")
 plt.show()
 
 # %% [markdown]

@@ -38,7 +38,7 @@ from lowrank_exp.runtime import installed_runtimes, runtime_named, time_interlea
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-plt.rcParams.update({"figure.dpi": 75, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+plt.rcParams.update({"figure.dpi": 150, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 
 network = cifar_resnet(depth=8).eval()
 image = torch.rand(1, 3, 32, 32)

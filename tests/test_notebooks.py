@@ -19,7 +19,7 @@ from traitlets.config import Config
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("*.py"))
 SECONDS = 300  # for one cell; a whole notebook should take less than a minute
-KILOBYTES = 400  # of a stored notebook
+KILOBYTES = 1200  # of a stored notebook
 FOLDERS = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|tmp|var|usr|opt|mnt|work|builds?)/|[A-Z]:\\)")
 
 every_notebook = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
