@@ -6,6 +6,7 @@ from lowrank_exp.phases.cuttlefish import TrainOn, TrainUntilSettled
 from lowrank_exp.phases.factorize import Factorize
 from lowrank_exp.phases.fastest import Fastest
 from lowrank_exp.phases.learning_compression import LearningCompression
+from lowrank_exp.phases.linear_probe import LinearProbe
 from lowrank_exp.phases.phase import Done, Phase, Setting
 from lowrank_exp.phases.prune import Prune, Remove
 from lowrank_exp.phases.recalibrate import Recalibrate
@@ -24,6 +25,7 @@ __all__ = [
     "Fastest",
     "FromScratch",
     "LearningCompression",
+    "LinearProbe",
     "Phase",
     "Prune",
     "Recalibrate",

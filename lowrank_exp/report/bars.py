@@ -69,17 +69,18 @@ def bars(points: pd.DataFrame, paper: Published | None = None, title: str = "") 
     axes.set_title(f"{heading(title, points)}\n{remain}", fontsize=10, parse_math=False)
     axes.grid(axis="x", alpha=0.25, linewidth=0.6, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
-    explain(axes)
+    explain(figure, axes)
     return figure
 
 
 def _published(axes: Axes, paper: Published | None, points: pd.DataFrame) -> None:
     """Hollow circles for the paper's accuracies of our rows."""
-    rows = [] if paper is None else list(paper.rows)
+    if paper is None:
+        return
     found = []
     others = points["control"] + points["departures"]  # which are not compared
     for place, (name, other) in enumerate(zip(points["row"], others, strict=True)):
-        row = next((row for row in rows if same_row(name, row) and not other), None)
+        row = next((row for row in paper.rows if same_row(name, row) and not other), None)
         value = math.nan if row is None else derived(paper.of_row(row)).get("accuracy", math.nan)
         found += [] if math.isnan(value) else [(100 * value, place)]
     if found:

@@ -90,8 +90,8 @@ def tradeoff(points: pd.DataFrame, paper: Published | None = None, title: str = 
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
-    explain(axes, curves[0].series if telling == "variant" else None)
-    if left_out := place(axes, names):
+    explain(figure, axes, curves[0].series if telling == "variant" else None)
+    if left_out := place(figure, axes, names):
         axes.set_xlabel(f"{MACS}\n(names for which there is no room, see the table: {len(left_out)})")
     return figure
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lowrank_exp.text.plain_text import shortened
 
@@ -48,9 +49,8 @@ def written(label: str) -> str:
     return shortened(f" {label}" if label.startswith("_") else label, LONGEST)
 
 
-def explain(axes: Axes, title: str | None = None) -> None:
+def explain(figure: Figure, axes: Axes, title: str | None = None) -> None:
     """A legend below the axes, where it covers nothing; the figure grows by its lines. Series come first."""
-    figure = axes.get_figure(root=True)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda k: labels[k] in (WARNED, PUBLISHED, DENSE, DENSE_PUBLISHED))
     columns = max(1, min(4, int(WIDTH / (LETTER * max(map(len, labels)) + 0.5))))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 DISTANCES = (7, 12, 20, 30, 42, 56, 72, 90, 120, 160, 200)  # points from a point's middle to its name
@@ -18,12 +19,11 @@ NEAR = 12  # points; a name further away is tied to its point
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
 
 
-def place(axes: Axes, names: Sequence[tuple[str, float, float]], size: float = 7.5) -> list[str]:
+def place(figure: Figure, axes: Axes, names: Sequence[tuple[str, float, float]], size: float = 7.5) -> list[str]:
     """Write every name beside its point (x, y), the nearest place that is free; the names for which there is none.
 
     The figure is laid out here and no more thereafter, as what is written would move.
     """
-    figure = axes.get_figure(root=True)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     pixels = figure.dpi / 72

@@ -88,6 +88,7 @@ def by_hand(row):
 
 BY_TRAINING = {"svd_training_cifar10", "trp_cifar10", "trp_imagenet", "pufferfish"}  # test_svd_training_tables.py
 WHOLE = {"repr_c3_32", "repr_metrics", "repr_resnet20"}  # networks as large as before: test_repr_tables.py
+WHOLE |= {"clip_zero_shot", "stochastic_depth"}  # test_more_tables.py
 QUANTIZED = {"ipq_imagenet"}  # as many MACs and weights as before: test_quantization_tables.py
 PRUNED = {"sfp_cifar10", "taylor_macs", "taylor_spearman"}  # test_pruning_tables.py
 ALL = [row for name, rows in ROWS.items() for row in rows if name not in BY_TRAINING | WHOLE | PRUNED | QUANTIZED]

@@ -102,6 +102,14 @@ PHASES: dict[str, dict[str, k.Kind]] = {
         "at": k.number(0, 1, below=True),
         "weights": k.boolean,
     },
+    "lowrank_exp.phases.LinearProbe": {
+        "features": k.text,
+        "C": k.many(k.number(0, 1e9, above=True)),
+        "images": _IMAGES,
+        "iterations": k.whole(1),
+        "batch_size": k.whole(1),
+        "seed": k.whole(0, SEEDS),
+    },
     "lowrank_exp.phases.Agree": {
         "criteria": k.named(k.Target(), "criterion"),
         "layers": k.either(k.text, NAMES),
