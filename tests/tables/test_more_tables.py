@@ -88,7 +88,7 @@ def test_no_row_of_them_has_the_name_of_another_decomposition():
 @pytest.mark.filterwarnings("ignore:torch counts")  # of CLIP's attention
 @pytest.mark.parametrize(
     ("experiment", "row"),
-    [("clip_zero_shot", "rn50_cifar10"), ("denton_ranks", "svd_2_4"), ("stochastic_depth", "uniform_0_5")],
+    [("clip_zero_shot", "vit_b_32_cifar10"), ("denton_ranks", "svd_2_4"), ("stochastic_depth", "uniform_0_5")],
 )
 def test_a_row_runs(command, tmp_path, experiment, row):
     sweep = (f"hydra.sweeper.params.row={experiment}/{row}", "hydra.sweeper.params.seed='0'")
@@ -102,4 +102,4 @@ def test_a_row_runs(command, tmp_path, experiment, row):
     if experiment == "clip_zero_shot":
         probes = {phase.name: phase.values["linear_probe"] for phase in result.phases if "probe" in phase.name}
         assert list(probes) == ["probe", "probe_compressed"]
-        assert probes["probe"] > 2 * result.phases[0].accuracy  # of random features, and of random words
+        assert probes["probe"] > 1.5 * result.phases[0].accuracy  # of random features, and of random words
