@@ -147,6 +147,18 @@ def a_tenth_of_the_bytes(job: Ended) -> None:
     assert job.result.phases[-1].bytes < 0.15 * job.result.phases[0].bytes
 
 
+def multiples_of_evbmf(job: Ended) -> None:
+    assert {layer.reason for layer in job.result.layers if layer.rank} == {"chosen by evbmf"}
+    assert "cp" in job.used
+    assert all(rank % 8 == 0 for rank in job.ranks.values() if rank)
+
+
+def solved_by_tensorly(job: Ended) -> None:
+    reasons = [layer.reason for layer in job.plan.layers.values() if layer.decomposition == "cp"]
+    assert reasons
+    assert all("; tensorly: error 0." in reason and ", ours: error 0." in reason for reason in reasons)
+
+
 def joined(job: Ended) -> None:
     halved(job)
     assert job.used <= {"spatial_svd", "channel_svd", "tucker2", "linear_svd"}
@@ -270,6 +282,8 @@ OUTCOMES: Mapping[str, Callable[[Ended], None]] = {
     "rank.ranks={conv2: [3, 8]}": tucker,
     "reconstruct=relu": fitted_to_responses,
     "rank.bytes=0.1": a_tenth_of_the_bytes,
+    "rank.round=up": multiples_of_evbmf,
+    "solver=tensorly": solved_by_tensorly,
     "rank.metric=sensitivity": joined,
     "rank=enc_inf": even_ranks,
     "truncate.energy=0.05": sparse_training,
