@@ -95,8 +95,8 @@ def check_row_used(hydra_cfg: DictConfig, cfg: DictConfig) -> None:
         cfg: the composed configuration, without it.
     """
     _, experiment, row = _chosen(hydra_cfg).values()
-    path = None if experiment is None or row is None else table_path(experiment, folders(hydra_cfg))
-    if path is None or any(key_of(typed).startswith("method") for typed in hydra_cfg.overrides.task):
+    path = None if experiment is None else table_path(experiment, folders(hydra_cfg))
+    if path is None or row is None or any(key_of(typed).startswith("method") for typed in hydra_cfg.overrides.task):
         return
     name = row.rpartition("/")[2]
     one, written = read_table(path).rows[name], OmegaConf.to_container(cfg, resolve=False)
