@@ -22,7 +22,13 @@ from lowrank_exp.files.whole import write_whole
 from lowrank_exp.text.plain_text import plain, shortened
 
 RESULT = "result.json"
-FRACTIONS = ("accuracy", "val_accuracy", "top5", "class_accuracy")  # in [0, 1]; other numbers are at least 0 ...
+FRACTIONS = (
+    "accuracy",
+    "val_accuracy",
+    "top5",
+    "class_accuracy",
+    "accuracy_alone",
+)  # in [0, 1]; other numbers are at least 0 ...
 ANY_SIGN = ("seed", "values", "rank")  # ... but these
 LARGEST = 1e38  # a number in a result
 DEEPEST = 50  # mappings and lists within each other
@@ -43,6 +49,7 @@ EXCLUDED = (
     "force_threads",
     "store",
     "latency",
+    "losses",
     "export",
     "dry_run",
     "tags",
@@ -103,7 +110,11 @@ class PhaseResult:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One layer before and after. No `decomposition` and `rank`: it was left alone, and `reason` says why."""
+    """One layer before and after. No `decomposition` and `rank`: it was left alone, and `reason` says why.
+
+    `weight_error`, `response_error`: of the decomposition, relative and squared, the latter on training images;
+    `accuracy_alone`: on validation images, with this layer alone decomposed. None: not measured.
+    """
 
     name: str
     decomposition: str | None = None
@@ -115,6 +126,9 @@ class LayerResult:
     channels_before: int | None = None
     channels_after: int | None = None
     reason: str = ""
+    weight_error: float | None = None
+    response_error: float | None = None
+    accuracy_alone: float | None = None
 
 
 @dataclass(frozen=True)

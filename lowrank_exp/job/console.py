@@ -23,6 +23,7 @@ PLAN_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "weigh
 BUDGET_COLUMNS = ("budget", "smallest", "all decomposed", "largest")
 TIME_COLUMNS = ("phase", "time", "most of it")
 SPEED_COLUMNS = ("runtime", "dense ms", "small ms", "as fast")
+LOST = {"weight_error": "weight err %", "response_error": "resp. err %", "accuracy_alone": "alone %"}  # of a layer
 UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 SAME = ("threads", "device", "machine", "torch")  # conditions, told where they are not those of the run
 WIDTH = 110  # of tables that go to a file
@@ -73,13 +74,15 @@ class Console:
                 _format_number(p.latency_ms, 1, "{:.3f}"),
                 "stored" if p.stored else _format_number(p.seconds, 1, "{:.1f}"),
             )
-        layers = _make_table(LAYER_COLUMNS, left=2)
+        lost = [name for name in LOST if any(getattr(layer, name) is not None for layer in result.layers)]
+        layers = _make_table((*LAYER_COLUMNS[:-1], *map(LOST.__getitem__, lost), LAYER_COLUMNS[-1]), left=2)
         layers.columns[-1].justify = "left"
         layers.columns[-1].no_wrap = False
         for layer in result.layers:
             rank = "dense" if layer.rank is None else str(layer.rank)
             before, after = f"{layer.macs_before:,}", f"{layer.macs_after:,}"
-            _add_row(layers, layer.name, layer.decomposition or "-", rank, before, after, layer.reason)
+            losses = [_format_number(getattr(layer, name), 100, "{:.2f}") for name in lost]
+            _add_row(layers, layer.name, layer.decomposition or "-", rank, before, after, *losses, layer.reason)
         self.terminal.print(phases)
         if result.layers:
             self.terminal.print(layers)
@@ -96,6 +99,8 @@ class Console:
             self.say(f"warning: {warning}")
         if result.status != "ok":
             self.say(f"status: {result.status}")
+        if lost:
+            self.say("err %: relative squared error of a layer's weight, and of its responses on training images.")
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
         self.say("kB: 1,000 bytes of the file, everything in it. seconds: of the phase.")
         for line in (*_tell_latency(result), *_tell_conditions(result)):

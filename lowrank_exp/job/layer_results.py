@@ -1,6 +1,6 @@
 """What became of every layer of a dense network, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -17,7 +17,12 @@ from lowrank_exp.svd_form.profile import not_in_form
 
 
 def layer_results(
-    dense: nn.Module, network: nn.Module, example: Tensor, plan: Plan | None = None, brought: Sequence[Edit] = ()
+    dense: nn.Module,
+    network: nn.Module,
+    example: Tensor,
+    plan: Plan | None = None,
+    brought: Sequence[Edit] = (),
+    losses: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[LayerResult]:
     """Every layer of the dense network: what it cost, what became of it, and why.
 
@@ -27,6 +32,7 @@ def layer_results(
         example: `(N, C, ...)`.
         plan: the last one that was carried out; None: none was.
         brought: edits that the network came with, from its weights file.
+        losses: of layers that were decomposed once, by name, see `layer_losses`.
     """
     before, after = (by_shapes(network_cost, model, example).every for model in (dense, network))
     factorized = [edit for edit in edits_of(network) if isinstance(edit, Factorize | ToSVD)]
@@ -52,6 +58,7 @@ def layer_results(
                 _explain(
                     name, edits, plan, brought, _describe_pruning(name, network, cost, brought) or staying.get(name, "")
                 ),
+                **((losses or {}).get(name, {}) if len(edits) == 1 and edits[0].layer == name else {}),
             )
         )
     return rows

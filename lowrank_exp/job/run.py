@@ -28,13 +28,14 @@ from lowrank_exp.job.dry_run import DryRun
 from lowrank_exp.job.exports import Exporter, comparison_images, exported_path, keep_exports
 from lowrank_exp.job.file_job import FileJob, is_executed_file
 from lowrank_exp.job.finished import PLAN, read_finished
+from lowrank_exp.job.layer_losses import Losses, losses_of_plan
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.job.loggers import Log
 from lowrank_exp.job.measure_phase import PhaseMeter
 from lowrank_exp.job.outcomes import Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
-from lowrank_exp.job.signals import Interrupted, raise_received
+from lowrank_exp.job.signals import Interrupted, raise_received, signal_in
 from lowrank_exp.job.timer import Timer
 from lowrank_exp.job.unfinished import Place, record_end, record_void
 from lowrank_exp.machine.environment import describe_conditions, describe_environment
@@ -95,7 +96,7 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, WithoutEffectError) and control is not None:
                 return record_void(error, folder / RESULT, identity, cfg.device, console.say)
-            if not made and isinstance(error, MISTAKES):
+            if not made and isinstance(error, MISTAKES) and signal_in(error) is None:
                 raise
             if (signal := record_end(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
                 raise
@@ -156,7 +157,10 @@ class _Job:
             first = self.measure_initial()
             phases, plan, network = self.run_phases(log)
             dense = self.parts.dense.result([*first, *phases], self.epochs)
-            layers = layer_results(self.parts.make_dense_network(), network, self.parts.example, plan, self.parts.edits)
+            losses = self.measure_losses()
+            plan = None if plan is None else plan.with_losses(losses)
+            dense_network = self.parts.make_dense_network()
+            layers = layer_results(dense_network, network, self.parts.example, plan, self.parts.edits, losses)
             log.layers(layers)
             log.classes(phases)
             status = "missed" if any(phase.missed for phase in phases) else "ok"
@@ -219,9 +223,14 @@ class _Job:
         self.console.estimates(dry_run.estimates, f"{self.device}, {torch.get_num_threads()} threads")
 
     def read_finished(self, expected: str) -> Result | None:
-        """The job's result, if all phases ended, and with what decides the numbers now."""
+        """The job's result, if all phases ended, and with what decides the numbers now; and what is asked of layers."""
         steps = [(step.name, step.key) for step in self.parts.steps]
         result = read_finished(self.folder, expected, steps, self.exact, self.console.say)
+        if result is not None and self.cfg.losses.alone:
+            decomposed = [layer for layer in result.layers if layer.weight_error is not None or layer.response_error]
+            if all(layer.accuracy_alone is None for layer in decomposed) and decomposed:
+                self.console.say("the accuracy with single layers decomposed was not measured: measured now")
+                return None
         return result if result is not None and self.timer.has_timed(result, self.config["latency"]) else None
 
     def measure_initial(self) -> list[PhaseResult]:
@@ -262,6 +271,17 @@ class _Job:
                 self.console.say(f"{step.name}: nothing to do in this network")
         self.place.last()
         return results, plan, self.load_stored_network()
+
+    def measure_losses(self) -> Losses:
+        """What layers lost in the last phase that decomposed them, from the networks before and after it."""
+        losses: Losses = {}
+        for number, step in enumerate(self.parts.steps):
+            if (plan := self.store.plan(step.name, step.key)) is None or step.phase.trains:
+                continue  # what a phase lost in which weights are trained, too, is not that of a decomposition
+            before = self.load_network_after(self.parts.steps[number - 1].name if number else "initial")
+            after = self.load_network_after(step.name)
+            losses |= losses_of_plan(before, after, plan, self.parts.data, self.cfg, self.device)
+        return losses
 
     def end_epoch(self, log: Log, phase: str, metrics: Mapping[str, float]) -> None:
         """An epoch of a phase has ended."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lowrank_exp.text.shown import shown
 DENSE = "the dense network"
 COMPRESSED = "the network as it was given, which had been compressed before, not of the dense one"
 TIMES = ("latency_before", "latency_after")
+LOST = ("weight_error", "response_error", "accuracy_alone")
 MEASURED = ("measured_ms", "measured_dense_ms")
 USUAL = {"policy": "fixed", "over": "all", "of": DENSE}
 
@@ -26,7 +27,8 @@ USUAL = {"policy": "fixed", "over": "all", "of": DENSE}
 class PlannedLayer:
     """One layer of a plan; rank and decomposition are None where it stays dense.
 
-    `latency`: nanoseconds of one forward pass on the runtime of the plan; None where it was not measured.
+    `latency`: nanoseconds of one forward pass on the runtime of the plan; `weight_error`, `response_error`: relative
+    squared errors once it was carried out; `accuracy_alone`: with this layer alone decomposed. None: not measured.
     """
 
     rank: Rank | None
@@ -40,6 +42,9 @@ class PlannedLayer:
     bytes_after: int = 0
     latency_before: int | None = None
     latency_after: int | None = None
+    weight_error: float | None = None
+    response_error: float | None = None
+    accuracy_alone: float | None = None
     options: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,6 +120,11 @@ class Plan(Mapping[str, Rank | None]):
         known = {name: getattr(self, name) for name in ("predicted_ms", "dense_ms", *MEASURED)}
         return {name: value for name, value in known.items() if value is not None}
 
+    def with_losses(self, losses: Mapping[str, Mapping[str, float]]) -> "Plan":
+        """The plan with what its layers have lost, by name: `weight_error`, `response_error`, `accuracy_alone`."""
+        known = {name: one for name, one in losses.items() if name in self.layers}
+        return replace(self, layers=self.layers | {n: replace(self.layers[n], **one) for n, one in known.items()})
+
     def _sum(self, what: str) -> int | None:
         """Over all layers; None where that of a layer is not known, or there are none."""
         every = [getattr(layer, what) for layer in self.layers.values()]
@@ -163,7 +173,7 @@ def _in_ms(latency: int | None) -> float | None:
 
 
 def _record(layer: PlannedLayer) -> dict[str, Any]:
-    record = {key: value for key, value in asdict(layer).items() if value is not None or key not in TIMES}
+    record = {key: value for key, value in asdict(layer).items() if value is not None or key not in (*TIMES, *LOST)}
     return record | {"rank": list(layer.rank)} if isinstance(layer.rank, tuple) else record
 
 
@@ -201,9 +211,9 @@ def _read_layer(path: Path, name: Any, entry: Any) -> PlannedLayer:
     if not isinstance(options, dict):
         raise ValueError(f"{path}: the options of the layer {name} are a mapping, got {shown(options)}")
     for key in entry.keys() - {"rank", "decomposition", "options"}:
-        if key in TIMES and entry[key] is None:
+        if (key in TIMES and entry[key] is None) or (key in LOST and (entry[key] is None or is_number(entry[key]))):
             continue
-        kind, words = (str, "a string") if key == "reason" else (int, "a whole number")
+        kind, words = (str, "a string") if key == "reason" else (int, "a number" if key in LOST else "a whole number")
         if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
             raise ValueError(f"{path}: the layer {name}: {key} must be {words}, got {shown(entry[key])}")
     return PlannedLayer(**{"decomposition": None, "reason": "from a plan file", **entry, "options": options})

@@ -18,6 +18,8 @@ from lowrank_exp.report.configuration import Configuration, beside_their_rows, c
 from lowrank_exp.report.confusion_figure import confusion_figure
 from lowrank_exp.report.departures import with_departures
 from lowrank_exp.report.expected import unclear, with_missing
+from lowrank_exp.report.layers import all_layers, layer_notes, layer_table
+from lowrank_exp.report.layers import shown as layers_shown
 from lowrank_exp.report.names import file_name, with_plain_names
 from lowrank_exp.report.published import Published, compared, find_table, published, tables_of
 from lowrank_exp.report.table import notes, table, with_differing
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="where files go (default: report in the first folder)")
     add("--phase", metavar="NAME", help="the phase to report (default: each method's last one)")
     add("--classes", action="store_true", help="also accuracy by class, and confusion matrices as figures")
+    add("--layers", action="store_true", help="also what every layer lost by its decomposition, the most first")
     add("--sort", metavar="COLUMN", help="sort rows by this column of the CSV, smallest first")
     return parser
 
@@ -94,6 +97,9 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if arguments.classes:
         sections = [_with_classes(section, rows, arguments.phase) for section in sections]
         files = _class_files(rows, arguments.phase)
+    if arguments.layers:
+        sections = [_with_layers(section, rows) for section in sections]
+        files |= {"layers.csv": _csv(all_layers(rows))}
     if unread:
         sections[0] = replace(sections[0], notes=[*unread, *sections[0].notes])
     render.terminal(sections, Console(width=_width(), markup=False, emoji=False, highlight=False))
@@ -138,6 +144,15 @@ def _with_classes(section: render.Section, rows: Sequence[Configuration], phase:
     lines = [(row, *shown(frame)) for row, frame in tables if len(frame)]
     notes = [*section.notes, *class_notes(mine, phase)]
     return replace(section, classes=[(f"{row.label}: {what}", frame) for row, what, frame in lines], notes=notes)
+
+
+def _with_layers(section: render.Section, rows: Sequence[Configuration]) -> render.Section:
+    """The section with a table of what layers lost for each of its configurations."""
+    mine = [row for row in rows if _title(row.experiment) == section.title]
+    tables = [(row, layer_table(row)) for row in mine]
+    lines = [(row, *layers_shown(frame)) for row, frame in tables if len(frame)]
+    notes = [*section.notes, *layer_notes(mine)]
+    return replace(section, layers=[(f"{row.label}: {what}", text) for row, what, text in lines], notes=notes)
 
 
 def _class_files(rows: Sequence[Configuration], phase: str | None) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lowrank_exp.report.distinguish import CHANGE, EXPLAINED, MARK, UNTESTED, numbers, testable
 from lowrank_exp.report.escapes import latex_escaped, markdown_escaped, markdown_item
+from lowrank_exp.report.layers import EXPLAINED as EXPLAINED_LAYERS
 from lowrank_exp.report.quantities import SHOWN, VALUES, Quantity
 
 CONVENTION = (
@@ -42,7 +43,8 @@ ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads", "ti
 class Section:
     """One experiment: its rows of `table`, its comparison with papers (or None), and the lines below.
 
-    `classes`: tables of accuracy by class, a title and lines of `class_table` each.
+    `classes`: tables of accuracy by class, a title and lines of `class_table` each; `layers`: of
+    what layers lost, as text.
     """
 
     title: str
@@ -52,6 +54,7 @@ class Section:
     conditions: str
     notes: Sequence[str]
     classes: Sequence[tuple[str, pd.DataFrame]] = ()
+    layers: Sequence[tuple[str, pd.DataFrame]] = ()
 
     @property
     def convention(self) -> str:
@@ -191,6 +194,10 @@ def terminal(sections: Sequence[Section], console: Console) -> None:
             _print(console, class_text(frame), title)
         if section.classes:
             console.print(BY_CLASS, style="dim")
+        for title, text in section.layers:
+            _print(console, text, title)
+        if section.layers:
+            console.print(EXPLAINED_LAYERS, style="dim")
         if len(origin(section.frame)):
             measured = origin(section.frame).drop(columns=["machine"])
             _print(console, measured, "where it was measured")
@@ -216,6 +223,10 @@ def markdown(sections: Sequence[Section]) -> str:
             parts += [f"### {title}: {markdown_escaped(of)}", _pipes(class_text(frame))]
         if section.classes:
             parts.append(BY_CLASS)
+        for of, text in section.layers:
+            parts += [f"### {title}: {markdown_escaped(of)}", _pipes(text)]
+        if section.layers:
+            parts.append(EXPLAINED_LAYERS)
         if len(origin(section.frame)):
             parts += [f"### {title}: where it was measured", _pipes(origin(section.frame))]
         if section.notes:
@@ -235,6 +246,8 @@ def latex(sections: Sequence[Section]) -> str:
             parts.append(_tabular(figures, f"{section.title}, figures of single phases."))
         for title, frame in section.classes:
             parts.append(_tabular(class_text(frame), f"{section.title}, {title}. {BY_CLASS}", last="r"))
+        for title, text in section.layers:
+            parts.append(_tabular(text, f"{section.title}, {title}. {EXPLAINED_LAYERS}", last="r"))
         if len(origin(section.frame)):
             parts.append(_tabular(origin(section.frame), f"{section.title}, where it was measured."))
         warned = [note for note in section.notes if note.startswith(("missed", "warning"))]

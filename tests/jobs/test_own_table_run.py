@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lowrank_exp.files.results import Result
+from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
 from support.smoke import SMOKE
 
@@ -51,6 +52,10 @@ def test_a_table_of_ones_own_is_swept_and_reported_as_ours(command, conf, tmp_pa
     }
     assert (first.config["evaluation"]["batch_size"], first.config["rank"]["macs"]) == (200, 0.5)
     assert not {"training", "finetune", "pruning", "regularizer"} & set(first.config)
+    plan = Plan.read(first.folder / "plan.yaml")
+    lost = {layer.name: (layer.weight_error, layer.response_error) for layer in first.layers}
+    assert lost == {name: (one.weight_error, one.response_error) for name, one in plan.layers.items()}
+    assert all(0 < error < 1 for name, rank in plan.ranks.items() if rank is not None for error in lost[name])
     folder = str(tmp_path / "outputs" / "mine")
     assert report([folder, *own]) == 1
     said = capsys.readouterr().out

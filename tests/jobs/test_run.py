@@ -187,6 +187,8 @@ def test_interrupted_result_is_plain_json(command, tmp_path):
         "files",
         "skipped",
         "exports",
+        "dense",
+        "departures",
     } == set(record)
 
 

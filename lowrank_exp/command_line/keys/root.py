@@ -54,6 +54,7 @@ ROOT = k.Record(
         "tags": k.many(k.text),
         "evaluation": k.Record({"batch_size": k.whole(1)}),
         "latency": low_rank.LATENCY,
+        "losses": k.Record({"images": k.whole(0), "alone": k.boolean}),
         "export": k.either(k.null, k.text, k.many(k.text)),
         "target": k.Record({"accuracy_drop": k.number(0, 1, below=True)}),
         "store": k.Record({"exact": k.boolean}),
