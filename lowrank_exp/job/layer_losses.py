@@ -45,7 +45,9 @@ def layer_losses(
                 losses[name]["weight_error"] = error
         for name, error in _response_errors(before, after, pairs, images).items():
             losses[name]["response_error"] = error
-    for name, (layer, factors) in pairs.items() if accuracy is not None else ():
+    if accuracy is None:
+        return losses
+    for name, (layer, factors) in pairs.items():
         before.set_submodule(name, factors)
         try:
             found = accuracy(before)
