@@ -33,7 +33,9 @@ def inverse_near(A_ImK: Tensor, weight_omK: Tensor, B_oOK: Tensor, second_GDD: T
     kernels = [tuple(of.shape[2:]) for of in (A_ImK, weight_omK, B_oOK)]
     B_o = B_oOK.flatten(1)
     L_inverse = _cholesky(B_o @ B_o.mT)
-    N_inverse = _cholesky(_seen(A_ImK.flatten(2).transpose(1, 2).flatten(0, 1), kernels, len(A_ImK), second_GDD))
+    # A row for every in channel and place before; linear layers have one place.
+    A_im = A_ImK.reshape(*A_ImK.shape[:2], -1).transpose(1, 2).flatten(0, 1)
+    N_inverse = _cholesky(_seen(A_im, kernels, len(A_ImK), second_GDD))
 
     def solve(r_omK: Tensor) -> Tensor:
         half = torch.cholesky_solve(r_omK.flatten(1), L_inverse)

@@ -19,7 +19,7 @@ OURS = (
         "sparse",
         "truncate",
     ),
-    *("until_settled", "train_on", "lc", "prune", "remove", "rewind", "agree", "fastest"),
+    *("until_settled", "train_on", "lc", "prune", "remove", "rewind", "agree", "fastest", "probe", "probe_compressed"),
 )
 
 _IMAGES = k.whole(1, 10**8)
