@@ -59,7 +59,7 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
     if arguments.json:
         settings = {name: str(value) for name, value in vars(arguments).items()}
-        found = {"times": records, "settings": settings, "environment": describe_environment()}
+        found = {"times": records, "settings": settings, "environment": describe_environment("cpu")}
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
