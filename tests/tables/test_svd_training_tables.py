@@ -277,6 +277,8 @@ def test_rows_on_a_cpu_run(command, tmp_path, capsys):
     "row",
     [
         "svd_training_cifar10/resnet20_spatial_hoyer_square",
+        "svd_training_cifar10/resnet20_channel_hoyer_ranks",  # in a smoke run no phase uses its ranks
+        "svd_training_cifar10/resnet110_channel_hoyer",
         "trp_cifar10/resnet20_spatial",
         "pufferfish/vgg19_hybrid",
     ],
