@@ -13,7 +13,7 @@ from typing import Any, final
 
 from lowrank_exp.data.image_folder import ClassFolders
 from lowrank_exp.data.scan import FolderScan, layout, scan_folder
-from lowrank_exp.files.whole import hold_lock
+from lowrank_exp.files.exclusion import hold_lock
 
 NAME = "ImageNet (ILSVRC-2012)"
 ARCHIVES = {

@@ -29,14 +29,16 @@ class SVDStore:
         if self.folder is None or layer.weight.is_meta:
             return decomposition.svd(layer)
         path = self.folder / f"{_key(decomposition, layer)}.pt"
+        damaged = False
         if path.exists():
             try:
                 check_sums(path)
                 return SVD(*(t.to(layer.weight.device) for t in torch.load(path, weights_only=True)))
             except Exception as error:  # torch raises many kinds for files that are not whole
                 log.warning("%s is damaged and is made anew (%s: %.200s)", path, type(error).__name__, error)
+                damaged = True
         svd = decomposition.svd(layer)
-        with write_whole(path, durable=False) as temporary:
+        with write_whole(path, durable=False, first=not damaged) as temporary:
             torch.save([t.cpu().contiguous() for t in svd], temporary)
         return svd
 

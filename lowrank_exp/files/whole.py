@@ -1,26 +1,25 @@
-"""Files that are there whole or not at all, whether they are still what was written, and locks that die with their
-process."""
+"""Files that are there whole or not at all, and whether they are still what was written."""
 
-import contextlib
 import functools
 import hashlib
 import os
-import re
 import shutil
-import socket
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from lowrank_exp.files.owner import PART, is_gone, temporary
+from lowrank_exp.files.place import place_first, replace, time_in, to_disk
 
-PART = re.compile(r"\..*\.([^.]+)\.(\d+)\.part")  # .<name>.<host>.<process id>.part
+FORGOTTEN = 86_400  # seconds after which what another host has left half written is nobody's
 
 
 @contextmanager
-def write_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Path]:
+def write_whole(path: str | os.PathLike, *, durable: bool = True, first: bool = False) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the place of `path` when the block ends well.
+
+    first: a file that another process has put there meanwhile stays.
 
     durable: the content has reached the disk before the name does, so that no power cut leaves an empty file; to be
         left out for many small files that can be made again, and whose damage is found.
@@ -34,16 +33,19 @@ def write_whole(path: str | os.PathLike, *, durable: bool = True) -> Iterator[Pa
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
+    part = temporary(path)
     try:
-        yield temporary
+        yield part
         if durable:
-            _to_disk(temporary)
-        os.replace(temporary, path)
+            to_disk(part)
+        if first:
+            place_first(part, path)
+        else:
+            replace(part, path)
         if durable:
-            _to_disk(path.parent)
+            to_disk(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -61,19 +63,18 @@ def write_whole_together(path: str | os.PathLike) -> Iterator[Path]:
     ['model.bin', 'model.xml']
     """
     path = Path(path)
-    folder = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = temporary(path)
     folder.mkdir(parents=True)
     try:
         yield folder / path.name
         *others, main = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
         for file in (*others, main):
-            _to_disk(file)
+            to_disk(file)
         if others:
             path.unlink(missing_ok=True)
         for file in (*others, main):
-            os.replace(file, path.with_name(file.name))
-        _to_disk(path.parent)
+            replace(file, path.with_name(file.name))
+        to_disk(path.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -85,11 +86,21 @@ def copy_whole(source: str | os.PathLike, target: str | os.PathLike) -> None:
 
 
 def sweep_parts(folder: Path) -> None:
-    """Remove what processes of this machine that are gone have left half written in a folder."""
+    """Remove what processes that are gone have left half written in a folder: of this host, or silent for a day."""
+    now = None
     for part in folder.glob(".*.part"):
-        match = PART.fullmatch(part.name)
-        if match and match[1] == _host() and not _lives(int(match[2])):
-            shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        if (match := PART.fullmatch(part.name)) is None:
+            continue
+        gone = is_gone(match[1], int(match[2]))
+        if gone is None:
+            try:
+                written = part.stat().st_mtime
+            except OSError:
+                continue
+            now = time_in(folder) if now is None else now
+            gone = now - written > FORGOTTEN
+        if gone:
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def file_digest(path: str | os.PathLike) -> str:
@@ -139,46 +150,6 @@ def check_sums(file: str | os.PathLike | object) -> None:
         raise ValueError(f"its part {broken} has changed since it was written")
 
 
-@contextmanager
-def hold_lock(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold a file lock; `waiting` is called once if another process has it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    guard = FileLock(lock)
-    try:
-        guard.acquire(timeout=0.2)
-    except Timeout:
-        waiting()
-        guard.acquire()
-    try:
-        yield
-    finally:
-        guard.release()
-
-
 @functools.lru_cache(10_000)
 def _digest(path: Path, *stat: int) -> str:
     return file_digest(path)
-
-
-@functools.cache
-def _host() -> str:
-    return re.sub(r"[^\w-]", "_", socket.gethostname()) or "_"
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
-
-
-def _to_disk(path: Path) -> None:
-    with contextlib.suppress(OSError):  # some systems and folders cannot; then it is as durable as they are
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from lowrank_exp.artifact import index_bytes
-from lowrank_exp.job.outcomes import Outcome, OutcomeStore
+from lowrank_exp.job.outcomes import CONFUSION, NETWORK, Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.scores import score
 from lowrank_exp.job.timer import Timer
@@ -44,21 +45,22 @@ class PhaseMeter:
         self.device, self.conditions = device, conditions
 
     def measure(
-        self, step: Step, done: Done, seconds: float, accuracies: Accuracies, epochs: Mapping[str, int]
+        self, step: Step, folder: Path, done: Done, seconds: float, accuracies: Accuracies, epochs: Mapping[str, int]
     ) -> Outcome:
         """The figures of the network that lies in the phase's file.
 
         Args:
             step: the phase.
+            folder: of its files, where the confusion counts go, too.
             done: what it did.
             seconds: that it took.
             accuracies: after the phases before it, on test and on validation images.
             epochs: that these have trained.
         """
-        path, data = self.store.network(step.name, step.key), self.parts.data
+        path, data = folder / NETWORK, self.parts.data
         network = self.parts.load_network(path).to(self.device)
         batch_size = self.cfg.evaluation.batch_size
-        scored = score(network, data, batch_size, self.device, self.store.confusion(step.name, step.key))
+        scored = score(network, data, batch_size, self.device, folder / CONFUSION)
         warnings = [*done.warnings, *scored.warnings]
         learnt = self.cfg.model.get("weights") is not None or any(epochs.values()) or bool(done.history)
         if done.applied:

@@ -5,22 +5,31 @@ network, its weights, the data by content, and the seed. So a sweep of twenty ro
 killed run goes on where it was, and a change of anything that decides the numbers starts anew.
 """
 
+import contextlib
+import errno
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from lowrank_exp.files.exclusion import SHARING, hold_lock, is_held
+from lowrank_exp.files.owner import temporary
+from lowrank_exp.files.place import place_folder_first, take_away, to_disk
 from lowrank_exp.files.results import PhaseResult, digest
-from lowrank_exp.files.whole import file_digest, find_difference, hold_lock, sweep_parts, write_whole
+from lowrank_exp.files.whole import file_digest, find_difference, sweep_parts, write_whole
 from lowrank_exp.job.readable import find_unreadable
 from lowrank_exp.job.timer import untimed
-from lowrank_exp.phases.phase import FITTED
 from lowrank_exp.rank import Plan
 
 NAMELESS = ("initial", "untrained")  # networks that no phase has left are called so
+RECORD, NETWORK, CONFUSION, PLAN = "outcome.json", "network.pt", "confusion.csv", "plan.yaml"
+CHECKPOINT = "last.ckpt"
+PATIENCE = 60  # seconds for which another host may not see a file that is there
 UNFIT = set('/\\:*?"<>|')  # for the name of a file, here or on another system
 
 
@@ -61,7 +70,11 @@ class Outcome:
 
 
 class OutcomeStore:
-    """Folders `<phase>-<key>`: `network.pt`, `confusion.csv`, `outcome.json` (written last), `plan.yaml` if made."""
+    """Folders `<phase>-<key>` of finished phases: `network.pt`, `confusion.csv`, `outcome.json`, `plan.yaml` if made.
+
+    A folder gets its name with all of its files in it, and the first one stays. What an unfinished phase must not lose
+    lies in `<phase>-<key>.work`.
+    """
 
     def __init__(self, root: Path, say: Callable[[str], None] = print, exact: Mapping[str, Any] | None = None) -> None:
         """`say` is told of damage, once each; with `exact`, only phases of these conditions are found."""
@@ -72,26 +85,25 @@ class OutcomeStore:
         """Where the outcome of a phase lies, or will lie."""
         return self.root / f"{name}-{key[:16]}"
 
+    def work(self, name: str, key: str) -> Path:
+        """Where checkpoints and the like of a phase lie as long as it has not finished."""
+        return self.root / f"{name}-{key[:16]}.work"
+
     def network(self, name: str, key: str) -> Path:
         """The file of the network after the phase."""
-        return self.folder(name, key) / "network.pt"
+        return self.folder(name, key) / NETWORK
 
     def confusion(self, name: str, key: str) -> Path:
         """The file of what the network took for what; outcomes of earlier versions have none."""
-        return self.folder(name, key) / "confusion.csv"
+        return self.folder(name, key) / CONFUSION
 
     def read(self, name: str, key: str) -> Outcome | None:
         """The outcome of a finished phase; None where it has not finished, or its files are damaged, which is told."""
         folder = self.folder(name, key)
         try:
-            outcome = _read(folder / "outcome.json")
+            outcome = read_outcome(folder)
             if outcome.key != key:
                 raise ValueError("outcome.json is of another phase")
-            if self.exact is not None and outcome.conditions != self.exact:
-                return None
-            problem = find_difference(folder, outcome.files) if outcome.files else find_unreadable(folder, "network.pt")
-            if problem is not None:
-                raise ValueError(problem)
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
@@ -100,35 +112,95 @@ class OutcomeStore:
                 self.say(line)
             self._said.add(line)
             return None
-        return outcome
+        return outcome if self.exact in (None, outcome.conditions) else None
 
     def plan(self, name: str, key: str) -> Plan | None:
         """The plan that the phase carried out, if it made one."""
-        path = self.folder(name, key) / "plan.yaml"
+        path = self.folder(name, key) / PLAN
         return Plan.read(path) if path.is_file() else None
 
-    def write(self, outcome: Outcome) -> None:
-        """Mark the phase finished. Its files must lie in place already."""
-        folder = self.folder(outcome.name, outcome.key)
-        files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-        present = sorted(path for path in files if path.name != "outcome.json" and path.suffix != ".ckpt")
-        record = json.loads(json.dumps(asdict(outcome) | {"files": {path.name: file_digest(path) for path in present}}))
-        with write_whole(folder / "outcome.json") as temporary:
-            temporary.write_text(json.dumps({**record, "digest": digest(record)}, indent=1), encoding="utf-8")
-        (folder / "last.ckpt").unlink(missing_ok=True)
-        shutil.rmtree(folder / FITTED, ignore_errors=True)
+    def is_held(self, name: str, key: str) -> bool:
+        """Whether another process computes the phase now."""
+        return is_held(self._lock(name, key))
 
     @contextmanager
     def writing(self, name: str, key: str, waiting: Callable[[str], None]) -> Iterator[Path]:
-        """The phase's folder, held by one process at a time; the lock dies with the process that holds it."""
-        folder = self.folder(name, key)
-        folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(
-            folder.with_name(f"{folder.name}.lock"),
-            lambda: waiting(f"waiting for another job that computes {folder.name}"),
-        ):
-            sweep_parts(folder)
+        """The folder for what the phase must not lose, held by one process at a time as far as the system allows."""
+        folder, work = self.folder(name, key), self.work(name, key)
+        with hold_lock(self._lock(name, key), lambda: waiting(f"waiting for another job that computes {folder.name}")):
+            sweep_parts(self.root)
+            if (folder / CHECKPOINT).exists() and not work.exists():
+                os.rename(folder, work)  # an earlier version kept it there
+            work.mkdir(parents=True, exist_ok=True)
+            sweep_parts(work)
+            try:
+                yield work
+            finally:
+                with contextlib.suppress(OSError):
+                    work.rmdir()  # if nothing is in it
+
+    @contextmanager
+    def making(self, name: str, key: str) -> Iterator[Path]:
+        """A folder of this process alone for the files of a finished phase, which `publish` puts into its place."""
+        folder = temporary(self.folder(name, key))
+        folder.mkdir(parents=True)
+        try:
             yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, outcome: Outcome, made: Path) -> tuple[Outcome, bool]:
+        """Mark the phase finished, with the files in the folder `made` and what its folder for work keeps.
+
+        Returns the outcome, or what another process has published before, and whether it is that.
+        """
+        folder, work = (of(outcome.name, outcome.key) for of in (self.folder, self.work))
+        for path in work.iterdir() if work.is_dir() else ():
+            if path.is_file() and path.suffix != ".ckpt" and not path.name.startswith("."):
+                shutil.copy2(path, made / path.name)
+                to_disk(made / path.name)
+        present = sorted(path for path in made.iterdir() if path.is_file())
+        outcome = replace(outcome, files={path.name: file_digest(path) for path in present})
+        record = json.loads(json.dumps(asdict(outcome)))
+        with write_whole(made / RECORD) as part:
+            part.write_text(json.dumps({**record, "digest": digest(record)}, indent=1), encoding="utf-8")
+        deadline = time.monotonic() + (PATIENCE if SHARING.of(self.root) else 0)
+        while not place_folder_first(made, folder):
+            if (other := self.read(outcome.name, outcome.key)) is not None:
+                shutil.rmtree(work, ignore_errors=True)
+                return other, True
+            if time.monotonic() < deadline and self.exact is None:  # it may not be seen yet
+                time.sleep(1)
+            elif (damaged := take_away(folder)) is not None:
+                shutil.rmtree(damaged, ignore_errors=True)
+        to_disk(self.root)
+        shutil.rmtree(work, ignore_errors=True)
+        return outcome, False
+
+    def _lock(self, name: str, key: str) -> Path:
+        return self.root / f"{self.folder(name, key).name}.lock"
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """The outcome in a folder of the store.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it, or a file of it, is not what was written.
+        OSError: it cannot be read.
+    """
+    for again in (True, True, False):
+        try:
+            outcome = _read(folder / RECORD)
+            problem = find_difference(folder, outcome.files) if outcome.files else find_unreadable(folder, NETWORK)
+        except OSError as error:
+            if error.errno != errno.ESTALE or not again:  # another host has just put it there
+                raise
+        else:
+            break
+    if problem is not None:
+        raise ValueError(problem)
+    return outcome
 
 
 def check_name(name: object) -> None:

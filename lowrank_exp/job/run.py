@@ -19,8 +19,8 @@ from lowrank_exp.command_line.choices import labels, options
 from lowrank_exp.command_line.control import control_of, without_control
 from lowrank_exp.command_line.used import job_config, without_use
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.files.exclusion import hold_lock, share, tell_of_sharing
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
-from lowrank_exp.files.whole import hold_lock
 from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
 from lowrank_exp.job.departures import departures
@@ -32,7 +32,7 @@ from lowrank_exp.job.layer_losses import Losses, losses_of_plan
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.job.loggers import Log
 from lowrank_exp.job.measure_phase import PhaseMeter
-from lowrank_exp.job.outcomes import Outcome, OutcomeStore
+from lowrank_exp.job.outcomes import NETWORK, Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received, signal_in
@@ -76,6 +76,7 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     console = Console(cfg.progress)
     for line in without_use(hydra_cfg.overrides.task, cfg, names["method"]):
         console.say(line)
+    share(cfg.store.shared, cfg.store.silent)
     if cfg.dry_run:
         try:
             make_job(cfg, config, folder, names, console, Place()).dry_run(identity["fingerprint"])
@@ -148,9 +149,12 @@ class _Job:
 
     def run_whole(self, identity: Mapping[str, Any]) -> Result:
         """Phases, figures, files: all but those that are exported."""
-        check_folders({"paths.outputs": self.folder, "paths.store": Path(self.cfg.paths.store)})
+        store = Path(self.cfg.paths.store)
+        check_folders({"paths.outputs": self.folder, "paths.store": store})
+        if (allowed := tell_of_sharing(store)) is not None:
+            self.console.say(f"{store} is shared with other hosts: {allowed}")
         if any(step.phase.trains and self.store.read(step.name, step.key) is None for step in self.parts.steps):
-            check_room(Path(self.cfg.paths.store), self.parts.initial)
+            check_room(store, self.parts.initial)
         log = Log.of_job(self.cfg, self.config, self.folder, self.labels, identity["fingerprint"], self.console.say)
         failed = True
         try:
@@ -205,7 +209,7 @@ class _Job:
         dry_run = DryRun(self.parts.initial, untrained, self.parts.data, evaluation, latency, self.console)
         first = [] if self.parts.first is None else [self.parts.first]
         for step in [*first, *self.parts.steps]:
-            setting = self.make_setting(step, self.store.folder(step.name, step.key))
+            setting = self.make_setting(step, self.store.work(step.name, step.key))
             seed_all(setting.seed)
             if (outcome := self.store.read(step.name, step.key)) is not None:
                 self.files = self.store.network(step.name, step.key)
@@ -298,15 +302,20 @@ class _Job:
             if (outcome := self.store.read(step.name, step.key)) is not None:
                 return outcome, True
             seconds = stopwatch()
-            network, done = self.run_from_last_epoch(step, self.make_setting(step, folder, on_epoch))
+            try:
+                network, done = self.run_from_last_epoch(step, self.make_setting(step, folder, on_epoch))
+            except OSError:  # another host that took this one for gone may have finished, and cleared up
+                if (outcome := self.store.read(step.name, step.key)) is not None:
+                    return outcome, True
+                raise
             seconds = seconds()
-            artifact.save(network, self.store.network(step.name, step.key))
-            if done.plan is not None:
-                self.console.base(step.name, done.plan)
-                done.plan.write(folder / PLAN)
-            outcome = self.meter.measure(step, done, seconds, self.accuracies, self.epochs)
-            self.store.write(outcome)
-        return outcome, False
+            with self.store.making(step.name, step.key) as made:
+                artifact.save(network, made / NETWORK)
+                if done.plan is not None:
+                    self.console.base(step.name, done.plan)
+                    done.plan.write(made / PLAN)
+                outcome = self.meter.measure(step, made, done, seconds, self.accuracies, self.epochs)
+                return self.store.publish(outcome, made)
 
     def run_from_last_epoch(self, step: Step, setting: Setting) -> tuple[nn.Module, Done]:
         """Run one phase, from its checkpoint if one is there; from a damaged one it does not start."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lowrank_exp.checks import WithoutEffectError, whole
 from lowrank_exp.decomposition import recompose
 from lowrank_exp.edits import Edit, Factorize, edits_of
+from lowrank_exp.files.exclusion import hold_lock
 from lowrank_exp.files.results import digest
-from lowrank_exp.files.whole import hold_lock
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.network.cost import LAYERS, network_cost
 from lowrank_exp.network.shapes import by_shapes

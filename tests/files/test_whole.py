@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
+from lowrank_exp.files.owner import host
 from lowrank_exp.files.whole import (
-    _host,
     check_sums,
     copy_whole,
     file_digest,
@@ -51,11 +51,13 @@ def test_a_copy_replaces_what_was_there(tmp_path):
 def test_what_dead_processes_left_half_written_is_swept(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    dead = tmp_path / f".a.pt.{_host()}.{process.pid}.part"
-    ours, elsewhere = tmp_path / f".b.pt.{_host()}.{os.getpid()}.part", tmp_path / ".c.pt.another-host.1.part"
-    for path in (dead, ours, elsewhere, tmp_path / "d.pt"):
+    dead, former = tmp_path / f".a.pt.{host()}.{process.pid}-0a1b.part", tmp_path / f".a.{host()}.{process.pid}.part"
+    ours, elsewhere = tmp_path / f".b.pt.{host()}.{os.getpid()}-12.part", tmp_path / ".c.pt.another-host.1.part"
+    forgotten = tmp_path / ".f.pt.another-host.1-ff.part"
+    for path in (dead, former, ours, elsewhere, forgotten, tmp_path / "d.pt"):
         path.touch()
-    several = tmp_path / f".e.xml.{_host()}.{process.pid}.part"
+    os.utime(forgotten, (0, 0))
+    several = tmp_path / f".e.xml.{host()}.{process.pid}-77.part"
     several.mkdir()
     (several / "e.bin").touch()
     sweep_parts(tmp_path)
@@ -64,7 +66,7 @@ def test_what_dead_processes_left_half_written_is_swept(tmp_path):
 
 def test_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr("lowrank_exp.files.whole._to_disk", lambda path: order.append((path.name[:5], path.exists())))
+    monkeypatch.setattr("lowrank_exp.files.whole.to_disk", lambda path: order.append((path.name[:5], path.exists())))
     with write_whole(tmp_path / "a.txt") as temporary:
         temporary.touch()
     assert order == [(".a.tx", True), (tmp_path.name[:5], True)]

@@ -57,7 +57,7 @@ ROOT = k.Record(
         "losses": k.Record({"images": k.whole(0), "alone": k.boolean}),
         "export": k.either(k.null, k.text, k.many(k.text)),
         "target": k.Record({"accuracy_drop": k.number(0, 1, below=True)}),
-        "store": k.Record({"exact": k.boolean}),
+        "store": k.Record({"exact": k.boolean, "shared": k.or_null(k.boolean), "silent": k.number(1, 86_400)}),
         "paths": k.Record({"outputs": k.text, "store": k.text, "cache": k.text}),
         "data": k.Target(),
         "model": k.Target({"weights": networks.WEIGHTS}),
