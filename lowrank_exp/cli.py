@@ -31,7 +31,7 @@ from lowrank_exp.command_line.mistakes import explained, shortened
 from lowrank_exp.command_line.table_options import offer_tables
 from lowrank_exp.command_line.used import job_config
 from lowrank_exp.files.results import Result, fingerprint
-from lowrank_exp.job.jobs_not_run import rest_told
+from lowrank_exp.job.launching import launched
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
 from lowrank_exp.machine.allocator import keep_freed_memory
 from lowrank_exp.machine.cores import count_cores, openmp_threads
@@ -55,7 +55,7 @@ def main() -> None:
     try:
         sys.argv[1:] = checked(sys.argv[1:])
         offer_tables()
-        with signals_raised(), rest_told(), missing_part_told(sys.argv[1:]):
+        with signals_raised(), launched(), missing_part_told(sys.argv[1:]):
             decorate(job)()
     except (Exception, Interrupted, KeyboardInterrupt) as error:
         if (signal := signal_in(error)) is not None:
@@ -86,7 +86,7 @@ def job(cfg: DictConfig) -> None:
 
 
 def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
-    sweep, side_by_side = str(hydra_cfg.mode) == "RunMode.MULTIRUN", jobs_side_by_side(hydra_cfg)
+    sweep, side_by_side = str(hydra_cfg.mode) == "RunMode.MULTIRUN", jobs_side_by_side(hydra_cfg, cfg.launcher)
     try:
         check(cfg, hydra_cfg)
         count_classes_(cfg)
@@ -114,10 +114,23 @@ def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
         check_values(config, OmegaConf.to_container(cfg, resolve=False))
     except ValueError as error:
         raise ValueError(f"{error}{set_by_table(str(error), hydra_cfg)}") from error
+    check_launcher(hydra_cfg)
     check_choices(hydra_cfg, config)
     check_row_used(hydra_cfg, cfg)
     check_hidden(hydra_cfg.overrides.task, cfg)
     check_targets(nest_recipes(config))
+
+
+def check_launcher(hydra_cfg: DictConfig) -> None:
+    """Raise ValueError for a launcher that has nothing to launch, or that stands beside one of Hydra's own."""
+    typed = next((one for one in hydra_cfg.overrides.task if one.startswith(("launcher=", "launcher."))), None)
+    if typed is not None and str(hydra_cfg.mode) != "RunMode.MULTIRUN":
+        raise ValueError(f"{typed} without -m: launchers run the jobs of a sweep, and this is a single job. Write -m")
+    chosen = hydra_cfg.runtime.choices
+    if chosen.get("launcher") != "serial" and chosen.get("hydra/launcher") != "basic":
+        raise ValueError(
+            f"launcher={chosen.get('launcher')} beside hydra/launcher={chosen.get('hydra/launcher')}: leave one out"
+        )
 
 
 def stay_where_it_started(paths: DictConfig, start: Path) -> None:
@@ -131,9 +144,10 @@ class MissedTargetError(Exception):
     """A job has ended with all of its phases, and a target was not met or a file not exported."""
 
 
-def jobs_side_by_side(hydra_cfg: DictConfig) -> int:
-    """How many jobs the launcher runs at a time."""
-    jobs = hydra_cfg.launcher.get("n_jobs", 1) if str(hydra_cfg.mode) == "RunMode.MULTIRUN" else 1
+def jobs_side_by_side(hydra_cfg: DictConfig, launcher: DictConfig) -> int:
+    """How many jobs share the cores: those that Hydra's launcher, or the configuration's, runs at a time on them."""
+    sweep = str(hydra_cfg.mode) == "RunMode.MULTIRUN"
+    jobs = launcher.get("n_jobs", hydra_cfg.launcher.get("n_jobs", 1)) if sweep else 1
     return count_cores() if jobs is not None and jobs < 0 else max(1, jobs or 1)
 
 
@@ -197,4 +211,6 @@ OmegaConf.register_new_resolver("if_writable", if_writable, replace=True)
 
 
 if __name__ == "__main__":
-    main()
+    from lowrank_exp.cli import main as imported
+
+    imported()  # by its own name other processes find it, too

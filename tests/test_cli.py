@@ -52,8 +52,9 @@ def test_jobs_side_by_side(n_jobs, mode, expected):
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    launcher = {} if n_jobs is None else {"n_jobs": n_jobs}
-    assert jobs_side_by_side(OmegaConf.create({"launcher": launcher, "mode": RunMode[mode]})) == expected
+    of, other = OmegaConf.create({} if n_jobs is None else {"n_jobs": n_jobs}), OmegaConf.create({})
+    for hydra, ours in ((of, other), (other, of)):
+        assert jobs_side_by_side(OmegaConf.create({"launcher": hydra, "mode": RunMode[mode]}), ours) == expected
 
 
 def test_every_key_of_the_root_has_what_is_allowed_behind_it():

@@ -15,7 +15,16 @@ from lowrank_exp.command_line.tables import read_table, sets, table_path
 from lowrank_exp.command_line.used import part_of, used_parts
 
 NAMES = ("method", "experiment", "row")
-NOT_RECORDED = ("experiment", "row", "control", "scale/", "recipe", "logger", "hydra/")  # the first stand by themselves
+NOT_RECORDED = (
+    "experiment",
+    "row",
+    "control",
+    "scale/",
+    "recipe",
+    "logger",
+    "launcher",
+    "hydra/",
+)  # the first three stand by themselves
 
 
 def labels(hydra_cfg: DictConfig) -> dict[str, str | None]:
@@ -46,6 +55,8 @@ def check_choices(hydra_cfg: DictConfig, config: Mapping[str, Any]) -> None:
         config: resolved, without it.
     """
     check_hydra(hydra_cfg)
+    if (last := config.get("stop_after")) is not None and last not in (order := order_of(config["method"])):
+        raise ValueError(f"stop_after={last} is refused: allowed is a phase of this method's order, {', '.join(order)}")
     check_effect(hydra_cfg.overrides.task, config)
     regularizer = config.get("regularizer") or {}
     trains_on = set(config["method"]["order"]) - {"train"}

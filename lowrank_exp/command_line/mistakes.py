@@ -50,7 +50,7 @@ def _explained(error: BaseException) -> str:
     if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which is there with its launcher alone
         return (
             "a process that ran jobs of the sweep was ended from outside, often for want of memory. The same command "
-            "goes on with what is missing; hydra.launcher.n_jobs=1 runs one job at a time"
+            "goes on with what is missing; launcher.n_jobs=1 runs one job at a time"
         )
     if isinstance(error, InterpolationKeyError):
         return missing(error)

@@ -52,6 +52,8 @@ EXCLUDED = (
     "losses",
     "export",
     "dry_run",
+    "launcher",
+    "stop_after",
     "tags",
     "notes",
     "name",

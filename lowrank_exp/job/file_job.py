@@ -174,6 +174,8 @@ class FileJob:
                 )
         if self.cfg.export:
             raise ValueError(f"{what}: it cannot be exported again. Leave export=null")
+        if self.cfg.stop_after is not None:
+            raise ValueError(f"{what}: no other job takes a phase of it over. Leave stop_after=null")
         if self.cfg.latency.runtime not in (None, self.executes):
             raise ValueError(
                 f"{what}: it is executed by {self.executes}, not by latency.runtime={self.cfg.latency.runtime}. Leave "

@@ -54,7 +54,8 @@ MISTAKES = (ValueError, TypeError, FileNotFoundError, ImportError, Instantiation
 def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     """Run one job in `folder`, or read its result where it has finished with the same outcome keys.
 
-    With `dry_run` print what it would do, and write nothing but SVDs to the store; then there is no result.
+    With `dry_run` print what it would do, and write nothing but SVDs to the store; then there is no result. With
+    `stop_after` there is none either, but phases in the store.
 
     Args:
         cfg: the composed configuration, without Hydra's own node.
@@ -93,6 +94,9 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
             if control is not None and config == row | {"control": control}:
                 raise WithoutEffectError("no phase of this row chooses ranks by the group rank: nothing is shuffled")
             job, made = make_job(cfg, config, folder, names, console, place), True
+            if cfg.stop_after is not None:
+                job.run_until(cfg.stop_after)
+                return None
             result = job.run(identity)
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, WithoutEffectError) and control is not None:
@@ -146,6 +150,13 @@ class _Job:
         else:
             result = self.run_whole(identity)
         return self.make_exporter().export_missing(result)
+
+    def run_until(self, last: str) -> None:
+        """The phases up to one, stored for the jobs that share them; nothing is logged."""
+        check_folders({"paths.store": Path(self.cfg.paths.store)})
+        names = [step.name for step in self.parts.steps]
+        self.parts.steps = self.parts.steps[: names.index(last) + 1]
+        self.run_phases(Log(None, self.console.say))
 
     def run_whole(self, identity: Mapping[str, Any]) -> Result:
         """Phases, figures, files: all but those that are exported."""

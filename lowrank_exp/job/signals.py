@@ -12,6 +12,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 PATIENCE = 10.0  # seconds in which a second signal is one with the first: what ends must not be disturbed
 
 _received: list[tuple[int, float]] = []  # the last signal and when it came
+_asked: list[tuple[int, float]] = []  # the signal that `ending_at_boundaries` has heard, and when
 
 
 class Interrupted(BaseException):
@@ -68,6 +69,45 @@ def signals_raised() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextmanager
+def ending_at_boundaries(number: int, patience: float) -> Iterator[None]:
+    """Within the block a signal asks the run to end: `raise_received`, at the next boundary, raises `Interrupted`.
+
+    Where no boundary comes within `patience` seconds, it is raised at once. Loader workers, which inherit the handler
+    by a fork, and which SLURM may signal too, leave it alone. For the main thread.
+    """
+    owner, main = os.getpid(), threading.main_thread().ident
+    open_ = threading.Event()
+
+    def remind() -> None:
+        if open_.is_set() and main is not None:
+            signal.pthread_kill(main, number)
+
+    reminder = threading.Timer(patience, remind)
+    reminder.daemon = True
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner or _received:  # it is not this process that is asked, or it is ending already
+            return
+        now = time.monotonic()
+        if not _asked:
+            _asked.append((number, now))
+            reminder.start()
+            os.write(2, f"{signal.Signals(number).name}: ends at the next boundary, and goes on later\n".encode())
+        elif now - _asked[0][1] >= patience:
+            _raise(number, frame)
+
+    open_.set()
+    former = signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        open_.clear()
+        reminder.cancel()
+        signal.signal(number, signal.SIG_DFL if former is None else former)
+        _asked.clear()
+
+
 def raising() -> bool:
     """Whether a block of `signals_raised` is open in this process."""
     return any(signal.getsignal(getattr(signal, name)) is _raise for name in NAMES if hasattr(signal, name))
@@ -86,7 +126,9 @@ def end_with_the_parent() -> None:
 
 
 def raise_received() -> None:
-    """Raise `Interrupted` if a signal came whose exception somebody has swallowed."""
+    """Raise `Interrupted` if a signal came whose exception somebody has swallowed, or one that asks for boundaries."""
+    if _asked and not _received:
+        _received.append((_asked[0][0], time.monotonic()))
     if (came := received()) is not None:
         raise came
 

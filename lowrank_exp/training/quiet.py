@@ -14,6 +14,7 @@ MEANT = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's use of torch
     r".*GPU available but not used",
     r".*The '\w+_dataloader' does not have many workers",
+    r".*The `srun` command is available on your system but is not used",  # a fit starts its own processes
     r".*You defined a `validation_step` but have no `val_dataloader`",
 )
 

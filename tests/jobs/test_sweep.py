@@ -99,7 +99,7 @@ def test_sweep_killed_three_times_equals_an_undisturbed_one(command, tmp_path):
 @pytest.mark.slow
 def test_jobs_side_by_side_share_the_threads_and_the_dense_network(tmp_path):
     outputs = tmp_path / "outputs"
-    arguments = ["-m", *SMOKE, "rank.macs=0.4,0.6", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    arguments = ["-m", *SMOKE, "rank.macs=0.4,0.6", "launcher=joblib", "launcher.n_jobs=2"]
     subprocess.run(
         [sys.executable, "-m", "lowrank_exp.cli", *arguments, f"paths.outputs={outputs}"], check=True, timeout=300
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lowrank_exp.command_line.keys import kinds as k
-from lowrank_exp.command_line.keys import low_rank, networks, phases, pruning, training
+from lowrank_exp.command_line.keys import launchers, low_rank, networks, phases, pruning, training
 
 _LOGGERS: dict[str, Mapping[str, k.Kind]] = {
     "lowrank_exp.job.loggers.csv": {},
@@ -27,6 +27,7 @@ TARGETS: dict[str, Mapping[str, k.Kind]] = {
     **pruning.CRITERIA,
     **phases.PHASES,
     **_LOGGERS,
+    **launchers.LAUNCHERS,
     "lowrank_exp.rank.at_width.ranks_at_width": low_rank.RANKS_AT_WIDTH,
 }
 
@@ -49,6 +50,7 @@ ROOT = k.Record(
         "threads": k.or_null(k.whole(1, 1024)),
         "force_threads": k.boolean,
         "progress": k.boolean,
+        "stop_after": k.or_null(k.text),
         "dry_run": k.boolean,
         "debug": k.boolean,
         "tags": k.many(k.text),
@@ -69,6 +71,7 @@ ROOT = k.Record(
         "training": _RECIPE,
         "finetune": _RECIPE,
         "logger": k.Target(or_none=True),
+        "launcher": k.Target(or_none=True),
         "method": k.Record(  # last: what phases take from the keys above is told there
             {
                 "order": k.many(k.text),
@@ -85,6 +88,7 @@ ROOT = k.Record(
     off={
         "latency": "latency.seconds=0",
         "logger": "logger=none",
+        "launcher": "launcher=serial",
         "regularizer": "regularizer=none",
         "reconstruct": "reconstruct=none",
     },
