@@ -10,12 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowrank_exp.checks import WithoutEffectError, whole
-from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.decomposition.base import WHAT, Decomposition
 from lowrank_exp.decomposition.choice import Kinds
-from lowrank_exp.files.results import digest
-from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import one_image
@@ -23,6 +20,7 @@ from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.choices import tell_choices, with_unfitted
 from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
+from lowrank_exp.phases.looks import Looks
 from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
 from lowrank_exp.phases.phase import FITTED, Done, Phase, Setting
 from lowrank_exp.phases.reference_solver import with_reference
@@ -38,8 +36,6 @@ from lowrank_exp.rank import (
     needs,
     profile,
     with_accuracy,
-    with_errors,
-    with_sensitivity,
     with_times,
 )
 from lowrank_exp.rank.missed import left_unspent, missed_budget, missed_by_clock, without_effect
@@ -50,11 +46,10 @@ from lowrank_exp.rank.times.verify import explain_steps, plan_by_clock
 from lowrank_exp.reconstruct import ChainStore, check_options
 from lowrank_exp.reconstruct.available import acts_on_responses
 from lowrank_exp.surgery import factorize_, replay_to_plan_
-from lowrank_exp.training import FirstImages, NetworkScore
+from lowrank_exp.training import FirstImages
 from lowrank_exp.training.probes.pace import forward_seconds
 
-GRADIENT = 3  # forward passes that one with gradients is worth
-IN_SEQUENCE = 4  # and an asymmetric fit: each layer before and after its factors, in both networks
+IN_SEQUENCE = 4  # forward passes that an asymmetric fit is worth: before and after factors, in both networks
 SETTINGS = ("ranks", "rules", "fixed", "multiple", "over")  # of `allocate`, which decide what can be reached
 
 
@@ -144,7 +139,7 @@ class Factorize(Phase):
         parts = [("profiles and plan", seconds())]
         prospect, notes = self._make_prospect(plan if self.foreseen else None, layers), []
         if self.needs:
-            looks = self._estimate_looks(network, setting, len(scores.asked))
+            looks = self._looks.estimate(network, setting, len(scores.asked))
             why = "looks at data" if self.needs - {"errors"} else "compares errors that are measured first"
             takes = ". It takes" if looks else ""
             notes = [f"{plan.policy} {why}, so its plan is not known before the run{takes}"]
@@ -172,21 +167,6 @@ class Factorize(Phase):
             settings = {name: value for name, value in self.rank.keywords.items() if name in SETTINGS}
             budgets = reachable(layers, **settings)
         return Prospect(plan, remains, budgets, settings.get("over", "all"))
-
-    def _estimate_looks(self, network: nn.Module, setting: Setting, scores: int) -> Parts:
-        """What the policy looks at, with so many scores asked for."""
-        loader = setting.data.train_loader(self.measure["batch_size"], 0, augment=False)
-        forward, parts = forward_seconds(network, loader, setting.device), []
-        if "sensitivity" in self.needs:
-            images = min(self.measure["gradients"], setting.data.sizes["train"])
-            parts.append((f"gradients of {images:,} training images", GRADIENT * images * forward))
-        if "responses" in self.needs:
-            images = min(self.measure["gradients"], setting.data.sizes["train"])
-            parts.append((f"responses to {images:,} training images", images * forward))
-        if self.needs & {"accuracy", "score"}:
-            images = self.count_scored_images(setting.data)
-            parts.append((f"{scores:,} rank sets scored on {images:,} validation images", scores * images * forward))
-        return parts
 
     def _estimate_factors(self, network: nn.Module, plan: Plan, setting: Setting) -> tuple[nn.Module, Parts, bool, str]:
         """A copy with the layers replaced, what that takes, whether its weights are the run's, what is not known."""
@@ -244,16 +224,11 @@ class Factorize(Phase):
         if bounds_time(self.rank):
             clock = clock_of(self.latency, times=setting.times, progress=setting.progress)
             layers = with_times(layers, network, setting.example, clock)
-        if "sensitivity" in self.needs:
-            loader = setting.data.train_loader(self.measure["batch_size"], self.measure["seed"], augment=False)
-            images = min(self.measure["gradients"], setting.data.sizes["train"])
-            layers = with_sensitivity(layers, network, FirstImages(loader, images, labels=True), store=setting.svds)
-        if self.needs & {"errors", "responses"}:
-            layers = self._with_errors(layers, network, setting)
+        layers = self._looks.complete(layers, network, setting)
         with contextlib.ExitStack() as stack:
             score = None
-            if self.needs & {"accuracy", "score"}:
-                score = stack.enter_context(self._make_score(network, layers, setting))
+            if self._looks.scores:
+                score = stack.enter_context(self._looks.score(network, layers, setting))
             if "accuracy" in self.needs:
                 layers = with_accuracy(layers, score, **self._sampling)
             with warnings.catch_warnings():  # said once, by the walk
@@ -280,7 +255,7 @@ class Factorize(Phase):
             return factorize_(copy_network(network), taken, store=setting.svds, **self.fit_arguments(setting))
 
         def measure(rest: Mapping[str, LayerProfile], small: nn.Module) -> Mapping[str, LayerProfile]:
-            return self._with_errors(rest, small, setting)
+            return self._looks.with_errors(rest, small, setting)
 
         def choose(profiles: Mapping[str, LayerProfile], taken: Mapping[str, Choice | None]) -> Plan:
             return self._planned(profiles, score, fixed={**(self.rank.keywords.get("fixed") or {}), **taken})
@@ -309,7 +284,7 @@ class Factorize(Phase):
 
     @property
     def validates(self) -> str:
-        return "this rank policy measures accuracies" if self.needs & {"accuracy", "score"} else ""
+        return "this rank policy measures accuracies" if self._looks.scores else ""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -317,6 +292,10 @@ class Factorize(Phase):
         options = getattr(self.rank, "keywords", {})
         found = needs(options["policy"], options) if "policy" in options else frozenset()
         return found if self._several else found - {"errors"}
+
+    @property
+    def _looks(self) -> Looks:
+        return Looks(self.needs, self.measure, self.reconstruct.get("fit"))
 
     @property
     def _several(self) -> bool:
@@ -334,39 +313,9 @@ class Factorize(Phase):
         kinds = Decompositions.of(self.decomposition)
         return [kinds.conv, kinds.linear, *kinds.layers.values()]
 
-    def _with_errors(
-        self, layers: Mapping[str, LayerProfile], network: nn.Module, setting: Setting
-    ) -> dict[str, LayerProfile]:
-        """The profiles with errors as reached; with those of responses, by the fit that the factors will get."""
-        options: dict[str, Any] = {"store": setting.svds, "folder": setting.scores / "errors"}
-        if "responses" not in self.needs:
-            return with_errors(layers, network, **options)
-        loader = setting.data.train_loader(self.measure["batch_size"], self.measure["seed"], augment=False)
-        images = FirstImages(loader, min(self.measure["gradients"], setting.data.sizes["train"]))
-        fit = self.reconstruct.get("fit")
-        return with_errors(layers, network, images, fit="response" if fit == "relu" else fit, **options)
-
     @property
     def _sampling(self) -> dict[str, Any]:
         return {name: self.measure[name] for name in ("samples", "others")}
-
-    def count_scored_images(self, data: ImageData) -> int:
-        """How many validation images a score looks at."""
-        return min(self.measure["images"], data.sizes["val"])
-
-    def _make_score(self, network: nn.Module, layers: Mapping[str, LayerProfile], setting: Setting) -> NetworkScore:
-        images, seed = self.measure["images"], self.measure["seed"]
-        decides = [tensors_digest(network), setting.data.digest, images, seed]
-        return NetworkScore(
-            network,
-            layers,
-            setting.data.val_sample(images, seed, self.measure["batch_size"]),
-            quality=self.measure["quality"],
-            device=setting.device,
-            svds=setting.svds,
-            folder=setting.scores / digest(decides)[:16],
-            progress=setting.progress,
-        )
 
     def fit_arguments(self, setting: Setting) -> dict[str, Any]:
         """What `factorize_` takes beside the plan: nothing where the fit is to the weights."""
