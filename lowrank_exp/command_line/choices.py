@@ -23,6 +23,7 @@ NOT_RECORDED = (
     "recipe",
     "logger",
     "launcher",
+    "sweeper",
     "hydra/",
 )  # the first three stand by themselves
 

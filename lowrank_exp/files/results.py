@@ -34,8 +34,8 @@ LARGEST = 1e38  # a number in a result
 DEEPEST = 50  # mappings and lists within each other
 LONGEST_FILE = 2**26  # bytes
 COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met, or a file not exported
-VOID = "void"
-STATUSES = (*COMPLETE, VOID, "interrupted", "failed")
+VOID, PRUNED = "void", "pruned"
+STATUSES = (*COMPLETE, VOID, PRUNED, "interrupted", "failed")
 
 # What does not decide a number: top-level keys first, then dotted ones.
 EXCLUDED = (
@@ -48,6 +48,7 @@ EXCLUDED = (
     "threads",
     "force_threads",
     "store",
+    "sweeper",
     "latency",
     "losses",
     "export",
@@ -138,8 +139,9 @@ class Result:
     """One job that has ended. `environment` holds versions, device, threads, commit, machine and date.
 
     `status`: `ok`; `missed`: all phases have ended, but a target was not met or a file not exported; `void`: a control
-    that cannot be made of this row, as `error` says; `interrupted`, by a signal; `failed`. `control`: empty, or the
-    `name` of the control that it is and, as `of`, the fingerprint of the row that it controls. `warnings`: of the job
+    that cannot be made of this row, as `error` says; `pruned`: ended early by the search that chose it, as `error`
+    says; `interrupted`, by a signal; `failed`. `control`: empty, or the `name` of the control that it is and, as `of`,
+    the fingerprint of the row that it controls. `warnings`: of the job
     as a whole; `files`: SHA-256 of the files beside it; `skipped`: phases that had nothing to do in this network, and
     their keys. `config` holds what the phases use, `choices` the chosen options by group.
 

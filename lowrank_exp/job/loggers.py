@@ -226,6 +226,16 @@ class Log:
             self.logger.experiment.add_text("warnings", "\n\n".join(warnings), self.step)
 
     @_unless_it_fails
+    def pruned(self) -> None:
+        """The job is ended early by the search that chose it."""
+        if isinstance(self.logger, WandbLogger):
+            run = self.logger.experiment
+            run.summary.update({"status": "pruned"})
+            run.tags = (*run.tags, "pruned")
+        else:
+            self.logger.log_metrics({"pruned": 1.0}, step=self.step)
+
+    @_unless_it_fails
     def layers(self, layers: Sequence[LayerResult]) -> None:
         """The table of layers, where the logger has tables."""
         if isinstance(self.logger, WandbLogger) and layers:

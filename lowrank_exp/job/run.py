@@ -28,6 +28,7 @@ from lowrank_exp.job.dry_run import DryRun
 from lowrank_exp.job.exports import Exporter, comparison_images, exported_path, keep_exports
 from lowrank_exp.job.file_job import FileJob, is_executed_file
 from lowrank_exp.job.finished import PLAN, read_finished
+from lowrank_exp.job.hopeless import Pruned, Watch
 from lowrank_exp.job.layer_losses import Losses, losses_of_plan
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.job.loggers import Log
@@ -37,7 +38,7 @@ from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received, signal_in
 from lowrank_exp.job.timer import Timer
-from lowrank_exp.job.unfinished import Place, record_end, record_void
+from lowrank_exp.job.unfinished import Place, record_end, record_pruned, record_void
 from lowrank_exp.machine.environment import describe_conditions, describe_environment
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.collapse import UNTRAINED, Measured, ruined
@@ -101,6 +102,8 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, WithoutEffectError) and control is not None:
                 return record_void(error, folder / RESULT, identity, cfg.device, console.say)
+            if isinstance(error, Pruned):
+                return record_pruned(error, folder / RESULT, identity, cfg.device, place, console.say)
             if not made and isinstance(error, MISTAKES) and signal_in(error) is None:
                 raise
             if (signal := record_end(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
@@ -139,6 +142,7 @@ class _Job:
         self.timer = Timer(cfg.latency, self.device)
         self.parts = Parts(cfg, config, self.device, console.say)
         self.meter = PhaseMeter(cfg, self.parts, self.store, self.timer, self.device, here)
+        self.watch = Watch.of_job(cfg, self.parts.steps)
         self.files: Path | None = None  # of the network after the last finished phase
         self.epochs: dict[str, int] = {}  # that finished phases have trained
         self.accuracies: dict[str, tuple[float | None, float | None]] = {}  # after them, on test and validation images
@@ -190,6 +194,10 @@ class _Job:
             )
             log.end(result)
             failed = False
+        except Pruned:
+            log.pruned()
+            failed = False
+            raise
         finally:
             log.finish(failed)
         applied = {phase.name for phase in phases}
@@ -266,6 +274,7 @@ class _Job:
         for number, step in enumerate(self.parts.steps, start=1):
             raise_received()
             self.place.phase(step.name, step.phase)
+            self.watch.begin(step.name, results)
             outcome, stored = self.store.read(step.name, step.key), True
             if outcome is None:
                 self.console.phase(number, len(self.parts.steps), step.name, step.phase.told)
@@ -303,6 +312,7 @@ class _Job:
         self.place.epoch()
         log.epoch(phase, metrics)
         raise_received()
+        self.watch.epoch(metrics)
 
     def compute(self, step: Step, on_epoch: Callable[[Mapping[str, float]], None]) -> tuple[Outcome, bool]:
         """Run one phase, store its network, and measure the network read back from the file.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lowrank_exp.files.results import VOID, Result
+from lowrank_exp.files.results import PRUNED, VOID, Result
 from lowrank_exp.job.signals import Interrupted, signal_in
 from lowrank_exp.machine.environment import describe_environment
 from lowrank_exp.phases.phase import Phase
@@ -73,6 +73,15 @@ def record_void(
     result = Result(VOID, **identity, environment=describe_environment(device), error=str(error))
     result.write(path)
     return result
+
+
+def record_pruned(
+    why: object, path: Path, identity: Mapping[str, Any], device: str, place: Place, say: Callable[[str], None]
+) -> Result:
+    """Write a result for a job that the search which chose it ends early; a complete one that lies there is left."""
+    say(f"pruned {place}: {why}")
+    _write(path, PRUNED, identity, device, str(why))
+    return Result(PRUNED, **identity, error=str(why))
 
 
 def _write(path: Path, status: str, identity: Mapping[str, Any], device: str, error: str) -> bool:

@@ -90,7 +90,8 @@ def test_every_single_value_has_an_end_and_refuses_what_is_not_finite():
             assert accepted == legal, key
 
 
-LEAVES = container("reconstruct=relu", "pruning=repr", "regularizer=svd_hoyer", "logger=wandb", "method=svd_training")
+CHOSEN = ("reconstruct=relu", "pruning=repr", "regularizer=svd_hoyer", "logger=wandb", "method=svd_training")
+LEAVES = container(*CHOSEN, "sweeper=optuna")
 
 
 def leaves(node, key=()):

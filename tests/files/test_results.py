@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_status_of_another_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of ok, missed, void, interrupted, failed, got 'done'"):
+    with pytest.raises(ValueError, match="one of ok, missed, void, pruned, interrupted, failed, got 'done'"):
         example(status="done")
 
 
@@ -101,7 +101,10 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str, message: str) -> None
         (lambda record: record["layers"][0].update(colour=1), r"layers\[0\] has unknown fields colour"),
         (lambda record: record.update(phases={}), "phases must be a list, got dict"),
         (lambda record: record.update(config=[]), "config must be a mapping, got list"),
-        (lambda record: record.update(status="done"), "one of ok, missed, void, interrupted, failed, got 'done'"),
+        (
+            lambda record: record.update(status="done"),
+            "one of ok, missed, void, pruned, interrupted, failed, got 'done'",
+        ),
     ],
 )
 def test_a_wrong_field_is_named(tmp_path: Path, edit: object, message: str) -> None:

@@ -40,6 +40,22 @@ def keys_of(node: Mapping[str, Any]) -> Mapping[str, k.Kind] | None:
     return training.OPTIMIZER if target.startswith("torch.optim.") else TARGETS.get(target)
 
 
+SWEEPER = k.Record(
+    {
+        "trials": k.whole(1),
+        "objectives": k.some(k.one_of("val_accuracy", "macs", "weights", "parameters", "bytes", "latency_ms")),
+        "sampler": k.one_of("tpe", "nsga2", "random"),
+        "startup": k.whole(1),
+        "seed": k.whole(0, 2**32 - 1),
+        "pruner": k.or_null(k.one_of("median")),
+        "rivals": k.whole(1),
+        "warmup": k.whole(0),
+        "batch": k.or_null(k.whole(1)),
+        "storage": k.text,
+        "file": k.or_null(k.text),
+    }
+)
+
 _RECIPE = k.Record(training.RECIPE)
 
 ROOT = k.Record(
@@ -72,6 +88,7 @@ ROOT = k.Record(
         "finetune": _RECIPE,
         "logger": k.Target(or_none=True),
         "launcher": k.Target(or_none=True),
+        "sweeper": SWEEPER,
         "method": k.Record(  # last: what phases take from the keys above is told there
             {
                 "order": k.many(k.text),
@@ -85,6 +102,7 @@ ROOT = k.Record(
             optional=("dense", "full_rank", "export", "controls", "then"),
         ),
     },
+    optional=("sweeper",),  # a grid has no options
     off={
         "latency": "latency.seconds=0",
         "logger": "logger=none",

@@ -1,0 +1,1 @@
+"""Searches: jobs that are chosen by what earlier ones have reached (`sweeper=optuna`)."""
