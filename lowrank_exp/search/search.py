@@ -20,9 +20,9 @@ from optuna.trial import TrialState
 from lowrank_exp.command_line.keys.kinds import Context
 from lowrank_exp.command_line.keys.root import SWEEPER
 from lowrank_exp.command_line.mistakes import explained
+from lowrank_exp.files.exclusion import hold_lock, share
 from lowrank_exp.files.results import RESULT, Result, digest
 from lowrank_exp.files.searches import PRUNED, Search, costs_of
-from lowrank_exp.files.whole import hold_lock
 from lowrank_exp.machine.cores import count_cores
 from lowrank_exp.search.front import say, show_front, shown
 from lowrank_exp.search.space import Space, read_space
@@ -50,6 +50,7 @@ def search(config: DictConfig, loader: ConfigLoader, launcher: Launcher, overrid
     told |= {"rivals": options.rivals, "warmup": options.warmup} if options.pruner else {}
     name = digest({"fixed": subdir.name, "searched": space.written, **told})[:8]
     file = Path(config.hydra.sweep.dir) / subdir.parent / f"search-{name}.json"
+    share(config.store.shared, config.store.silent)
     with hold_lock(file.with_name(f".{file.stem}.lock"), lambda: say(f"waiting for the process that leads {file}")):
         study = open_study(options.storage, f"{subdir.parent.name}-{name}", options.objectives)
         _Search(config, loader, launcher, space, options, study, file).run()
