@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,22 @@ absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 pytest.register_assert_rewrite("support")  # its assertions say what they compared
 
+# Programs that tests of a marker drive. A machine that lacks one leaves these tests out, and says so in a line.
+PROGRAMS = {"browser": ("chromium", "chromedriver")}
+
+
+def lacking(marker: str) -> list[str]:
+    """The programs of a marker that are not here."""
+    return [program for program in PROGRAMS[marker] if shutil.which(program) is None]
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests on data from outside, unless the environment variable that they name is set."""
+    """Leave out tests on data from outside, unless the environment variable that they name is set, and tests that drive
+    a program that is not here."""
 
     def at_hand(item: pytest.Item) -> bool:
+        if any(item.get_closest_marker(marker) and lacking(marker) for marker in PROGRAMS):
+            return False
         marker = item.get_closest_marker("outside_data")
         return marker is None or marker.args[0] in os.environ
 
@@ -27,6 +39,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if at_hand(item)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which tests are left out for want of a program."""
+    for marker in PROGRAMS:
+        if names := lacking(marker):
+            terminalreporter.write_line(f"left out: tests marked {marker}, which need {' and '.join(names)}")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -86,7 +86,8 @@ class PhaseResult:
     mapping of `batch_size`, `median_ms`, `minimum_ms`, `spread` (interquartile range / median), `passes`,
     `busy_beside` (the share of the machine that others took meanwhile), and what else is of this size alone, such as
     the `memory_format`, or the `error` in the place of times. `runtime`: what executed the passes: its `name`,
-    version, threads, precision, instruction set ...
+    version, threads, precision, instruction set ... `history`: of every epoch a mapping of losses, accuracies, learning
+    rate and seconds.
     """
 
     name: str
@@ -109,6 +110,7 @@ class PhaseResult:
     stored: bool = False
     latency: list[dict] = field(default_factory=list)
     runtime: dict = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from lowrank_exp.report.configuration import Configuration, beside_their_rows, c
 from lowrank_exp.report.confusion_figure import confusion_figure
 from lowrank_exp.report.departures import with_departures
 from lowrank_exp.report.expected import unclear, with_missing
+from lowrank_exp.report.html.document import document
+from lowrank_exp.report.html.write import write_page
 from lowrank_exp.report.layers import all_layers, layer_notes, layer_table
 from lowrank_exp.report.layers import shown as layers_shown
 from lowrank_exp.report.names import file_name, with_plain_names
@@ -26,6 +28,7 @@ from lowrank_exp.report.table import notes, table, with_differing
 from lowrank_exp.text.plain_text import as_cell, plain, plain_lines, shortened
 
 COMPLETE, INCOMPLETE, UNUSABLE, UNWRITABLE = 0, 1, 2, 3
+PLACES = "give a folder that can be written to, --out DIR, and a file, --html FILE"
 LONGEST_LINE = 400  # characters on a file that cannot be read
 
 
@@ -47,7 +50,7 @@ def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
         print(f"lowrank-report: {plain_lines(str(error))}", file=sys.stderr)
         return UNUSABLE
     except OSError as error:
-        print(f"lowrank-report: {plain(str(error))}: give a folder that can be written to, --out DIR", file=sys.stderr)
+        print(f"lowrank-report: {plain(str(error))}: {PLACES}", file=sys.stderr)
         return UNWRITABLE
 
 
@@ -67,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--phase", metavar="NAME", help="the phase to report (default: each method's last one)")
     add("--classes", action="store_true", help="also accuracy by class, and confusion matrices as figures")
     add("--layers", action="store_true", help="also what every layer lost by its decomposition, the most first")
+    add("--html", type=Path, metavar="FILE", help="also one page for a browser, with everything in it")
     add("--sort", metavar="COLUMN", help="sort rows by this column of the CSV, smallest first")
     return parser
 
@@ -91,7 +95,8 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     columns = [column for paper in papers for column in paper.columns.values()]
     some = dict.fromkeys(column.layers for column in columns if column.layers)
     frame = with_differing(table(rows, arguments.phase, [column.ours for column in columns], list(some)), rows)
-    frame = _sorted(_with_published(frame, papers), arguments.sort)
+    unsorted = _with_published(frame, papers)
+    frame = _sorted(unsorted, arguments.sort)
     sections = [_section(name, rows, frame, papers, remarks.get(name, [])) for name in names]
     files = {}
     if arguments.classes:
@@ -106,6 +111,9 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     files = _files(sections, frame, papers) | files
     for path in _written(files, arguments.out or arguments.folders[0] / "report"):
         print(plain(str(path)))
+    if arguments.html is not None:
+        write_page(arguments.html, document(sections, rows, unsorted, papers, results, arguments.phase))
+        print(plain(str(arguments.html)))
     return COMPLETE if not unread and all(row.status in ("ok", VOID) for row in rows) else INCOMPLETE
 
 

@@ -121,7 +121,7 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
     for values, job in zip(found, row.finished, strict=True):
         for some in layers:
             values |= measured_over(job, some, phase)
-    mean, std = _mean_and_spread([[values.get(name, math.nan) for values in found] for name in names])
+    mean, std = mean_and_spread([[values.get(name, math.nan) for values in found] for name in names])
     mixed, ways = _mixed(row), _ways(row, phase)
     left_out = ("latency", "seconds") if mixed else ("latency",) if len(ways) > 1 else ()
     record = {
@@ -157,7 +157,7 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
     return record
 
 
-def _mean_and_spread(values_NS: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_spread(values_NS: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Means over the seeds, `(N,)`, and standard deviations (ddof 1); NaN where a seed lacks the number."""
     numbers_NS = np.array(values_NS, dtype=float).reshape(len(values_NS), -1)
     N, S = numbers_NS.shape

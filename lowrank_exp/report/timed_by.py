@@ -22,11 +22,12 @@ def timed_by(result: Result, phase: str | None = None) -> str:
     _, last = dense_and_compressed(result, phase)
     if last.latency_ms is None:
         return ""
-    runtime = last.runtime or _former(result)
+    runtime = last.runtime or former_runtime(result)
     return f"{runtime_in_words(runtime)}, batch {_batch_size(result, last)}"
 
 
-def _former(result: Result) -> Mapping:
+def former_runtime(result: Result) -> Mapping:
+    """What timed the phases of a result that does not tell its runtime."""
     versions = result.environment.get("versions")
     version = versions.get("torch") if isinstance(versions, Mapping) else None
     return {"name": FORMER, "version": version, "threads": result.environment.get("threads")}
