@@ -17,7 +17,7 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra calls it."""
-        self.config, self.hydra_context = config, hydra_context
+        self.config, self.hydra_context, self.loader = config, hydra_context, hydra_context.config_loader
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -27,4 +27,4 @@ class OptunaSweeper(Sweeper):
         from lowrank_exp.search.search import search
 
         swept = [f"{key}={value}" for key, value in self.params.items()]
-        search(self.config, self.hydra_context.config_loader, self.launcher, [*swept, *arguments])
+        search(self.config, self.loader, self.launcher, [*swept, *arguments])

@@ -5,7 +5,8 @@
     columns:         column: quantity, unit, convention, layers, flops_per_mac, see `report/published.py`
     defaults:        what every row starts from; its keys are those of a row
     seeds: [0, 1]    swept by `lowrank-exp experiment=<name>` (default: 0, 1, 2, unless a row or defaults set one) ...
-    sweep:           ... with all rows and, where there is more, these: key or group: [values]
+    sweep:           ... with all rows and, where there is more, these: key or group: [values]; of a search
+                     (choose: {sweeper: optuna}) also an interval: ["interval(0.2,0.8)"]
     rows:
       <row>:
         like: ...    another row, which this one starts from; in defaults: another table, whose they start from
@@ -111,6 +112,15 @@ class Table:
             key: values if key == "row" or (key != "seed" and not self.rows) else values[:1]
             for key, values in every.items()
         }
+
+
+def searched(values: Sequence[Any]) -> bool:
+    """Whether what a table sweeps is an interval, in which a search chooses.
+
+    >>> searched(["tag(log,interval(1e-3,1))"]), searched([0.3, 0.5])
+    (True, False)
+    """
+    return any(isinstance(value, str) and "interval(" in value for value in values)
 
 
 def table_path(name: str, folders: Iterable[Path]) -> Path | None:

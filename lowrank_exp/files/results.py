@@ -35,7 +35,8 @@ DEEPEST = 50  # mappings and lists within each other
 LONGEST_FILE = 2**26  # bytes
 COMPLETE = ("ok", "missed")  # all phases have ended; missed: a target was not met, or a file not exported
 VOID, PRUNED = "void", "pruned"
-STATUSES = (*COMPLETE, VOID, PRUNED, "interrupted", "failed")
+FIGURELESS = (VOID, PRUNED)  # nothing is wrong, and there are no figures
+STATUSES = (*COMPLETE, *FIGURELESS, "interrupted", "failed")
 
 # What does not decide a number: top-level keys first, then dotted ones.
 EXCLUDED = (

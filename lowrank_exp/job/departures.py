@@ -6,7 +6,7 @@ import yaml
 from omegaconf import DictConfig
 
 from lowrank_exp.command_line.choices import folders
-from lowrank_exp.command_line.tables import Row, Table, overlay, read_table, table_path
+from lowrank_exp.command_line.tables import Row, Table, overlay, read_table, searched, table_path
 from lowrank_exp.files.results import EXCLUDED
 
 # Where the table's own data and weights lie, which control it is, and what decides no number; seeds are told apart.
@@ -37,7 +37,7 @@ def _stated(override: str, table: Table, row: Row) -> bool:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if value in table.axes.get(key, ()):
+    if value in (swept := table.axes.get(key, ())) or searched(swept):
         return True
     if key in (choose := {**table.defaults.choose, **row.choose}):
         return value == choose[key]

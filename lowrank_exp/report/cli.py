@@ -10,7 +10,8 @@ import pandas as pd
 from rich.console import Console
 
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.files.results import VOID, digest, gather
+from lowrank_exp.files.results import FIGURELESS, digest, gather
+from lowrank_exp.files.searches import searches_beside
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
@@ -24,6 +25,7 @@ from lowrank_exp.report.layers import all_layers, layer_notes, layer_table
 from lowrank_exp.report.layers import shown as layers_shown
 from lowrank_exp.report.names import file_name, with_plain_names
 from lowrank_exp.report.published import Published, compared, find_table, published, tables_of
+from lowrank_exp.report.searches import search_notes, with_front
 from lowrank_exp.report.table import notes, table, with_differing
 from lowrank_exp.text.plain_text import as_cell, plain, plain_lines, shortened
 
@@ -81,6 +83,8 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if not results:
         where = ", ".join(map(str, arguments.folders))
         raise ValueError("\n".join([f"no result.json below {where}; run lowrank-exp first", *unread]))
+    searches, lost = searches_beside(result.folder for result in results if result.folder is not None)
+    unread += [f"cannot be read: {shortened(plain(line), LONGEST_LINE)}" for line in lost]
     results = [with_plain_names(result) for result in results]
     rows, remarks = configurations(results), {}
     folders = _folders(conf, arguments.config_dir)
@@ -95,9 +99,12 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     columns = [column for paper in papers for column in paper.columns.values()]
     some = dict.fromkeys(column.layers for column in columns if column.layers)
     frame = with_differing(table(rows, arguments.phase, [column.ours for column in columns], list(some)), rows)
+    frame = with_front(frame, rows, searches)
     unsorted = _with_published(frame, papers)
     frame = _sorted(unsorted, arguments.sort)
-    sections = [_section(name, rows, frame, papers, remarks.get(name, [])) for name in names]
+    for name in names:
+        remarks.setdefault(name, []).extend(search_notes([row for row in rows if row.experiment == name], searches))
+    sections = [_section(name, rows, frame, papers, remarks[name]) for name in names]
     files = {}
     if arguments.classes:
         sections = [_with_classes(section, rows, arguments.phase) for section in sections]
@@ -114,7 +121,7 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if arguments.html is not None:
         write_page(arguments.html, document(sections, rows, unsorted, papers, results, arguments.phase))
         print(plain(str(arguments.html)))
-    return COMPLETE if not unread and all(row.status in ("ok", VOID) for row in rows) else INCOMPLETE
+    return COMPLETE if not unread and all(row.status in ("ok", *FIGURELESS) for row in rows) else INCOMPLETE
 
 
 def _folders(conf: Path, own: Path | None) -> list[Path]:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from lowrank_exp.files.results import Result, deciding, digest
 from lowrank_exp.report.labels import Part, differing_keys, label, needed, parts_of
 
-WORST_FIRST = ("failed", "interrupted", "missing", "missed", "void")
+WORST_FIRST = ("failed", "interrupted", "missing", "missed", "void", "pruned")
 SERIES, POLICY = ("method", "decomposition"), "rank"
 NAMES = ("experiment", "row")  # in a configuration
 
@@ -17,8 +17,8 @@ NAMES = ("experiment", "row")  # in a configuration
 class Configuration:
     """One row of a table: a configuration with its finished, failed and missing seeds.
 
-    `finished` holds the jobs whose phases have all ended, also where a target was missed; `failed` those that failed or
-    were interrupted.
+    `finished` holds the jobs whose phases have all ended, also where a target was missed; `failed` those that
+    failed, were interrupted, or were pruned by a search.
     `hash` is the digest of the configuration without its seeds (16 hex characters), empty where nothing has
     run; `missing` holds the seeds that the experiment lists and no result covers ("any" where it lists none).
     `controls` is the label of the row that it is a control of, where that row is there. `variant`: what tells it from
@@ -46,7 +46,7 @@ class Configuration:
 
     @property
     def status(self) -> str:
-        """The worst of its seeds: `failed`, `interrupted`, `missing` (none there), `missed` (a target), or `ok`."""
+        """The worst of its seeds: `failed`, `interrupted`, `missing` (none), `missed`, `void`, `pruned` or `ok`."""
         found = {job.status for job in (*self.finished, *self.failed)} | ({"missing"} if self.missing else set())
         return next((status for status in WORST_FIRST if status in found), "ok")
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from lowrank_exp.command_line.tables import Table
+from lowrank_exp.command_line.tables import Table, searched
 from lowrank_exp.files.results import EXCLUDED
 from lowrank_exp.report.configuration import Configuration, leaves
 from lowrank_exp.report.labels import label, parts_of_values
@@ -23,7 +23,9 @@ def with_missing(rows: Sequence[Configuration], table: Table) -> list[Configurat
     full = [(index, row) for index, row in ours if SMOKE not in row.departures]
     every = table.smoke_axes if ours and not full else table.axes
     seeds = tuple(every.get("seed", ("any",)))
-    axes = {_key(key): values for key, values in every.items() if key != "seed" and _recorded(key)}
+    axes = {
+        _key(key): values for key, values in every.items() if key != "seed" and _recorded(key) and not searched(values)
+    }
     ours = full or ours
     keys = {key for _, row in ours for key in leaves(row.config or {})}
     for number, values in enumerate(itertools.product(*axes.values())):

@@ -32,8 +32,10 @@ from lowrank_exp.report.palette import (
 from lowrank_exp.report.placing import place
 from lowrank_exp.report.published import Published
 from lowrank_exp.report.quantities import derived
+from lowrank_exp.report.searches import FRONT
 from lowrank_exp.text.plain_text import shortened
 
+FOUND = "front of the search, by validation accuracy"
 MANY = 8  # names, of which some may find no room
 MACS = "MACs that remain, fraction of the dense network"
 
@@ -80,6 +82,7 @@ def tradeoff(points: pd.DataFrame, paper: Published | None = None, title: str = 
             **_style(curve),
         )
     _explain(axes, curves, telling)
+    _front(axes, points)
     _warned(axes, points)
     unseen = [] if paper is None else _published(axes, paper, curves)
     _dense(axes, points, paper)
@@ -170,6 +173,13 @@ def _warned(axes: Axes, points: pd.DataFrame) -> None:
     if len(marked):
         ring = {"ls": "", "marker": "o", "ms": 13, "mfc": "none", "mec": RED, "mew": 1.4, "zorder": 4}
         axes.plot(marked["macs_ratio_mean"], 100 * marked["accuracy_mean"], label=WARNED, **ring)
+
+
+def _front(axes: Axes, points: pd.DataFrame) -> None:
+    """A broad grey line through the front that a search has found, by validation images."""
+    if FRONT in points and len(mine := points[points[FRONT] != ""].sort_values("macs_ratio_mean")):
+        look = {"color": "#BBBBBB", "lw": 5, "zorder": 1, "solid_capstyle": "round", "label": FOUND}
+        axes.plot(mine["macs_ratio_mean"], 100 * mine["accuracy_mean"], **look)
 
 
 def _published(axes: Axes, paper: Published, curves: Sequence[Curve]) -> list[tuple[str, float, float]]:

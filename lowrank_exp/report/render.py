@@ -13,6 +13,7 @@ from lowrank_exp.report.distinguish import CHANGE, EXPLAINED, MARK, UNTESTED, nu
 from lowrank_exp.report.escapes import latex_escaped, markdown_escaped, markdown_item
 from lowrank_exp.report.layers import EXPLAINED as EXPLAINED_LAYERS
 from lowrank_exp.report.quantities import SHOWN, VALUES, Quantity
+from lowrank_exp.report.searches import FRONT
 
 CONVENTION = (
     "Accuracy in percent, mean ± standard deviation (ddof 1) over n seeds; change against the dense network "
@@ -32,6 +33,8 @@ SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")
 WARNED = "(!)"  # beside the status of a row with warnings
 TIMED_BY = "timed by"
 DEPARTS = "not as stated"  # a column of what is otherwise than its table states, where any row has run so
+VALIDATION = Quantity("validation %", 100, ".2f")  # what decides a search; shown where there was one
+MARKED = "yes"  # a row on its front
 NUMBER = "no."  # of a row in its table
 LEAST = 12  # columns of the terminal for what rows are called
 APART = "Rows were timed in different ways, as listed: compare latencies of one way only."
@@ -91,6 +94,9 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
                 add(f"accuracy.{phase}", Quantity(f"{phase} %", 100, ".2f"), "accuracy")
     if timed_in_different_ways(frame):
         columns[TIMED_BY] = frame["timed_by"]
+    if FRONT in frame and (frame[FRONT] != "").any():
+        add("val_accuracy", VALIDATION, "accuracy")
+        columns[FRONT] = [MARKED if objectives else "" for objectives in frame[FRONT]]
     if (frame["departures"] != "").any():
         columns[DEPARTS] = frame["departures"]
     return pd.DataFrame(columns | {"status": _status(frame)})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lowrank_exp.files.results import VOID, Result
+from lowrank_exp.files.results import FIGURELESS, Result
 from lowrank_exp.report.configuration import Configuration, leaves
 from lowrank_exp.report.distinguish import with_distinguished
 from lowrank_exp.report.labels import differing_keys
@@ -57,9 +57,9 @@ def notes(rows: Sequence[Configuration]) -> list[str]:
     """What a reader must know of single rows: failures, missing seeds, what was left out."""
     lines = []
     for row in rows:
-        void = [reason(job.error) for job in row.failed if job.status == VOID]
-        lines += [f"{VOID}: {row.label}: {why}" for why in dict.fromkeys(void)]
-        failed = [job for job in row.failed if job.status != VOID]
+        void = [(job.status, reason(job.error)) for job in row.failed if job.status in FIGURELESS]
+        lines += [f"{status}: {row.label}: {why}" for status, why in dict.fromkeys(void)]
+        failed = [job for job in row.failed if job.status not in FIGURELESS]
         lines += [f"{job.status}: {row.label}, seed {job.seed}: {reason(job.error)}" for job in failed]
         for job in row.finished:
             mark = "missed" if job.status == "missed" else "warning"
@@ -139,7 +139,7 @@ def _record(row: Configuration, names: Sequence[str], phase: str | None, layers:
         "status": row.status,
         "n": len(row.finished),
         "seeds": _joined(job.seed for job in row.finished),
-        "failed_seeds": _joined(job.seed for job in row.failed if job.status != VOID),
+        "failed_seeds": _joined(job.seed for job in row.failed if job.status not in FIGURELESS),
         "missing_seeds": _joined(row.missing),
         "missed_seeds": _joined(job.seed for job in row.finished if job.status == "missed"),
         "warnings": "; ".join(f"seed {job.seed}: {line}" for job in row.finished for line in job.told()),

@@ -58,7 +58,7 @@ def search(config: DictConfig, loader: ConfigLoader, launcher: Launcher, overrid
 
 def check_options(config: DictConfig) -> SimpleNamespace:
     """The options of the search. Raises ValueError for one that is not allowed, or an objective nobody measures."""
-    options = OmegaConf.to_container(config.sweeper, resolve=True)
+    options: Any = OmegaConf.to_container(config.sweeper, resolve=True)
     SWEEPER.check(options, "sweeper", Context())
     if "val_accuracy" not in options["objectives"] or len(set(options["objectives"])) < len(options["objectives"]):
         raise ValueError(

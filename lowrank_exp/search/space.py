@@ -70,7 +70,8 @@ def _distribution(one: Override) -> BaseDistribution:
     if isinstance(sweep, IntervalSweep):
         if other := set(sweep.tags) - {"log"}:
             raise ValueError(f"{one.input_line}: tag {sorted(other)[0]} is not known; there is log")
-        ends, log = (sweep.start, sweep.end), "log" in sweep.tags
+        ends: Any = (sweep.start, sweep.end)
+        log = "log" in sweep.tags
         if not ends[0] < ends[1] or (log and ends[0] <= 0):
             more = " and above 0, as its scale is logarithmic" if log else ""
             raise ValueError(f"{one.input_line}: an interval goes from a number to a larger one{more}")
