@@ -175,20 +175,7 @@ class _Search:
         if lacking := [name for name, value in values.items() if value is None]:
             why = "there are no validation images" if lacking[0] == "val_accuracy" else "it was not measured"
             return self.fail(trial, f"{lacking[0]} is not known of the network after the last phase: {why}")
-        return self.end(trial, TrialState.COMPLETE, list(values.values()), self.curve_of(result))
-
-    def curve_of(self, result: Result) -> dict[str, Any]:
-        """The last phase that trained, its curve, and the costs of the network that it began with."""
-        from lowrank_exp.job.outcomes import OutcomeStore
-
-        store = OutcomeStore(Path(self.config.paths.store), lambda line: None)
-        for place in reversed(range(len(result.phases))):
-            phase = result.phases[place]
-            outcome = store.read(phase.name, phase.key)
-            curve = [metrics.get("val_accuracy") for metrics in outcome.history] if outcome is not None else []
-            if curve and None not in curve:
-                return {"phase": phase.name, "curve": curve, "costs": costs_of(result.phases[:place])}
-        return {}
+        return self.end(trial, TrialState.COMPLETE, list(values.values()), curve_of(result))
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:
         """The trial has failed; the search goes on."""
@@ -202,6 +189,15 @@ class _Search:
         figures = [f"{name} {shown(name, value)}" for name, value in zip(self.options.objectives, values, strict=False)]
         words = {TrialState.FAIL: "failed: ", TrialState.PRUNED: "pruned: "}
         say(f"trial {trial.number}: {words.get(state, '')}{', '.join(figures) or told['reason']}")
+
+
+def curve_of(result: Result) -> dict[str, Any]:
+    """Of the last phase that trained its name, its curve, and the costs of the network that it began with."""
+    for place, phase in reversed(list(enumerate(result.phases))):
+        curve = [metrics.get("val_accuracy") for metrics in phase.history]
+        if curve and None not in curve:
+            return {"phase": phase.name, "curve": curve, "costs": costs_of(result.phases[:place])}
+    return {}
 
 
 def last_line(error: str | None) -> str:
