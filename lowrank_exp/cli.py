@@ -24,7 +24,7 @@ from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.control import control_of
 from lowrank_exp.command_line.deltas import check_hidden, merge_recipes, nest_recipes
 from lowrank_exp.command_line.flags import checked, missing_part_told, own_folders, put_working_folder_last
-from lowrank_exp.command_line.help import help_text
+from lowrank_exp.command_line.help import asked_help
 from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.command_line.mistakes import explained, shortened
@@ -45,9 +45,12 @@ def main() -> None:
     """The console script. Exit status 0: every job ended well; 1: a mistake, a job that failed or missed a target;
     128 + n: signal n.
     """
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(CONF, own_folders(sys.argv[1:])))
-        return
+    try:
+        if (text := asked_help(sys.argv[1:], CONF, own_folders(sys.argv[1:]))) is not None:
+            print(text)
+            return
+    except ValueError as error:
+        sys.exit(f"error: {plain_lines(str(error))}")
     escape_what_cannot_be_shown()
     put_working_folder_last()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in full and without a traceback

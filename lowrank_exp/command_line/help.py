@@ -4,11 +4,14 @@ Hydra's own help takes seconds to list the groups and leaves out the comments, w
 """
 
 import re
+import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from lowrank_exp.command_line.keys.kinds import Kind, Record
 from lowrank_exp.command_line.keys.root import ROOT
+from lowrank_exp.command_line.option_pages import Page, option_names, read_page
 from lowrank_exp.command_line.tables import FOLDER, read_table, table_names, table_path
 
 INTRODUCTION = """\
@@ -22,9 +25,68 @@ lowrank-exp: train a network, make it smaller, measure what that cost.
   lowrank-exp experiment=digits_budgets                a table: the experiment carries its own sweep
   lowrank-report outputs/digits_budgets                the table, beside the paper's where there is one
 
+help: lowrank-exp help rank             what the options of a group are
+      lowrank-exp rank=knapsack --help  every key of the chosen options, what it is and what it may be
+
 flags, before any override: -m sweep | --cfg job the composed configuration | -p KEY a part of it | --config-dir FOLDER
        your own groups | --hydra-help | debug=true tracebacks
 """
+
+
+def asked_help(arguments: Sequence[str], conf: Path, own: Sequence[Path] = ()) -> str | None:
+    """What `help [group [option]]` or `--help` beside overrides asks for; None where the arguments ask for no help.
+
+    Raises:
+        ValueError: a group or an option that is not there.
+    """
+    flags, rest = {"-h", "--help"} & set(arguments), [one for one in arguments if not one.startswith("-")]
+    folders = (conf, *own)
+    if rest[:1] == ["help"]:
+        if len(rest) == 1:
+            return help_text(conf, own)
+        group, *options = rest[1:]
+        if not (names := option_names(folders, group)):
+            raise ValueError(f"there is no group {group!r}; groups: {', '.join(group_names(folders))}")
+        if options:
+            return "\n\n".join(page_text(_page(folders, group, option)) for option in options)
+        pages = [_page(folders, group, name) for name in names]
+        return "\n".join(_wrapped(f"{group}={page.option}", page.what) for page in pages)
+    if not flags:
+        return None
+    chosen = [one.lstrip("+").split("=", 1) for one in rest if "=" in one]
+    pages = [_page(folders, group, option) for group, option in chosen if option_names(folders, group)]
+    return "\n\n".join(map(page_text, pages)) if pages else help_text(conf, own)
+
+
+def page_text(page: Page) -> str:
+    """An option of a group: what it is, then every key with its value, what it is and what it may be."""
+    lines = [_wrapped(f"{page.group}={page.option}", page.what)]
+    for key in page.keys:
+        allowed = f" [{key.allowed}]" if key.allowed and key.allowed not in key.what else ""
+        lines.append(
+            _wrapped(f"  {key.name}={key.value}" if key.value else f"  {key.name}", f"{key.what}{allowed}".strip())
+        )
+    return "\n".join(lines)
+
+
+def group_names(folders: Sequence[Path]) -> list[str]:
+    """The groups of some folders of configuration."""
+    found = {path.parent.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*.yaml")}
+    return sorted(found - {".", FOLDER, "recipe"})
+
+
+def _page(folders: Sequence[Path], group: str, option: str) -> Page:
+    own = [folder for folder in reversed(folders) if (folder / group / f"{option}.yaml").is_file()]
+    return read_page(own[0] if own else folders[0], group, option)
+
+
+def _wrapped(name: str, what: str) -> str:
+    """A name, and what it is: behind it, or in lines below it, within the width of the terminal."""
+    width = max(40, min(120, shutil.get_terminal_size((100, 24)).columns))
+    indent = " " * 26
+    begin = f"{name:24}  " if len(name) <= 24 else f"{name}\n{indent}"
+    lines = textwrap.wrap(what, width - len(indent), break_long_words=False, break_on_hyphens=False)
+    return (begin + f"\n{indent}".join(lines)).rstrip()
 
 
 def help_text(conf: Path, own: Sequence[Path] = ()) -> str:
@@ -42,11 +104,11 @@ def help_text(conf: Path, own: Sequence[Path] = ()) -> str:
             continue
         options.setdefault(path.parts[0], []).append("/".join(path.parts[1:]))
     lines = [INTRODUCTION, "groups (choose one option: group=option)"]
-    lines += [f"  {group:14} {', '.join(names)}" for group, names in options.items()]
+    lines += [_wrapped(f"  {group}", ", ".join(names)) for group, names in options.items()]
     lines += ["", "tables (experiment=table) and their rows (experiment=table hydra.mode=RUN row=table/row)"]
     for name in table_names(folders):
         table = read_table(table_path(name, folders))
-        lines.append(f"  {name:21} {', '.join(table.rows) or 'sweeps ' + ', '.join(table.sweep)}")
+        lines.append(_wrapped(f"  {name}", ", ".join(table.rows) or "sweeps " + ", ".join(table.sweep)))
     root = (conf / "config.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0]
     lines += ["", "root configuration (override: key=value)", *(f"  {line}" for line in with_kinds(root))]
     return "\n".join(lines)
