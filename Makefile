@@ -1,10 +1,10 @@
 # make run: install into .venv and run the main job.   make check: lint and all tests that are not slow.
-# make test: everything CI runs.
+# make test: everything CI runs.   make docs: the pages of docs/, into build/docs.   make dist: wheel and sdist, into dist/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run check test lint clean
+.PHONY: run check test lint docs dist clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed
@@ -21,6 +21,12 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+dist: $(VENV)/installed
+	$(BIN)/python -m build
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one by make PYTHON=...")'

@@ -8,7 +8,7 @@ For those who have their own network and no wish for Hydra:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from lowrank_exp.artifact import load, save

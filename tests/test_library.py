@@ -101,6 +101,6 @@ def test_public_names():
         assert callable(public)
         assert public.__name__.rpartition(".")[2] == name
     assert set(lowrank_exp.__all__) <= set(dir(lowrank_exp))
-    assert lowrank_exp.__version__ == "0.1.0"
+    assert lowrank_exp.__version__ == "0.2.0"
     with pytest.raises(AttributeError, match="module 'lowrank_exp' has no attribute 'compress'"):
         _ = lowrank_exp.compress
