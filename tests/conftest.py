@@ -17,12 +17,13 @@ absl.logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
 pytest.register_assert_rewrite("support")  # its assertions say what they compared
 
 # Programs that tests of a marker drive. A machine that lacks one leaves these tests out, and says so in a line.
-PROGRAMS = {"browser": ("chromium", "chromedriver")}
+PROGRAMS = {"browser": ("chromium", "chromedriver"), "cluster": ("slurmctld", "slurmd", "srun")}
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"  # where Debian has the last ones, and users may not look
 
 
 def lacking(marker: str) -> list[str]:
     """The programs of a marker that are not here."""
-    return [program for program in PROGRAMS[marker] if shutil.which(program) is None]
+    return [program for program in PROGRAMS[marker] if shutil.which(program, path=PATH) is None]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,7 +14,7 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.job import run as job
 from lowrank_exp.job import signals
 from lowrank_exp.job.launching import told_apart
-from lowrank_exp.job.signals import Interrupted, raise_received, received, signals_raised
+from lowrank_exp.job.signals import Interrupted, ending_at_boundaries, raise_received, received, signals_raised
 from support.smoke import SMOKE
 
 LONG = (*SMOKE, "method=train", "training.epochs=4")
@@ -50,10 +50,10 @@ def only_result(outputs: Path) -> Result:
     return Result.read(path)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"])
 def test_a_signal_in_training_is_recorded_and_the_same_command_goes_on(command, tmp_path, monkeypatch, capfd, name):
     outputs, number = tmp_path / "outputs", getattr(signal, name)
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, ending_at_boundaries(signal.SIGUSR2, patience=600.0):
         sent_after(2, patch, number)
         assert command(*LONG) == 128 + number
     said = f"interrupted by {name} in train, epoch 3 of 4; the same command goes on from there"
@@ -132,6 +132,28 @@ def test_a_second_signal_is_left_out_while_the_run_ends(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_who_is_asked_to_end_comes_to_a_boundary_or_ends_when_patience_is_over():
+    with signals_raised(), ending_at_boundaries(signal.SIGUSR2, patience=0.2):
+        if (child := os.fork()) == 0:  # a loader's worker, which has inherited the handler
+            signal.raise_signal(signal.SIGUSR2)
+            os._exit(0 if received() is None and not signals._asked else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        signal.raise_signal(signal.SIGUSR2)
+        signal.raise_signal(signal.SIGUSR2)  # the same once more
+        assert received() is None
+        with pytest.raises(Interrupted, match="interrupted by SIGUSR2"):
+            time.sleep(60)
+        signal.raise_signal(signal.SIGUSR2)  # it is ending already
+        assert received().number == signal.SIGUSR2
+    with signals_raised(), ending_at_boundaries(signal.SIGUSR2, patience=0.05):
+        raise_received()
+        signal.raise_signal(signal.SIGUSR2)
+        with pytest.raises(Interrupted, match="interrupted by SIGUSR2"):
+            raise_received()
+        time.sleep(0.2)  # nobody is reminded of what has been heard
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
 def test_what_the_caller_ignores_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     with signals_raised():
@@ -189,7 +211,7 @@ def test_a_fit_on_several_devices_ends_with_any_of_its_workers(tmp_path):
 
 @pytest.mark.slow
 def test_no_job_of_a_sweep_outlives_the_sweep(tmp_path):
-    process = started(tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "threads=1")
+    process = started(tmp_path, "-m", "launcher=joblib", "launcher.n_jobs=2", "seed=0,1", "threads=1")
     workers = children(process)
     process.kill()
     process.communicate(timeout=120)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lowrank_exp.job.launchers.submitting import Sent, Submitting
-from lowrank_exp.job.launchers.sweep_job import SweepJob
+from lowrank_exp.job.launchers.sweep_job import SweepJob, python_that_waits_for_signals
 
 
 class Local(Submitting):
@@ -29,7 +29,7 @@ class Local(Submitting):
     def send(self, waiting: list[tuple[SweepJob, str]], running: int) -> list[Sent]:
         from submitit import LocalExecutor
 
-        executor = LocalExecutor(self.folder, max_num_timeout=self.timeouts)
+        executor = LocalExecutor(self.folder, self.timeouts, python=python_that_waits_for_signals())
         executor.update_parameters(timeout_min=self.minutes, signal_delay_s=self.notice, gpus_per_node=self.gpus)
         take = [waiting.pop(0) for _ in range(min(len(waiting), self.n_jobs - running))]
         return [Sent(work, name, executor.submit(work)) for work, name in take]

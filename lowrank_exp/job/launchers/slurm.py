@@ -7,7 +7,7 @@ from typing import Any
 
 from lowrank_exp.job.launchers.shared import shared_phases
 from lowrank_exp.job.launchers.submitting import Sent, Submitting, log
-from lowrank_exp.job.launchers.sweep_job import SweepJob
+from lowrank_exp.job.launchers.sweep_job import SweepJob, python_that_waits_for_signals
 
 OVER = ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"]
 FORGOTTEN = "SLURM has forgotten it"
@@ -90,7 +90,12 @@ class Slurm(Submitting):
 
         if not jobs:
             return []
-        executor = AutoExecutor(self.folder, cluster="slurm", slurm_max_num_timeout=self.timeouts)
+        executor = AutoExecutor(
+            self.folder,
+            cluster="slurm",
+            slurm_max_num_timeout=self.timeouts,
+            slurm_python=python_that_waits_for_signals(),
+        )
         executor.update_parameters(name=str(self.config.hydra.job.name), slurm_dependency=dependency, **self.parameters)
         with executor.batch():
             handles = [executor.submit(work) for work, _ in jobs]

@@ -1,7 +1,9 @@
 """What a process that a cluster has started does: one job of a sweep; and to come back where it is asked to end."""
 
 import pickle
+import shlex
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from lowrank_exp.command_line.flags import put_working_folder_last
-from lowrank_exp.job.signals import Interrupted, ending_at_boundaries
+from lowrank_exp.job.signals import Interrupted, end_with_the_parent, ending_at_boundaries, signals_raised
+
+HELD_BACK = (signal.SIGUSR2, signal.SIGTERM)  # until there is somebody who hears them
 
 
 class JobNotEndedError(Exception):
@@ -39,11 +43,14 @@ class SweepJob:
 
     def __call__(self) -> JobReturn:
         queue_again = signal.getsignal(signal.SIGUSR2)  # submitit's, which ends the process unless it refuses
+        end_with_the_parent()
         try:
-            with ending_at_boundaries(signal.SIGUSR2, self.patience):
+            with signals_raised(), ending_at_boundaries(signal.SIGUSR2, self.patience):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
                 return sendable(self.run())
         except Interrupted as interrupted:
             told = str(interrupted)
+            print(told, flush=True)
             if callable(queue_again) and (interrupted.number == signal.SIGUSR2 or self.still_wanted()):
                 from submitit.core.utils import UncompletedJobError
 
@@ -75,6 +82,19 @@ class SweepJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def python_that_waits_for_signals() -> str:
+    """A command line that is Python to submitit: a signal to end that comes while it starts does not end it, but waits.
+
+    SLURM sends its own up to a minute early.
+    """
+    numbers = ", ".join(str(int(number)) for number in HELD_BACK)
+    code = (
+        f"import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [{numbers}]); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    return shlex.join([sys.executable, "-ISc", code])
 
 
 def not_ended(reason: str) -> JobReturn:
