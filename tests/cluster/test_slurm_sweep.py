@@ -1,11 +1,13 @@
 """Sweeps on a real SLURM: what they compute, and what they survive, equals a sweep without it."""
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from lowrank_exp.files.results import Result
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 HERE = Path(__file__).parent
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 QUIET = ("logger=none", "progress=false", "latency.seconds=0", "threads=1", "losses.images=0")
 SIX = (f"--config-dir={HERE / 'conf'}", "experiment=six", "scale=smoke", *QUIET)
 PAUSE = 0.2  # seconds a step: a job takes a minute and a half, and no processor for most of them
@@ -23,11 +26,22 @@ SLOW = ("method=train", "training.epochs=20", "training.schedule._target_=slow.s
 LIMITS = ("launcher.minutes=30", "launcher.notice=60", "launcher.timeouts=9")
 
 
-def sweep(outputs: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    """A sweep in a process of its own."""
-    command = [sys.executable, "-m", "lowrank_exp.cli", "-m", *arguments, f"paths.outputs={outputs}"]
-    place = {"env": {**os.environ, "PYTHONPATH": str(HERE), **environment}, "cwd": outputs.parent}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **place)
+@pytest.fixture
+def sweep(cluster) -> Iterator[Callable[..., subprocess.Popen]]:
+    """A sweep on the cluster in a process of its own, which ends with the test and with the process of the test."""
+    started = []
+
+    def start(outputs: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "lowrank_exp.cli", "-m", *arguments, f"paths.outputs={outputs}"]
+        place = {"env": {**os.environ, "PYTHONPATH": str(HERE), **cluster.environment, **environment}}
+        place["preexec_fn"] = lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **place))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def figures(outputs: Path) -> dict[str, list]:
@@ -43,11 +57,11 @@ def figures(outputs: Path) -> dict[str, list]:
 
 
 def test_an_array_over_both_nodes_equals_a_local_sweep_and_a_failing_row_ends_no_other(
-    cluster, command, tmp_path, monkeypatch
+    cluster, sweep, command, tmp_path, monkeypatch
 ):
     outputs, alone = tmp_path / "outputs", tmp_path / "alone"
     launcher = ("launcher=slurm", "launcher.after_shared=true", "launcher.minutes=10")
-    process = sweep(outputs, *SIX, *launcher, **cluster.environment)
+    process = sweep(outputs, *SIX, *launcher)
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 1, said
     assert "4 of 6 jobs ended well" in said
@@ -77,9 +91,9 @@ def test_an_array_over_both_nodes_equals_a_local_sweep_and_a_failing_row_ends_no
 class Watched:
     """A sweep of four slow jobs, and what befalls them."""
 
-    def __init__(self, cluster, outputs: Path) -> None:
+    def __init__(self, cluster, sweep: Callable[..., subprocess.Popen], outputs: Path) -> None:
         self.cluster, self.outputs = cluster, outputs
-        self.process = sweep(outputs, *SLOW, "launcher=slurm", *LIMITS, PAUSE=str(PAUSE), **cluster.environment)
+        self.process = sweep(outputs, *SLOW, "launcher=slurm", *LIMITS, PAUSE=str(PAUSE))
         self.until(lambda: len(self.checkpoints()) == 4)
 
     def checkpoints(self, after: float = 0.0) -> list[Path]:
@@ -115,9 +129,9 @@ class Watched:
 
 
 def test_jobs_signalled_out_of_time_requeued_lost_with_their_node_or_preempted_end_with_the_same_bits(
-    cluster, command, tmp_path, monkeypatch
+    cluster, sweep, command, tmp_path, monkeypatch
 ):
-    watched = Watched(cluster, tmp_path / "outputs")
+    watched = Watched(cluster, sweep, tmp_path / "outputs")
     states = watched.states()
     on = {node: [job for job, state in states.items() if state == f"RUNNING {node}"] for node in ("n1", "n2")}
     assert [len(jobs) for jobs in on.values()] == [2, 2]
@@ -126,7 +140,7 @@ def test_jobs_signalled_out_of_time_requeued_lost_with_their_node_or_preempted_e
     minutes = int(cluster.call("squeue", "--noheader", f"--jobs={late}", "--format=%M").rpartition(":")[0])
     cluster.call("scontrol", "update", f"jobid={late}", f"timelimit={minutes + 2}")
     cluster.call("scontrol", "requeue", requeued)
-    watched.until(lambda: watched.states().get(requeued) == "PENDING")
+    watched.until(lambda: not watched.states()[requeued].startswith("RUNNING"))
     cluster.power("kill", "n2")
     watched.until(lambda: watched.lives(signalled) == watched.lives(late) == 2)
     assert all("interrupted by SIGUSR2 in train, epoch" in watched.log(job) for job in (signalled, late))
@@ -136,9 +150,8 @@ def test_jobs_signalled_out_of_time_requeued_lost_with_their_node_or_preempted_e
     watched.until(lambda: watched.checkpoints(after=began))
     options = ("--parsable", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1")
     urgent = cluster.call("sbatch", *options).strip()  # takes the processors of all that runs on n1
-    preempted = re.compile(
-        r"interrupted by SIGTERM in train(.*\n){1,4}.*Caught signal SIGUSR2"
-    )  # and queued itself again
+    # ... whose jobs queue themselves again.
+    preempted = re.compile(r"interrupted by SIGTERM in train(.*\n){1,4}.*Caught signal SIGUSR2")
     watched.until(lambda: any(preempted.search(watched.log(job)) for job in states))
     watched.until(
         lambda: cluster.call("squeue", "--noheader", "--states=all", f"--jobs={urgent}", "--format=%T") == "COMPLETED\n"

@@ -1,6 +1,7 @@
 """Jobs of a sweep as an array of SLURM's."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,6 +91,11 @@ class Slurm(Submitting):
 
         if not jobs:
             return []
+        if shutil.which("sbatch") is None or shutil.which("srun") is None:
+            raise ValueError(
+                "launcher=slurm: sbatch or srun is not here. Run the command where jobs are submitted to SLURM, or "
+                "take launcher=local"
+            )
         executor = AutoExecutor(
             self.folder,
             cluster="slurm",

@@ -6,6 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ class Submitting(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Send all jobs and wait for them; one that is lost does not end the others."""
+        if find_spec("submitit") is None:
+            raise ValueError("this launcher needs submitit, which is not installed: pip install 'lowrank_exp[slurm]'")
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         works = [self.work(number, one) for number, one in enumerate(job_overrides, start=initial_job_idx)]

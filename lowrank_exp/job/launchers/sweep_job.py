@@ -57,8 +57,8 @@ class SweepJob:
                 try:
                     queue_again(signal.SIGUSR2, None)
                 except UncompletedJobError as refused:
-                    told = f"{told} ({refused})"
-            return not_ended(told)
+                    return not_ended(f"{told} ({refused})")
+            sys.exit(told)  # without a result: who has ended the job may queue it again
 
     def run(self) -> JobReturn:
         """The job as Hydra runs it."""

@@ -78,3 +78,13 @@ def test_keys_become_options_of_sbatch(commands, tmp_path):
     assert launcher.patience == 30
     pickled = jobs[0].handle.submission()
     assert (pickled._timeout_min, pickled._timeout_countdown) == (90, 5)
+
+
+def test_where_slurm_or_submitit_is_not_it_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    launcher = instantiate(composed("launcher=slurm").launcher)
+    with pytest.raises(ValueError, match=r"sbatch or srun is not here.* take launcher=local"):
+        launcher.submit([(print, "a")])
+    monkeypatch.setattr("lowrank_exp.job.launchers.submitting.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs submitit, which is not installed: pip install 'lowrank_exp\[slurm\]'"):
+        launcher.launch([["seed=0"]], 0)
