@@ -15,6 +15,7 @@ from lowrank_exp.files.searches import searches_beside
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
+from lowrank_exp.report.compare import find
 from lowrank_exp.report.configuration import Configuration, beside_their_rows, configurations
 from lowrank_exp.report.confusion_figure import confusion_figure
 from lowrank_exp.report.departures import with_departures
@@ -27,10 +28,12 @@ from lowrank_exp.report.names import file_name, with_plain_names
 from lowrank_exp.report.published import Published, compared, find_table, published, tables_of
 from lowrank_exp.report.searches import search_notes, with_front
 from lowrank_exp.report.table import notes, table, with_differing
+from lowrank_exp.report.terminal import show_comparison, terminal
 from lowrank_exp.text.plain_text import as_cell, plain, plain_lines, shortened
 
 COMPLETE, INCOMPLETE, UNUSABLE, UNWRITABLE = 0, 1, 2, 3
 PLACES = "give a folder that can be written to, --out DIR, and a file, --html FILE"
+WIDTH = 110  # columns of what is not printed on a terminal
 LONGEST_LINE = 400  # characters on a file that cannot be read
 
 
@@ -65,20 +68,26 @@ def _parser() -> argparse.ArgumentParser:
         "is nothing to report or an argument is wrong, 3 if the report's files cannot be written.",
     )
     add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="where jobs lie, such as outputs")
+    add("folders", nargs="*", type=Path, metavar="FOLDER", help="where jobs lie, such as outputs")
     add("--paper", metavar="NAME|FILE", help="compare with this table only, even without a result")
     add("--config-dir", type=Path, metavar="DIR", help="tables of your own: DIR/table/NAME.yaml")
     add("--out", type=Path, metavar="DIR", help="where files go (default: report in the first folder)")
     add("--phase", metavar="NAME", help="the phase to report (default: each method's last one)")
     add("--classes", action="store_true", help="also accuracy by class, and confusion matrices as figures")
     add("--layers", action="store_true", help="also what every layer lost by its decomposition, the most first")
+    add(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="only show two rows side by side: names or hashes among what lies in the folders, or folders themselves",
+    )
     add("--html", type=Path, metavar="FILE", help="also one page for a browser, with everything in it")
     add("--sort", metavar="COLUMN", help="sort rows by this column of the CSV, smallest first")
     return parser
 
 
 def _report(arguments: argparse.Namespace, conf: Path) -> int:
-    results, unread = gather(arguments.folders)
+    results, unread = gather(arguments.folders or _compared_folders(arguments.compare))
     unread = [f"cannot be read: {shortened(plain(line), LONGEST_LINE)}" for line in unread]
     if not results:
         where = ", ".join(map(str, arguments.folders))
@@ -102,6 +111,10 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     frame = with_front(frame, rows, searches)
     unsorted = _with_published(frame, papers)
     frame = _sorted(unsorted, arguments.sort)
+    if arguments.compare:
+        places = tuple(rows.index(find(rows, name)) for name in arguments.compare)
+        show_comparison(rows, unsorted, places, _console())
+        return COMPLETE
     for name in names:
         remarks.setdefault(name, []).extend(search_notes([row for row in rows if row.experiment == name], searches))
     sections = [_section(name, rows, frame, papers, remarks[name]) for name in names]
@@ -114,7 +127,7 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
         files |= {"layers.csv": _csv(all_layers(rows))}
     if unread:
         sections[0] = replace(sections[0], notes=[*unread, *sections[0].notes])
-    render.terminal(sections, Console(width=_width(), markup=False, emoji=False, highlight=False))
+    terminal(sections, _console())
     files = _files(sections, frame, papers) | files
     for path in _written(files, arguments.out or arguments.folders[0] / "report"):
         print(plain(str(path)))
@@ -122,6 +135,14 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
         write_page(arguments.html, document(sections, rows, unsorted, papers, results, arguments.phase))
         print(plain(str(arguments.html)))
     return COMPLETE if not unread and all(row.status in ("ok", *FIGURELESS) for row in rows) else INCOMPLETE
+
+
+def _compared_folders(compare: Sequence[str] | None) -> list[Path]:
+    """The folders that are compared themselves. Raises ValueError where no folder is given at all."""
+    folders = [Path(name) for name in compare or ()]
+    if not folders or not all(folder.is_dir() for folder in folders):
+        raise ValueError("no folder is given; name one that holds jobs, such as outputs")
+    return folders
 
 
 def _folders(conf: Path, own: Path | None) -> list[Path]:
@@ -254,6 +275,9 @@ def _written(files: Mapping[str, bytes], folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def _width() -> int:
-    """Columns of the terminal, at least 110: narrower tables would break inside their numbers."""
-    return max(110, Console().width)
+def _console() -> Console:
+    """Of the terminal's width; a file or another program gets lines of 110 columns at least."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(WIDTH, console.width)
+    return console

@@ -32,6 +32,7 @@ SHOWN = {
     "parameters": Quantity("parameters k", 1e-3, ".1f", "thousand"),
     "bytes": Quantity("file kB", 1e-3, ".1f", "kB"),
     "latency_ms": Quantity("latency ms", 1, ".3f", "ms"),
+    "latency_ms_speedup": Quantity("speed-up", 1, ".2f", "times"),
     "seconds": Quantity("seconds", 1, ".0f", "s"),
 }
 

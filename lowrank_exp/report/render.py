@@ -1,4 +1,4 @@
-"""Tables as text: the terminal (rich), Markdown, LaTeX (booktabs); CSV is the raw frame."""
+"""Tables as text: Markdown, LaTeX (booktabs), and the cells of every printed table; CSV is the raw frame."""
 
 import math
 import re
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from lowrank_exp.report.distinguish import CHANGE, EXPLAINED, MARK, UNTESTED, numbers, testable
 from lowrank_exp.report.escapes import latex_escaped, markdown_escaped, markdown_item
@@ -25,18 +23,14 @@ BY_CLASS = (
     "By class: of the test images of a class, how many were recognised (its recall), in percent after each phase; "
     "change from the dense to the compressed network in points."
 )
-TERMINAL = (
-    *("accuracy_dense", "accuracy", "accuracy_change"),
-    *("macs_ratio", "weights_ratio", "latency_ms"),
-)
 SPREAD = ("accuracy_dense", "accuracy", "accuracy_change", "top5", "latency_ms")  # always shown with ±
 WARNED = "(!)"  # beside the status of a row with warnings
+WHERE_KNOWN = ("latency_ms_speedup",)  # left out where no row has it
 TIMED_BY = "timed by"
 DEPARTS = "not as stated"  # a column of what is otherwise than its table states, where any row has run so
 VALIDATION = Quantity("validation %", 100, ".2f")  # what decides a search; shown where there was one
 MARKED = "yes"  # a row on its front
 NUMBER = "no."  # of a row in its table
-LEAST = 12  # columns of the terminal for what rows are called
 APART = "Rows were timed in different ways, as listed: compare latencies of one way only."
 FIGURE = Quantity("value", 1, ".4g")  # of a phase's own
 ORIGIN = ("hash", "seeds", "commit", "date", "machine", "device", "threads", "timed_by")
@@ -79,7 +73,7 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
 
     def add(name: str, quantity: Quantity, kind: str) -> None:
         pairs = zip(frame[f"{name}_mean"], frame[f"{name}_std"], strict=True)
-        columns[quantity.header] = [_cell(mean, std, quantity, kind) for mean, std in pairs]
+        columns[quantity.header] = [cell(mean, std, quantity, kind) for mean, std in pairs]
         if name == "accuracy_change":
             told = zip(columns[quantity.header], frame[CHANGE], strict=True)
             columns[quantity.header] = [f"{cell} {MARK}" if answer == "no" else cell for cell, answer in told]
@@ -87,7 +81,7 @@ def formatted(frame: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Dat
                 columns[MARK] = numbers(frame)
 
     for name in names or SHOWN:
-        if f"{name}_mean" in frame:
+        if f"{name}_mean" in frame and (name not in WHERE_KNOWN or frame[f"{name}_mean"].notna().any()):
             add(name, SHOWN[name], name)
         if name == "accuracy_dense" and names is None:
             for phase in _between(frame):
@@ -142,7 +136,7 @@ def figures_text(frame: pd.DataFrame) -> pd.DataFrame:
         {"configuration": str(row["configuration"]), "phase": match[3], "figure": match[2], "value": value}
         for _, row in frame.iterrows()
         for match in names
-        if match and (value := _cell(row[match[0]], row[f"{match[1]}_std"], FIGURE, ""))
+        if match and (value := cell(row[match[0]], row[f"{match[1]}_std"], FIGURE, ""))
     ]
     return pd.DataFrame(lines)
 
@@ -154,7 +148,7 @@ def class_text(frame: pd.DataFrame) -> pd.DataFrame:
         phase = name.removeprefix("accuracy.")
         quantity = SHOWN.get(name) or Quantity(f"{phase} %", 100, ".2f")
         pairs = zip(frame[f"{name}_mean"], frame[f"{name}_std"], strict=True)
-        columns[quantity.header] = [_cell(mean, std, quantity, "accuracy") for mean, std in pairs]
+        columns[quantity.header] = [cell(mean, std, quantity, "accuracy") for mean, std in pairs]
     return pd.DataFrame(columns)
 
 
@@ -166,7 +160,7 @@ def comparison_text(comparison: pd.DataFrame) -> pd.DataFrame:
             "column": line.column,
             "unit": line.unit,
             "paper": f"{line.paper:g}",
-            "ours": _cell(line.ours, line.std, Quantity("", 1, ".2f"), "accuracy") or "missing",
+            "ours": cell(line.ours, line.std, Quantity("", 1, ".2f"), "accuracy") or "missing",
             "difference": f"not compared: {line.departures}" if line.departures else _signed(line.difference),
         }
         for line in comparison.itertuples()
@@ -184,33 +178,6 @@ def origin(frame: pd.DataFrame) -> pd.DataFrame:
     shown["commit"] = [" ".join(dict.fromkeys(c[:8] for c in str(cell).split())) for cell in shown["commit"]]
     shown["date"] = [_dates(str(cell)) for cell in shown["date"]]
     return shown.astype(str)
-
-
-def terminal(sections: Sequence[Section], console: Console) -> None:
-    """Print the main columns of every section, its comparison and its lines; `console` must find no markup in them."""
-    for section in sections:
-        _print(console, formatted(section.frame, TERMINAL), section.title)
-        console.print(section.convention, style="dim")
-        if section.comparison is not None and len(section.comparison):
-            _print(console, comparison_text(section.comparison), "beside the published values")
-            console.print("\n".join(section.source), style="dim")
-        if len(figures := figures_text(section.frame)):
-            _print(console, figures, "figures of single phases")
-        for title, frame in section.classes:
-            _print(console, class_text(frame), title)
-        if section.classes:
-            console.print(BY_CLASS, style="dim")
-        for title, text in section.layers:
-            _print(console, text, title)
-        if section.layers:
-            console.print(EXPLAINED_LAYERS, style="dim")
-        if len(origin(section.frame)):
-            measured = origin(section.frame).drop(columns=["machine"])
-            _print(console, measured, "where it was measured")
-            machines = ", ".join(dict.fromkeys(filter(None, section.frame["machine"])))
-            console.print(f"machine: {machines}", style="dim")
-        for note in section.notes:
-            console.print(note, style=_colour(note), soft_wrap=True)
 
 
 def markdown(sections: Sequence[Section]) -> str:
@@ -279,7 +246,8 @@ def latency_conditions(frame: pd.DataFrame) -> str:
     return f"Latency: median ms of one forward pass. {timed} Jobs: {where}."
 
 
-def _cell(mean: float, std: float, shown: Quantity, name: str) -> str:
+def cell(mean: float, std: float, shown: Quantity, name: str) -> str:
+    """A mean with its standard deviation where that is known and worth it; empty where there is none."""
     if math.isnan(mean):
         return ""
     text = f"{mean * shown.factor:{shown.form}}"
@@ -290,28 +258,6 @@ def _cell(mean: float, std: float, shown: Quantity, name: str) -> str:
 def _dates(cell: str) -> str:
     days = sorted(date[:10] for date in cell.split() if date[:1].isdigit() and "-" in date)
     return cell if not days else days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-
-
-def _print(console: Console, text: pd.DataFrame, title: str) -> None:
-    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
-    first = next(name for name in text.columns if name != NUMBER)
-    for name in text.columns:
-        words = name in (first, "column", "unit", "status", "phase", "figure", MARK, TIMED_BY, DEPARTS, *ORIGIN)
-        header, wraps = name.replace(" ", "\n"), name in (first, MARK, DEPARTS, "difference")
-        least = min(LEAST, max(map(len, text[name]), default=0)) if name == first else None
-        justify = "left" if words else "right"
-        table.add_column(header, justify=justify, overflow="fold", no_wrap=not wraps, min_width=least)
-    for row in text.itertuples(index=False):
-        table.add_row(*map(str, row), style=_colour(getattr(row, "status", "")))
-    console.print()
-    console.print(title, style="italic")
-    console.print(table)
-
-
-def _colour(text: str) -> str:
-    red, yellow = ("failed", "interrupted", "cannot be read"), ("missing", "missed", "warning")
-    ends = (WARNED, "seeds")
-    return "red" if text.startswith(red) else "yellow" if text.startswith(yellow) or text.endswith(ends) else ""
 
 
 def _pipes(text: pd.DataFrame) -> str:

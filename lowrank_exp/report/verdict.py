@@ -32,17 +32,20 @@ class Pick:
 
     @property
     def text(self) -> str:
-        """What stands behind its label: how much cheaper, at which accuracy.
+        """What stands behind its label: how much cheaper, by what and from what, at which accuracy.
 
         >>> Pick(0.5, "macs", 0, "svd", 0.4, -0.31).text
-        '40.0 % of the MACs remain, accuracy -0.31 points'
+        '40.0 % of the MACs, accuracy -0.31 points'
         """
         if self.place is None:
             return self.why
-        if self.cost == "macs":
-            return f"{100 * self.ratio:.1f} % of the MACs remain, accuracy {self.change:+.2f} points"
-        times = f"{self.now:.3g} ms instead of {self.dense:.3g}" if self.dense < 1000 else f"{self.now:,.0f} ms"
-        return f"{1 / self.ratio:.2f} times as fast ({times}; {self.way}), accuracy {self.change:+.2f} points"
+        times = f" ({self.now:.3g} ms instead of {self.dense:.3g}; {self.way})" if self.cost == "latency_ms" else ""
+        return f"{self.cheaper}{times}, accuracy {self.change:+.2f} points"
+
+    @property
+    def cheaper(self) -> str:
+        """What remains of its cost, or how many times as fast it is."""
+        return f"{100 * self.ratio:.1f} % of the MACs" if self.cost == "macs" else f"{1 / self.ratio:.2f} times as fast"
 
 
 def verdict(frame: pd.DataFrame) -> list[Pick]:
@@ -64,22 +67,20 @@ def told(picks: Sequence[Pick]) -> str:
     """The picks in one line; empty: nothing is known.
 
     >>> told([Pick(0.5, "macs", 0, "svd", 0.4, -0.31), Pick(1.0, "macs", 0, "svd", 0.4, -0.31)])
-    'within 0.5 points of the dense network, by MACs: svd (40.0 % of the MACs remain, accuracy -0.31 points); \
-within 1 point: the same'
+    'within 0.5 points: by MACs svd (40.0 % of the MACs, -0.31 points); within 1 point: the same'
     """
-    parts: list[str] = []
+    parts, before = [], None
     for points in WITHIN:
         mine = [one for one in picks if one.points == points]
-        if not mine:
-            continue
-        before = [one for one in picks if one.points == WITHIN[0]] if points != WITHIN[0] else []
-        of = f"within {points:g} point{'' if points == 1 else 's'}"
-        if before and [one.place for one in before] == [one.place for one in mine]:
-            parts.append(f"{of}: the same" if any(one.place is not None for one in mine) else f"{of}: none either")
-            continue
-        said = "; ".join(f"{BY[one.cost]}: {one.label} ({one.text})" if one.label else one.text for one in mine)
-        parts.append(f"{of}{' of the dense network' if not parts else ''}, {said}")
+        chosen = [one.place for one in mine]
+        said = "the same" if chosen == before else ", ".join(map(_told, mine))
+        before = chosen
+        parts += [f"within {points:g} point{'' if points == 1 else 's'}: {said}"] if mine else []
     return "; ".join(parts)
+
+
+def _told(pick: Pick) -> str:
+    return f"{BY[pick.cost]} {f'{pick.label} ({pick.cheaper}, {pick.change:+.2f} points)' if pick.label else 'none'}"
 
 
 def _way(frame: pd.DataFrame) -> str:

@@ -12,7 +12,6 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.render import (
     APART,
-    TERMINAL,
     Section,
     figures_text,
     formatted,
@@ -23,6 +22,7 @@ from lowrank_exp.report.render import (
     origin,
 )
 from lowrank_exp.report.table import OTHERWISE_TIMED, notes, table
+from lowrank_exp.report.terminal import QUANTITIES
 
 
 def section(frame: pd.DataFrame, **changes: object) -> Section:
@@ -46,6 +46,7 @@ def test_cells(job: Callable) -> None:
         "parameters k": "125.0",
         "file kB": "500.0",
         "latency ms": "3.000 ± 0.000",
+        "speed-up": "1.33",
         "seconds": "15",
         "status": "ok",
     }
@@ -84,7 +85,7 @@ def test_latex_tables_use_booktabs_and_escape_labels(job: Callable) -> None:
     assert "% failed: a_b\n% c\n" in text
     assert "svd_energy" not in text
     rows = [line for line in text.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
-    assert [line.replace(r"\&", "").count("&") for line in rows] == [13, 13, 13]
+    assert [line.replace(r"\&", "").count("&") for line in rows] == [14, 14, 14]
 
 
 def test_markdown_holds_convention_origin_and_notes(job: Callable) -> None:
@@ -135,7 +136,7 @@ def test_rows_timed_in_different_ways_say_so_each_beside_its_time(job: Callable)
     jobs = [timed(job(epochs=number), name, **ways[name]) for number, name in enumerate(ways)]
     frame = table(configurations(jobs))
     told = ["onnxruntime 1.0, 1 thread, batch 1", "openvino 1.0, 2 threads, batch 1"]
-    assert list(formatted(frame, TERMINAL)["timed by"]) == list(origin(frame)["timed_by"]) == told
+    assert list(formatted(frame, QUANTITIES)["timed by"]) == list(origin(frame)["timed_by"]) == told
     assert APART in latency_conditions(frame)
     alike = table(configurations([jobs[0], timed(job(epochs=1), "onnxruntime", threads=1)]))
     assert "timed by" not in formatted(alike)

@@ -11,11 +11,13 @@ from lowrank_exp.report.html.pool import short
 from lowrank_exp.report.html.times import Times
 from lowrank_exp.report.labels import show
 from lowrank_exp.report.quantities import SHOWN, Quantity
+from lowrank_exp.report.render import VALIDATION
+from lowrank_exp.report.searches import FRONT
 from lowrank_exp.report.table import mean_and_spread
 
 AT_FIRST = ("accuracy", "accuracy_change", "macs_ratio", "weights_ratio")  # columns shown before any is chosen
 MORE = {"bytes_ratio": Quantity("file ratio", 1, ".3f")}
-LATENCIES = ("latency_ms",)  # of which the page has columns of its own, by what has timed them
+LATENCIES = ("latency_ms", "latency_ms_speedup")  # of which the page has columns of its own, by what has timed them
 
 
 def quantity_columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -37,11 +39,21 @@ def time_columns(times: Times) -> list[dict[str, Any]]:
 
 
 def other_columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """What papers published, beside ours, and the keys of the configuration in which rows differ; hidden at first."""
+    """On which front of a search a row is, what papers published beside ours, and the keys of the configuration in
+    which rows differ; the latter are hidden at first."""
+    searched: list[dict[str, Any]] = []
+    if FRONT in frame and (frame[FRONT] != "").any():
+        searched = [_column("val_accuracy", VALIDATION), {"key": FRONT, "head": "front of the search", "text": True}]
+        searched = [column | {"shown": True} for column in searched]
     paper = [str(name) for name in frame if str(name).startswith("paper.")]
-    config = [str(name) for name in frame if str(name).startswith("config.")]
+    keys = [str(name) for name in frame if str(name).startswith("config.")]
+    config = [{"key": name, "head": name.removeprefix("config."), "text": True} for name in keys]
     numbers = [_column(name, Quantity(name, 1, "+.2f" if name.endswith("difference") else ".4g")) for name in paper]
-    return [*numbers, *({"key": name, "head": name.removeprefix("config."), "text": True} for name in config)]
+    return [
+        *searched,
+        *numbers,
+        *({"key": name, "head": name.removeprefix("config."), "text": True} for name in config),
+    ]
 
 
 def cells_of(place: int, row: Configuration, frame: pd.DataFrame, times: Times, keys: Sequence[str]) -> list[Any]:
@@ -54,6 +66,8 @@ def _cell(record: pd.Series, key: str) -> Any:
     if f"{key}_mean" in record:
         return _pair(record[f"{key}_mean"], record[f"{key}_std"])
     value = record[key]
+    if key == FRONT:
+        return value or None
     if key.startswith("config."):
         return None if isinstance(value, float) and math.isnan(value) else show(value)
     return _pair(value, math.nan)

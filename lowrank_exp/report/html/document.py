@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lowrank_exp.files.results import VOID, Result
+from lowrank_exp.files.results import FIGURELESS, Result
 from lowrank_exp.report.configuration import Configuration, leaves
 from lowrank_exp.report.distinguish import CHANGE, OTHERS
 from lowrank_exp.report.expected import same_row
@@ -95,9 +95,11 @@ def _shared(flat: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _row_record(row: Configuration, record: pd.Series, pool: Pool, phase: str | None) -> dict[str, Any]:
     failed = [
-        {"seed": job.seed, "status": job.status, "last": reason(job.error)} for job in row.failed if job.status != VOID
+        {"seed": job.seed, "status": job.status, "last": reason(job.error)}
+        for job in row.failed
+        if job.status not in FIGURELESS
     ]
-    void = list(dict.fromkeys(reason(job.error) for job in row.failed if job.status == VOID))
+    void = [f"{job.status}: {reason(job.error)}" for job in row.failed if job.status in FIGURELESS]
     return {
         "label": row.label,
         "experiment": row.experiment,
@@ -111,7 +113,7 @@ def _row_record(row: Configuration, record: pd.Series, pool: Pool, phase: str | 
         "departures": list(row.departures),
         "n": len(row.finished),
         "failed": failed,
-        "void": void,
+        "void": list(dict.fromkeys(void)),
         "missing": list(row.missing),
         "hash": row.hash,
         "told": record[CHANGE],

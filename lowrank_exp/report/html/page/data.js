@@ -89,7 +89,7 @@ function layersOf(job) {
 function troubles(row) {
   return [
     ...row.failed.map((one) => `seed ${one.seed} ${one.status}: ${one.last}`),
-    ...row.void.map((why) => `void: ${why}`),
+    ...row.void,
     ...(row.missing.length
       ? [`missing${row.missing[0] === "any" ? "" : `: seed ${row.missing.join(", ")}`} (no result.json)`] : []),
   ];
