@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lowrank_exp.files.lease import Heart, Lease
+from lowrank_exp.files.place import make_folder
 from lowrank_exp.files.shared_folder import FolderTrial, is_shared, try_folder
 
 SHORTLY = 0.2  # seconds that nobody is told of waiting
@@ -52,7 +53,7 @@ def tell_of_sharing(folder: Path) -> FolderTrial | None:
 @contextmanager
 def hold_lock(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold what a path stands for, `<name>.lock`; `waiting` is called once if another process has it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
     if SHARING.of(lock.parent):
         lease = Lease(_lease_path(lock), SHARING.silent)
         _wait_for(lease, waiting)
@@ -76,18 +77,18 @@ def hold_lock(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def is_held(lock: Path) -> bool:
-    """Whether another process holds what a path stands for now."""
-    if not lock.parent.is_dir():
-        return False
-    if SHARING.of(lock.parent):
-        return Lease(_lease_path(lock), SHARING.silent).is_held()
-    if not lock.exists():
-        return False
-    guard = FileLock(lock)
+    """Whether another process holds what a path stands for now; not, where that cannot be seen."""
     try:
+        if SHARING.of(lock.parent):
+            return Lease(_lease_path(lock), SHARING.silent).is_held()
+        if not lock.exists():
+            return False
+        guard = FileLock(lock)
         guard.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError:
+        return False
     guard.release()
     return False
 

@@ -75,6 +75,12 @@ def take_away(path: Path) -> Path | None:
     return aside
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless another has; that this host may not see it yet does not matter."""
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def time_in(folder: Path) -> float:
     """Seconds since 1970 on the clock of the file system, which may differ from this host's."""
     path = temporary(folder / "clock")

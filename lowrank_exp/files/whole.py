@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lowrank_exp.files.owner import PART, is_gone, temporary
-from lowrank_exp.files.place import place_first, replace, time_in, to_disk
+from lowrank_exp.files.place import make_folder, place_first, replace, time_in, to_disk
 
 FORGOTTEN = 86_400  # seconds after which what another host has left half written is nobody's
 
@@ -32,7 +32,7 @@ def write_whole(path: str | os.PathLike, *, durable: bool = True, first: bool = 
     'all of it'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = temporary(path)
     try:
         yield part

@@ -1,53 +1,60 @@
-"""The jobs of a sweep given to the launcher that the configuration names, and what a signal left of them."""
+"""The jobs of a sweep given to the launcher that the configuration names."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, filter_overrides
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 
-from lowrank_exp.job.signals import Interrupted
+from lowrank_exp.job.ends import tell_ends
+from lowrank_exp.job.taking import Taking
+from lowrank_exp.job.turns import Leaving, run_in_turn, run_side_by_side
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def launched() -> Iterator[None]:
-    """Within the block a sweep is launched by the `launcher` of its configuration; where that is none, by Hydra's own.
+    """Within the block a sweep is launched by the `launcher` of its configuration, or else in turn.
 
-    A signal that ends the latter carries the jobs that would have followed, see `Interrupted.not_run`. Hydra takes
-    launchers from packages called `hydra_plugins` alone, and tells nobody which jobs it launches: so its own one hands
-    them on.
+    In turn, or side by side by joblib, jobs are shared out with other processes that run the same sweep, and how each
+    ended is said at the end. Hydra takes launchers from packages called `hydra_plugins` alone: so its own ones hand the
+    jobs on.
     """
-    (basic,) = (kind for kind in Plugins.instance().discover(Launcher) if kind.__name__ == "BasicLauncher")
-    launch = basic.launch
+    kinds = {kind.__name__: kind for kind in Plugins.instance().discover(Launcher)}
+    basic, joblib = kinds["BasicLauncher"], kinds["JoblibLauncher"]
+    launch, launch_side_by_side = basic.launch, joblib.launch
 
     def hand_on(self: Launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if self.config.launcher.get("_target_") is not None:
             chosen = instantiate(self.config.launcher)
             chosen.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
             return chosen.launch(job_overrides, initial_job_idx)
-        try:
-            return launch(self, job_overrides, initial_job_idx)
-        except Interrupted as interrupted:
-            if interrupted.job is not None:
-                interrupted.not_run = told_apart(job_overrides)[interrupted.job + 1 - initial_job_idx :]
-            raise
+        return said(job_overrides, initial_job_idx, run_in_turn(self, job_overrides, initial_job_idx))
 
-    basic.launch = hand_on
+    def side_by_side(
+        self: Launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        folder = Path(str(self.config.hydra.sweep.dir))
+        self.task_function = Leaving(self.task_function, Taking.from_now(folder, phases=False))
+        ends = run_side_by_side(
+            lambda jobs, first: launch_side_by_side(self, jobs, first), job_overrides, initial_job_idx
+        )
+        return said(job_overrides, initial_job_idx, ends)
+
+    basic.launch, joblib.launch = hand_on, side_by_side
     try:
         yield
     finally:
-        basic.launch = launch
+        basic.launch, joblib.launch = launch, launch_side_by_side
 
 
-def told_apart(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The overrides of every job, without those that all of them have.
-
-    >>> told_apart([["seed=0", "rank=energy"], ["seed=1", "rank=energy"]])
-    ['seed=0', 'seed=1']
-    """
-    shared = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
-    return [
-        " ".join(override for override in filter_overrides(overrides) if override not in shared) for overrides in jobs
-    ]
+def said(jobs: Sequence[Sequence[str]], first: int, ends: list[JobReturn]) -> list[JobReturn]:
+    """The ends of several jobs, told."""
+    for line in tell_ends(jobs, first, ends) if len(jobs) > 1 else ():
+        log.info(line)
+    return ends

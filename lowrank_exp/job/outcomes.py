@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lowrank_exp.files.exclusion import SHARING, hold_lock, is_held
+from lowrank_exp.files.exclusion import SHARING, hold_lock
 from lowrank_exp.files.owner import temporary
-from lowrank_exp.files.place import place_folder_first, take_away, to_disk
+from lowrank_exp.files.place import make_folder, place_folder_first, take_away, to_disk
 from lowrank_exp.files.results import PhaseResult, digest
 from lowrank_exp.files.whole import file_digest, find_difference, sweep_parts, write_whole
 from lowrank_exp.job.readable import find_unreadable
@@ -119,19 +119,19 @@ class OutcomeStore:
         path = self.folder(name, key) / PLAN
         return Plan.read(path) if path.is_file() else None
 
-    def is_held(self, name: str, key: str) -> bool:
-        """Whether another process computes the phase now."""
-        return is_held(self._lock(name, key))
+    def lock(self, name: str, key: str) -> Path:
+        """What stands for computing the phase, see `files.exclusion`."""
+        return self.root / f"{self.folder(name, key).name}.lock"
 
     @contextmanager
     def writing(self, name: str, key: str, waiting: Callable[[str], None]) -> Iterator[Path]:
         """The folder for what the phase must not lose, held by one process at a time as far as the system allows."""
         folder, work = self.folder(name, key), self.work(name, key)
-        with hold_lock(self._lock(name, key), lambda: waiting(f"waiting for another job that computes {folder.name}")):
+        with hold_lock(self.lock(name, key), lambda: waiting(f"waiting for another job that computes {folder.name}")):
             sweep_parts(self.root)
             if (folder / CHECKPOINT).exists() and not work.exists():
                 os.rename(folder, work)  # an earlier version kept it there
-            work.mkdir(parents=True, exist_ok=True)
+            make_folder(work)
             sweep_parts(work)
             try:
                 yield work
@@ -176,9 +176,6 @@ class OutcomeStore:
         to_disk(self.root)
         shutil.rmtree(work, ignore_errors=True)
         return outcome, False
-
-    def _lock(self, name: str, key: str) -> Path:
-        return self.root / f"{self.folder(name, key).name}.lock"
 
 
 def read_outcome(folder: Path) -> Outcome:

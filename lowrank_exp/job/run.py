@@ -37,6 +37,7 @@ from lowrank_exp.job.outcomes import NETWORK, Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
 from lowrank_exp.job.signals import Interrupted, raise_received, signal_in
+from lowrank_exp.job.taking import HeldError, leave_job, leave_phase
 from lowrank_exp.job.timer import Timer
 from lowrank_exp.job.unfinished import Place, record_end, record_pruned, record_void
 from lowrank_exp.machine.environment import describe_conditions, describe_environment
@@ -87,6 +88,7 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
                 raise
             console.say(f"control {control}: {error}")
         return None
+    leave_job(folder, folder / ".lock")
     variables = dict(os.environ)
     lock = hold_lock(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}"))
     with lock if unwritable(folder) is None else nullcontext():  # a finished job answers from there, too
@@ -104,6 +106,8 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
                 return record_void(error, folder / RESULT, identity, cfg.device, console.say)
             if isinstance(error, Pruned):
                 return record_pruned(error, folder / RESULT, identity, cfg.device, place, console.say)
+            if isinstance(error, HeldError):
+                raise
             if not made and isinstance(error, MISTAKES) and signal_in(error) is None:
                 raise
             if (signal := record_end(error, folder / RESULT, identity, cfg.device, place, console.say)) is None:
@@ -168,7 +172,11 @@ class _Job:
         check_folders({"paths.outputs": self.folder, "paths.store": store})
         if (allowed := tell_of_sharing(store)) is not None:
             self.console.say(f"{store} is shared with other hosts: {allowed}")
-        if any(step.phase.trains and self.store.read(step.name, step.key) is None for step in self.parts.steps):
+        first = [] if self.parts.first is None else [self.parts.first]
+        missing = [step for step in (*first, *self.parts.steps) if self.store.read(step.name, step.key) is None]
+        if missing:
+            leave_phase(self.store.lock(missing[0].name, missing[0].key))
+        if any(step.phase.trains for step in missing):
             check_room(store, self.parts.initial)
         log = Log.of_job(self.cfg, self.config, self.folder, self.labels, identity["fingerprint"], self.console.say)
         failed = True

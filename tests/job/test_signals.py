@@ -13,7 +13,7 @@ import torch
 from lowrank_exp.files.results import Result
 from lowrank_exp.job import run as job
 from lowrank_exp.job import signals
-from lowrank_exp.job.launching import told_apart
+from lowrank_exp.job.ends import told_apart
 from lowrank_exp.job.signals import Interrupted, ending_at_boundaries, raise_received, received, signals_raised
 from support.smoke import SMOKE
 

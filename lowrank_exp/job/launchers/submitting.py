@@ -15,9 +15,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from lowrank_exp.command_line.mistakes import explained
+from lowrank_exp.job.ends import told, told_apart
 from lowrank_exp.job.launchers.sweep_job import SweepJob, not_ended
-from lowrank_exp.job.launching import told_apart
 from lowrank_exp.job.signals import Interrupted
 
 FOLDER = "launched"  # below outputs: what is sent, what comes back, and what the jobs print
@@ -137,12 +136,3 @@ class Submitting(Launcher):
         lines = paths.stderr.read_text(errors="replace").splitlines() if paths.stderr.is_file() else []
         last = "".join(f"\n    {line}" for line in lines[-LOG_LINES:])
         return not_ended(f"it is gone ({sent.gone[1]}) and has left no result; the same command runs it again. {last}")
-
-
-def told(end: JobReturn) -> str:
-    """How a job ended, in a line.
-
-    >>> told(JobReturn(status=JobStatus.COMPLETED))
-    'ended well'
-    """
-    return "ended well" if end.status == JobStatus.COMPLETED else explained(end._return_value)
