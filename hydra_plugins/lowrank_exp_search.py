@@ -24,7 +24,12 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: Sequence[str]) -> None:
         """The whole search; ends with its front on the terminal."""
-        from lowrank_exp.search.search import search
+        try:
+            from lowrank_exp.search.search import search
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "optuna":
+                raise
+            raise ValueError("sweeper=optuna needs a package: pip install 'lowrank_exp[search]'") from error
 
         swept = [f"{key}={value}" for key, value in self.params.items()]
         search(self.config, self.loader, self.launcher, [*swept, *arguments])

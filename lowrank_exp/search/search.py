@@ -65,6 +65,9 @@ def check_options(config: DictConfig) -> SimpleNamespace:
             f"sweeper.objectives=[{','.join(options['objectives'])}] is refused: val_accuracy is one of them, each "
             "stands once, and test images decide nothing. Write for instance sweeper.objectives=[val_accuracy,macs]"
         )
+    for name in ("dry_run", "stop_after"):
+        if config[name]:
+            raise ValueError(f"{name}={config[name]} in a search: its jobs have no results to choose by. Leave it out")
     if "latency_ms" in options["objectives"] and not config.latency.seconds:
         raise ValueError("sweeper.objectives has latency_ms, and latency.seconds=0 leaves it out: give it some")
     return SimpleNamespace(**options | {"batch": options["batch"] or side_by_side(config.launcher)})

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.lowrank_exp_search import OptunaSweeper
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.table_options import offer_tables
 from lowrank_exp.files.results import PhaseResult, Result, digest
@@ -192,6 +194,8 @@ def test_another_space_or_job_is_another_search_in_the_same_database(searched, t
         (["sweeper.objectives=[macs]"], "val_accuracy is one of them"),
         (["sweeper.objectives=[val_accuracy,accuracy]"], "allowed is a list of one or more, each one of val_accuracy"),
         (["sweeper.objectives=[val_accuracy,latency_ms]", "latency.seconds=0"], "latency.seconds=0 leaves it out"),
+        (["dry_run=true"], "dry_run=True in a search: its jobs have no results"),
+        (["stop_after=train"], "stop_after=train in a search"),
         (["sweeper.trials=0"], "sweeper.trials=0 is refused"),
         (["sweeper.sampler=grid"], "one of tpe, nsga2, random"),
         (["sweeper.storage=mysql://nowhere/x"], "sweeper.storage=mysql://nowhere/x cannot be used"),
@@ -210,6 +214,16 @@ def test_every_sampler_gives_trials_within_the_space(searched, tmp_path):
         assert len(set(drawn[sampler])) == 6
         assert all(0.2 <= budget <= 0.8 for budget in drawn[sampler])
     assert drawn["tpe"][3:] != drawn["random"][3:]  # after the start it learns
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch):
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] == "optuna" or name.startswith("lowrank_exp.search")
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"pip install 'lowrank_exp\[search\]'"):
+        OptunaSweeper().sweep(["rank.macs=interval(0.2,0.8)"])
 
 
 def test_a_grid_has_no_options():
