@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from lowrank_exp.files.owner import host, is_gone
-from lowrank_exp.files.place import place_first, take_away, time_in, touch
+from lowrank_exp.files.place import GONE, place_first, take_away, time_in, touch
 
 BEATS = 6  # times that a lease is renewed in the time after which it counts as given up
 
@@ -61,7 +61,7 @@ class Lease:
         try:
             touch(self.path)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
+            if error.errno not in GONE:
                 raise
         return True
 
@@ -114,7 +114,7 @@ def _read(path: Path) -> tuple[dict, float] | None:
     try:
         handle = os.open(path, os.O_RDONLY)  # opened anew, for a host's own memory of the file may be old
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESTALE):
+        if error.errno not in GONE:
             raise
         return None
     try:
@@ -136,5 +136,5 @@ def _remove(path: Path) -> None:
     try:
         os.unlink(path)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ESTALE):
+        if error.errno not in GONE:
             raise

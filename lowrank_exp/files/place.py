@@ -12,6 +12,7 @@ from pathlib import Path
 from lowrank_exp.files.owner import temporary
 
 REPORTED = (errno.ESTALE, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)  # of a call that may have been done
+GONE = (errno.ENOENT, errno.ESTALE)
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 REFUSED = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EMLINK)  # of hard links
 STALE = 3  # times that a handle which has become stale is asked for again

@@ -114,6 +114,13 @@ class OutcomeStore:
             return None
         return outcome if self.exact in (None, outcome.conditions) else None
 
+    def read_late(self, name: str, key: str) -> Outcome | None:
+        """`read`, again and again for as long as what another host has just published may not be seen here."""
+        deadline = time.monotonic() + (PATIENCE if SHARING.of(self.root) and self.exact is None else 0)
+        while (outcome := self.read(name, key)) is None and time.monotonic() < deadline:
+            time.sleep(1)
+        return outcome
+
     def plan(self, name: str, key: str) -> Plan | None:
         """The plan that the phase carried out, if it made one."""
         path = self.folder(name, key) / PLAN
@@ -164,14 +171,11 @@ class OutcomeStore:
         record = json.loads(json.dumps(asdict(outcome)))
         with write_whole(made / RECORD) as part:
             part.write_text(json.dumps({**record, "digest": digest(record)}, indent=1), encoding="utf-8")
-        deadline = time.monotonic() + (PATIENCE if SHARING.of(self.root) else 0)
         while not place_folder_first(made, folder):
-            if (other := self.read(outcome.name, outcome.key)) is not None:
+            if (other := self.read_late(outcome.name, outcome.key)) is not None:
                 shutil.rmtree(work, ignore_errors=True)
                 return other, True
-            if time.monotonic() < deadline and self.exact is None:  # it may not be seen yet
-                time.sleep(1)
-            elif (damaged := take_away(folder)) is not None:
+            if (damaged := take_away(folder)) is not None:
                 shutil.rmtree(damaged, ignore_errors=True)
         to_disk(self.root)
         shutil.rmtree(work, ignore_errors=True)

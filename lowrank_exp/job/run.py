@@ -20,6 +20,7 @@ from lowrank_exp.command_line.control import control_of, without_control
 from lowrank_exp.command_line.used import job_config, without_use
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.files.exclusion import hold_lock, share, tell_of_sharing
+from lowrank_exp.files.place import GONE
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
 from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
@@ -333,10 +334,11 @@ class _Job:
             seconds = stopwatch()
             try:
                 network, done = self.run_from_last_epoch(step, self.make_setting(step, folder, on_epoch))
-            except OSError:  # another host that took this one for gone may have finished, and cleared up
-                if (outcome := self.store.read(step.name, step.key)) is not None:
-                    return outcome, True
-                raise
+            except OSError as error:  # another host that took this one for gone may have finished, and cleared up
+                late = self.store.read_late(step.name, step.key) if error.errno in GONE else None
+                if late is None:
+                    raise
+                return late, True
             seconds = seconds()
             with self.store.making(step.name, step.key) as made:
                 artifact.save(network, made / NETWORK)
