@@ -9,10 +9,14 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from lowrank_exp.job.ends import tell_ends
+from lowrank_exp.job.report_line import report_line
 from lowrank_exp.job.taking import Taking
 from lowrank_exp.job.turns import Leaving, run_in_turn, run_side_by_side
+from lowrank_exp.text.plain_text import plain
+from lowrank_exp.text.terminal import Terminal
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +27,15 @@ def launched() -> Iterator[None]:
 
     In turn, or side by side by joblib, jobs are shared out with other processes that run the same sweep, and how each
     ended is said at the end. Hydra takes launchers from packages called `hydra_plugins` alone: so its own ones hand the
-    jobs on.
+    jobs on. The last line, however the sweep ends, is the command that shows its results.
     """
+    configs: list[DictConfig] = []
     kinds = {kind.__name__: kind for kind in Plugins.instance().discover(Launcher)}
     basic, joblib = kinds["BasicLauncher"], kinds["JoblibLauncher"]
     launch, launch_side_by_side = basic.launch, joblib.launch
 
     def hand_on(self: Launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        configs.append(self.config)
         if self.config.launcher.get("_target_") is not None:
             chosen = instantiate(self.config.launcher)
             chosen.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
@@ -39,6 +45,7 @@ def launched() -> Iterator[None]:
     def side_by_side(
         self: Launcher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        configs.append(self.config)
         folder = Path(str(self.config.hydra.sweep.dir))
         self.task_function = Leaving(self.task_function, Taking.from_now(folder, phases=False))
         ends = run_side_by_side(
@@ -51,6 +58,8 @@ def launched() -> Iterator[None]:
         yield
     finally:
         basic.launch, joblib.launch = launch, launch_side_by_side
+        if configs and (line := report_line(configs[0])):
+            Terminal().print(plain(line), soft_wrap=True, markup=False, highlight=False)
 
 
 def said(jobs: Sequence[Sequence[str]], first: int, ends: list[JobReturn]) -> list[JobReturn]:

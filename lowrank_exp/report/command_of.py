@@ -12,6 +12,7 @@ from lowrank_exp.text.plain_text import plain
 OVERRIDES = Path(".hydra", "overrides.yaml")  # Hydra's own note in a job's folder
 LONGEST_FILE = 2**20  # bytes
 PROGRAM = "lowrank-exp"
+ALONE = "hydra.mode=RUN"  # one job, also of an experiment that carries its own sweep
 
 
 def command_of(result: Result) -> str:
@@ -19,13 +20,16 @@ def command_of(result: Result) -> str:
     departs from them. Empty where neither is known.
 
     >>> command_of(Result("ok", "0" * 16, "oneshot", "svd 1", 2, "decompose", {}, departures=["scale=smoke"]))
-    "lowrank-exp experiment=oneshot 'row=oneshot/svd 1' seed=2 scale=smoke"
+    "lowrank-exp hydra.mode=RUN experiment=oneshot 'row=oneshot/svd 1' seed=2 scale=smoke"
     """
     words = _typed(result.folder)
     if words is None and result.experiment:
         row = [f"row={result.experiment}/{result.row}"] if result.row else []
         words = [f"experiment={result.experiment}", *row, f"seed={result.seed}", *(result.departures or [])]
-    return "" if words is None else shlex.join([PROGRAM, *map(plain, words)])
+    if words is None:
+        return ""
+    alone = [ALONE] if any(word.startswith("experiment=") for word in words) and ALONE not in words else []
+    return shlex.join([PROGRAM, *alone, *map(plain, words)])
 
 
 def _typed(folder: Path | None) -> list[str] | None:

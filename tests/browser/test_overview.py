@@ -24,7 +24,7 @@ def test_the_answer_stands_on_top_with_its_command(browser: Any, page: Path) -> 
         "within 1 point by MACs",
     ]
     assert browser.texts(".pick pre") == [
-        f"lowrank-exp experiment=table1 row=table1/{row} seed=0" for row in ("svd", "energy")
+        f"lowrank-exp hydra.mode=RUN experiment=table1 row=table1/{row} seed=0" for row in ("svd", "energy")
     ]
     assert browser.errors() == []
 

@@ -47,7 +47,7 @@ def test_a_run_shows_phases_layers_curves_classes_and_how_to_repeat_it(browser: 
         *("change of accuracy by class", "difference of the confusion matrices"),
     ]
     assert browser.texts(".told li")[-1] == "2 more of dog taken for ship"
-    assert browser.texts(".command pre") == ["lowrank-exp experiment=table1 row=table1/svd seed=0"]
+    assert browser.texts(".command pre") == ["lowrank-exp hydra.mode=RUN experiment=table1 row=table1/svd seed=0"]
     assert browser.each("dl:not(.config) dt", "[one.textContent, one.nextSibling.textContent]")[:3] == [
         ["seed", "0 (of 0, 1)"],
         ["commit", "0123456789abcdef"],
@@ -60,7 +60,7 @@ def test_another_seed_of_a_run_is_chosen(browser: Any, page: Path) -> None:
     browser.open(page, "#run=0")
     browser.press(".choice button", "1")
     assert browser.run("return location.hash") == "#run=0&seed=1"
-    assert browser.texts(".command pre") == ["lowrank-exp experiment=table1 row=table1/svd seed=1"]
+    assert browser.texts(".command pre") == ["lowrank-exp hydra.mode=RUN experiment=table1 row=table1/svd seed=1"]
     browser.go("#run=3&seed=2")
     assert browser.texts("pre.trouble") == ["RuntimeError: no memory for conv_1"]
     assert browser.errors() == []

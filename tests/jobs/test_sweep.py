@@ -54,9 +54,11 @@ def test_a_budget_that_cannot_be_met_is_refused_and_the_other_jobs_go_on(command
 
 
 @pytest.mark.slow
-def test_experiment_carries_its_sweep(command, tmp_path):
+def test_experiment_carries_its_sweep(command, tmp_path, capfd):
     arguments = ("experiment=digits_budgets", *SMOKE, "hydra.sweeper.params.seed='0'")
     assert command(*arguments) == 0
+    folder = tmp_path / "outputs" / "digits_budgets"
+    assert capfd.readouterr().out.splitlines()[-1] == f"lowrank-report {folder} --html {folder / 'report.html'}"
     found = results(tmp_path / "outputs")
     budgets = {(r.config["rank"]["policy"], r.config["rank"]["macs"], r.experiment) for r in found}
     assert budgets == {(p, b, "digits_budgets") for p in ("uniform", "energy") for b in (0.3, 0.5, 0.75)}

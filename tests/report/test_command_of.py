@@ -21,7 +21,7 @@ def test_what_is_no_note_of_hydra_is_not_taken(job: Callable, tmp_path: Path) ->
     made = replace(job(row="svd", experiment="t", seed=3), folder=tmp_path)
     for text in ("{a: 1}", "- [1]", ": :", "- &x [*x]", "\x00"):
         (tmp_path / ".hydra" / "overrides.yaml").write_text(text)
-        assert command_of(made) == "lowrank-exp experiment=t row=t/svd seed=3"
+        assert command_of(made) == "lowrank-exp hydra.mode=RUN experiment=t row=t/svd seed=3"
     assert command_of(replace(made, experiment=None)) == ""
     (tmp_path / ".hydra" / "overrides.yaml").write_text('- "a\\e[31m"')
     assert command_of(made) == "lowrank-exp 'a\\x1b[31m'"

@@ -49,11 +49,7 @@ def other_columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
     keys = [str(name) for name in frame if str(name).startswith("config.")]
     config = [{"key": name, "head": name.removeprefix("config."), "text": True} for name in keys]
     numbers = [_column(name, Quantity(name, 1, "+.2f" if name.endswith("difference") else ".4g")) for name in paper]
-    return [
-        *searched,
-        *numbers,
-        *({"key": name, "head": name.removeprefix("config."), "text": True} for name in config),
-    ]
+    return [*searched, *numbers, *config]
 
 
 def cells_of(place: int, row: Configuration, frame: pd.DataFrame, times: Times, keys: Sequence[str]) -> list[Any]:

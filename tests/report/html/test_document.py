@@ -63,7 +63,9 @@ def test_fronts_verdict_and_published_points(data: dict) -> None:
         *((0.5, "latency_ms", 0), (0.5, "macs", 0)),
         *((1.0, "latency_ms", 0), (1.0, "macs", 1)),
     ]
-    assert experiment["verdict"][3]["command"] == "lowrank-exp experiment=table1 row=table1/energy seed=0"
+    assert (
+        experiment["verdict"][3]["command"] == "lowrank-exp hydra.mode=RUN experiment=table1 row=table1/energy seed=0"
+    )
     assert experiment["published"] == [
         {"label": "svd", "accuracy": 0.895, "macs_ratio": 0.45, "row": 0},
         {"label": "energy", "accuracy": 0.88, "macs_ratio": 0.35, "row": 1},
