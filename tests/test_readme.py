@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from lowrank_exp import load, profile
+from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.export import open_exported, read_metadata
 from lowrank_exp.files.results import Result
+from lowrank_exp.files.searches import Search
 from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
-from support.composed import composed
+from lowrank_exp.search.space import read_space
+from support.composed import composed, flattened
 from support.smoke import SMOKE
 
 ROOT = Path(__file__).parents[1]
@@ -265,6 +271,26 @@ def of_the_experiment(jobs: list[Ended]) -> None:
     assert Path(f"outputs/{experiment}/report/results.csv").is_file()
 
 
+def of_hosts(jobs: list[Ended]) -> None:
+    assert [job.result.config["rank"]["macs"] for job in jobs] == [0.4, 0.6]
+    assert not list(jobs[0].outputs.glob("**/*.lease"))  # given back
+    assert len(list(jobs[0].outputs.glob("store/train-*/outcome.json"))) == 1
+
+
+def of_a_search(jobs: list[Ended]) -> None:
+    (file,) = jobs[0].outputs.glob("digits_search/search-*.json")
+    trials = Search.read(file).trials
+    assert {trial.fingerprint: trial.state for trial in trials} == {job.result.fingerprint: "complete" for job in jobs}
+    assert len(jobs) == 2
+    for job in jobs:
+        budget = job.result.config["rank"]["macs"]
+        assert 0.2 <= budget <= 0.8
+        assert near(job.macs("truncate") / DENSE, budget)
+    assert "lowrank-report outputs/digits_search" in BASH
+    assert report(["outputs/digits_search"]) == 0
+    assert "validation %" in Path("outputs/digits_search/report/results.md").read_text()
+
+
 def exported(job: Ended) -> None:
     """The file says what was reported, and computes what the network does."""
     halved(job)
@@ -308,6 +334,8 @@ SWEEPS: Mapping[str, Callable[[list[Ended]], None]] = {
     "-m rank.macs=0.3,0.5,0.75": of_budgets,
     "-m rank=uniform,energy": of_policies,
     "experiment=digits_budgets": of_the_experiment,
+    "seed=0,1,2 store.shared=true": of_hosts,
+    "experiment=digits_search": of_a_search,
 }
 # Where an epoch of training is not enough to say how well a network is: at their full length.
 AT_LENGTH = (
@@ -374,6 +402,22 @@ def test_command_at_its_full_length(command, tmp_path, part):
     assert accuracies["train"] > 0.95
     assert accuracies[job.phases[-1]] > accuracies["train"] - 0.03
     assert job.result.phases[-1].macs < 0.8 * DENSE
+
+
+@pytest.mark.parametrize("line", CLUSTER)
+def test_command_for_a_cluster_composes_and_is_a_sweep(line):
+    typed = [argument for argument in shlex.split(line)[1:] if argument != "-m"]
+    if "sweeper=optuna" in typed:
+        space = read_space(typed)
+        assert set(space.searched) == {"rank", "rank.macs"}
+        first = space.fixed
+    else:
+        (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(typed), None)
+        assert len(jobs) == 4 or "experiment=digits_budgets" in typed
+        first = jobs[0]
+    cfg = composed(*first)
+    check_values(OmegaConf.to_container(flattened(cfg)), OmegaConf.to_container(cfg, resolve=False))
+    assert cfg.launcher._target_ == "lowrank_exp.job.launchers.Slurm"
 
 
 @pytest.mark.parametrize("line", ABSENT)
