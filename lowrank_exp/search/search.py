@@ -147,7 +147,7 @@ class _Search:
             except Exception as error:  # these values cannot be composed
                 self.fail(trial, explained(error))
                 continue
-            told = [one for one in typed if not one.lstrip("+").startswith("sweeper")]
+            told = [one for one in typed if not one.lstrip("+").startswith(("sweeper", "launcher"))]
             trial.set_user_attr(JOB, {"overrides": told, "fingerprint": folder.name})
             jobs.append((trial, overrides, folder))
         self.write()
