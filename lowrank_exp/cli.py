@@ -43,8 +43,12 @@ MOST_THREADS = 1024
 
 def main() -> None:
     """The console script. Exit status 0: every job ended well; 1: a mistake, a job that failed or missed a target;
-    128 + n: signal n.
+    128 + n: signal n. `lowrank-exp store` has its own, see there.
     """
+    if sys.argv[1:2] == ["store"]:
+        from lowrank_exp.job.store_command import main as store
+
+        sys.exit(store(sys.argv[2:]))
     try:
         if (text := asked_help(sys.argv[1:], CONF, own_folders(sys.argv[1:]))) is not None:
             print(text)

@@ -23,6 +23,7 @@ lowrank-exp: train a network, make it smaller, measure what that cost.
   lowrank-exp export=onnx latency.runtime=onnxruntime  the small network as a file, and how fast its runtime is
   lowrank-exp method=evaluate model.weights=small.onnx an exported file measured by itself
   lowrank-exp experiment=digits_budgets                a table: the experiment carries its own sweep
+  lowrank-exp store list                               what jobs share, on disk: list, verify or prune it
   lowrank-report outputs/digits_budgets                the table, beside the paper's where there is one
 
 help: lowrank-exp help rank             what the options of a group are

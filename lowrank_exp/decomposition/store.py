@@ -23,12 +23,14 @@ class SVDStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self.used: set[str] = set()  # the names of the files that were asked for
 
     def __call__(self, decomposition: SVDDecomposition, layer: nn.Module) -> SVD:
         """`decomposition.svd(layer)`, from the store where it lies there."""
         if self.folder is None or layer.weight.is_meta:
             return decomposition.svd(layer)
         path = self.folder / f"{_key(decomposition, layer)}.pt"
+        self.used.add(path.name)
         damaged = False
         if path.exists():
             try:

@@ -79,9 +79,9 @@ def hold_lock(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
 def is_held(lock: Path) -> bool:
     """Whether another process holds what a path stands for now; not, where that cannot be seen."""
     try:
-        if SHARING.of(lock.parent):
-            return Lease(_lease_path(lock), SHARING.silent).is_held()
-        if not lock.exists():
+        if (lease := _lease_path(lock)).exists() and Lease(lease, SHARING.silent).is_held():
+            return True
+        if SHARING.of(lock.parent) or not lock.exists():
             return False
         guard = FileLock(lock)
         guard.acquire(timeout=0)

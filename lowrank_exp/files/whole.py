@@ -86,7 +86,13 @@ def copy_whole(source: str | os.PathLike, target: str | os.PathLike) -> None:
 
 
 def sweep_parts(folder: Path) -> None:
-    """Remove what processes that are gone have left half written in a folder: of this host, or silent for a day."""
+    """Remove what processes that are gone have left half written in a folder, see `left_parts`."""
+    for part in left_parts(folder):
+        shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+
+
+def left_parts(folder: Path) -> Iterator[Path]:
+    """What is half written in a folder by processes that are gone: those of this host, or silent for a day."""
     now = None
     for part in folder.glob(".*.part"):
         if (match := PART.fullmatch(part.name)) is None:
@@ -100,7 +106,7 @@ def sweep_parts(folder: Path) -> None:
             now = time_in(folder) if now is None else now
             gone = now - written > FORGOTTEN
         if gone:
-            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
+            yield part
 
 
 def file_digest(path: str | os.PathLike) -> str:

@@ -38,8 +38,8 @@ class Outcome:
     """What is kept of a finished phase beside its network: figures, curve, and where the latency was measured.
 
     `latency`, `runtime`: see `PhaseResult`; `latency_at`: what decides whether they are measured again. `conditions`:
-    threads, machine, device and versions of the process that computed it; `files`: SHA-256 of every file of the phase.
-    Outcomes of earlier versions lack some of these.
+    threads, machine, device and versions of the process that computed it; `files`: SHA-256 of every file of the phase;
+    `svds`: the files of SVDs that it was made with. Outcomes of earlier versions lack some of these.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Outcome:
     files: dict[str, str] = field(default_factory=dict)
     latency: list[dict[str, Any]] = field(default_factory=list)
     runtime: dict[str, Any] = field(default_factory=dict)
+    svds: list[str] | None = None
 
     def result(self, stored: bool) -> PhaseResult:
         """What stands in a job's result; `stored`: this run did not compute it."""

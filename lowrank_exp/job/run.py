@@ -30,6 +30,7 @@ from lowrank_exp.job.exports import Exporter, comparison_images, exported_path, 
 from lowrank_exp.job.file_job import FileJob, is_executed_file
 from lowrank_exp.job.finished import PLAN, read_finished
 from lowrank_exp.job.hopeless import Pruned, Watch
+from lowrank_exp.job.inventory import note_phases
 from lowrank_exp.job.layer_losses import Losses, losses_of_plan
 from lowrank_exp.job.layer_results import layer_results
 from lowrank_exp.job.loggers import Log
@@ -174,6 +175,7 @@ class _Job:
         if (allowed := tell_of_sharing(store)) is not None:
             self.console.say(f"{store} is shared with other hosts: {allowed}")
         first = [] if self.parts.first is None else [self.parts.first]
+        note_phases(self.folder, [self.store.folder(s.name, s.key).name for s in (*first, *self.parts.steps)])
         missing = [step for step in (*first, *self.parts.steps) if self.store.read(step.name, step.key) is None]
         if missing:
             leave_phase(self.store.lock(missing[0].name, missing[0].key))
@@ -331,9 +333,9 @@ class _Job:
         with self.store.writing(step.name, step.key, self.console.say) as folder:
             if (outcome := self.store.read(step.name, step.key)) is not None:
                 return outcome, True
-            seconds = stopwatch()
+            seconds, setting = stopwatch(), self.make_setting(step, folder, on_epoch)
             try:
-                network, done = self.run_from_last_epoch(step, self.make_setting(step, folder, on_epoch))
+                network, done = self.run_from_last_epoch(step, setting)
             except OSError as error:  # another host that took this one for gone may have finished, and cleared up
                 late = self.store.read_late(step.name, step.key) if error.errno in GONE else None
                 if late is None:
@@ -346,7 +348,7 @@ class _Job:
                     self.console.base(step.name, done.plan)
                     done.plan.write(made / PLAN)
                 outcome = self.meter.measure(step, made, done, seconds, self.accuracies, self.epochs)
-                return self.store.publish(outcome, made)
+                return self.store.publish(replace(outcome, svds=sorted(setting.svds.used)), made)
 
     def run_from_last_epoch(self, step: Step, setting: Setting) -> tuple[nn.Module, Done]:
         """Run one phase, from its checkpoint if one is there; from a damaged one it does not start."""
