@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 HERE = Path(__file__).parent
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 QUIET = ("logger=none", "progress=false", "latency.seconds=0", "threads=1", "losses.images=0")
-SIX = (f"--config-dir={HERE / 'conf'}", "experiment=six", "scale=smoke", *QUIET)
+SIX = (f"--config-dir={HERE / 'conf'}", "experiment=six", *QUIET)
 PAUSE = 0.2  # seconds a step: a job takes a minute and a half, and no processor for most of them
 SLOW = ("method=train", "training.epochs=20", "training.schedule._target_=slow.slowly", "seed=0,1,2,3", *QUIET)
 LIMITS = ("launcher.minutes=30", "launcher.notice=60", "launcher.timeouts=9")
@@ -41,7 +41,7 @@ def sweep(cluster) -> Iterator[Callable[..., subprocess.Popen]]:
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def figures(outputs: Path) -> dict[str, list]:
@@ -142,8 +142,8 @@ def test_jobs_signalled_out_of_time_requeued_lost_with_their_node_or_preempted_e
     cluster.call("scontrol", "requeue", requeued)
     watched.until(lambda: not watched.states()[requeued].startswith("RUNNING"))
     cluster.power("kill", "n2")
-    watched.until(lambda: watched.lives(signalled) == watched.lives(late) == 2)
-    assert all("interrupted by SIGUSR2 in train, epoch" in watched.log(job) for job in (signalled, late))
+    ended = "interrupted by SIGUSR2 in train, epoch"
+    watched.until(lambda: watched.lives(signalled) > 1 and all(ended in watched.log(job) for job in (signalled, late)))
     assert all("interrupted by SIGUSR2" not in watched.log(job) for job in (requeued, lost))
 
     began = time.time()
@@ -151,14 +151,14 @@ def test_jobs_signalled_out_of_time_requeued_lost_with_their_node_or_preempted_e
     options = ("--parsable", "--partition=urgent", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1")
     urgent = cluster.call("sbatch", *options).strip()  # takes the processors of all that runs on n1
     # ... whose jobs queue themselves again.
-    preempted = re.compile(r"interrupted by SIGTERM in train(.*\n){1,4}.*Caught signal SIGUSR2")
+    preempted = re.compile(r"interrupted by SIGTERM(.*\n){1,4}.*Caught signal SIGUSR2")
     watched.until(lambda: any(preempted.search(watched.log(job)) for job in states))
     watched.until(
         lambda: cluster.call("squeue", "--noheader", "--states=all", f"--jobs={urgent}", "--format=%T") == "COMPLETED\n"
     )
 
-    watched.until(lambda: watched.states() == {})
-    said, _ = watched.process.communicate(timeout=400)
+    watched.until(lambda: watched.process.poll() is not None)
+    said, _ = watched.process.communicate()
     cluster.power("start", "n2")
     assert watched.process.returncode == 0, said
     assert "4 of 4 jobs ended well" in said
