@@ -8,15 +8,21 @@ from pathlib import Path
 
 
 def count_cores() -> int:
-    """Processor cores that this process may use: those it may run on, at most as many as its container has time for."""
+    """Processor cores that this process may use: those it may run on, at most as many as its container has time for,
+    and as SLURM has given its task."""
     allowed = len(os.sched_getaffinity(0)) if "sched_getaffinity" in dir(os) else os.cpu_count() or 1
-    quota = _quota()
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+    quota, given = _quota(), _whole_in("SLURM_CPUS_PER_TASK")
+    return max(1, min(allowed, *(math.ceil(limit) for limit in (allowed, quota, given) if limit is not None)))
 
 
 def openmp_threads() -> int | None:
     """What `OMP_NUM_THREADS` asks for, its first level; None where it is not set, or is not a number."""
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return _whole_in("OMP_NUM_THREADS")
+
+
+def _whole_in(variable: str) -> int | None:
+    """The positive number that an environment variable begins with."""
+    first = os.environ.get(variable, "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 

@@ -80,8 +80,13 @@ def test_the_share_of_a_control_group(tmp_path, of, files, expected):
     assert machine._quota(groups(tmp_path / "root", files), tmp_path / "of") == expected
 
 
-@pytest.mark.parametrize(("quota", "cores"), [(None, 8), (2.5, 3), (0.5, 1), (64.0, 8)])
-def test_cores_are_those_that_the_container_has_time_for(monkeypatch, quota, cores):
+@pytest.mark.parametrize(
+    ("quota", "given", "cores"),
+    [(None, None, 8), (2.5, None, 3), (0.5, None, 1), (64.0, None, 8), (None, "4", 4), (2.5, "4", 3), (None, "16", 8)],
+)
+def test_cores_are_those_that_the_container_has_time_for_and_slurm_has_given(monkeypatch, quota, given, cores):
+    if given is not None:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(machine, "_quota", lambda: quota)
     assert machine.count_cores() == cores

@@ -90,9 +90,10 @@ class Submitting(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         works = [self.work(number, one) for number, one in enumerate(job_overrides, start=initial_job_idx)]
         ended = self.wait(list(zip(works, told_apart(job_overrides), strict=True)))
-        well = sum(one.status == JobStatus.COMPLETED for one in ended.values())
+        returned = [ended[work.number] for work in works]  # and not what was sent for them to share
+        well = sum(one.status == JobStatus.COMPLETED for one in returned)
         log.info(f"{well} of {len(works)} jobs ended well")
-        return [ended[work.number] for work in works]
+        return returned
 
     def wait(self, waiting: list[tuple[SweepJob, str]]) -> dict[int, JobReturn]:
         """How every job ended, by number; each is said as it ends."""
