@@ -13,5 +13,7 @@ def slowly(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
 
 
 def broken(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
-    """Ends the phase that asks for it."""
-    raise ValueError("this schedule is broken")
+    """A cosine that fails at the last steps of a fit, behind the places at which schedules are looked at before it."""
+    if progress > 15 / 16:
+        raise ValueError("this schedule is broken")
+    return cosine(progress, warmup, final)
