@@ -119,7 +119,9 @@ class LayerResult:
     """One layer before and after. No `decomposition` and `rank`: it was left alone, and `reason` says why.
 
     `weight_error`, `response_error`: of the decomposition, relative and squared, the latter on training images;
-    `accuracy_alone`: on validation images, with this layer alone decomposed. None: not measured.
+    `accuracy_alone`: on validation images, with this layer alone decomposed. `full_rank`: the highest rank that the
+    decomposition takes; `spectrum`: of every matrix that a rank cuts some singular values relative to the largest, as
+    pairs of their number, from 1, and their value. None: not measured.
     """
 
     name: str
@@ -135,6 +137,8 @@ class LayerResult:
     weight_error: float | None = None
     response_error: float | None = None
     accuracy_alone: float | None = None
+    full_rank: int | list | None = None
+    spectrum: list | None = None
 
 
 @dataclass(frozen=True)

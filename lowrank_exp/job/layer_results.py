@@ -1,6 +1,7 @@
 """What became of every layer of a dense network, and why."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -58,10 +59,24 @@ def layer_results(
                 _explain(
                     name, edits, plan, brought, _describe_pruning(name, network, cost, brought) or staying.get(name, "")
                 ),
-                **((losses or {}).get(name, {}) if len(edits) == 1 and edits[0].layer == name else {}),
+                **((losses or {}).get(name, {}) | _find_cut(name, plan) if _is_decomposed_once(name, edits) else {}),
             )
         )
     return rows
+
+
+def _is_decomposed_once(name: str, edits: Sequence[Factorize | ToSVD]) -> bool:
+    """Whether a layer of the dense network itself was decomposed, and no factor of it again."""
+    return len(edits) == 1 and edits[0].layer == name
+
+
+def _find_cut(name: str, plan: Plan | None) -> dict[str, Any]:
+    """The full rank of a layer that the plan decomposes, and the singular values that its rank cuts."""
+    planned = None if plan is None else plan.layers.get(name)
+    if planned is None or planned.rank is None:
+        return {}
+    full = list(planned.full_rank) if isinstance(planned.full_rank, tuple) else planned.full_rank
+    return {"full_rank": full, "spectrum": planned.spectrum}
 
 
 def _explain(

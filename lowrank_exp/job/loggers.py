@@ -241,8 +241,10 @@ class Log:
         if isinstance(self.logger, WandbLogger) and layers:
             import wandb as client
 
-            rows = [[str(v) if isinstance(v, list) else v for v in asdict(layer).values()] for layer in layers]
-            self.logger.experiment.log({"layers": client.Table(columns=list(asdict(layers[0])), data=rows)})
+            names = [name for name in asdict(layers[0]) if name != "spectrum"]  # a curve is not a cell
+            cells = [[getattr(layer, name) for name in names] for layer in layers]
+            rows = [[str(value) if isinstance(value, list) else value for value in row] for row in cells]
+            self.logger.experiment.log({"layers": client.Table(columns=names, data=rows)})
 
     @_unless_it_fails
     def classes(self, phases: Sequence[PhaseResult]) -> None:

@@ -13,12 +13,15 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.files.yaml_file import yaml_content
 from lowrank_exp.rank.offer import milliseconds
+from lowrank_exp.rank.spectrum import Spectrum
 from lowrank_exp.text.shown import shown
 
 DENSE = "the dense network"
 COMPRESSED = "the network as it was given, which had been compressed before, not of the dense one"
 TIMES = ("latency_before", "latency_after")
 LOST = ("weight_error", "response_error", "accuracy_alone")
+CUT = ("full_rank", "spectrum")  # what a rank of a layer cuts
+UNLESS_KNOWN = (*TIMES, *LOST, *CUT)  # keys that the file of a plan has only where they are known
 MEASURED = ("measured_ms", "measured_dense_ms")
 USUAL = {"policy": "fixed", "over": "all", "of": DENSE}
 
@@ -28,7 +31,8 @@ class PlannedLayer:
     """One layer of a plan; rank and decomposition are None where it stays dense.
 
     `latency`: nanoseconds of one forward pass on the runtime of the plan; `weight_error`, `response_error`: relative
-    squared errors once it was carried out; `accuracy_alone`: with this layer alone decomposed. None: not measured.
+    squared errors once it was carried out; `accuracy_alone`: with this layer alone decomposed. `full_rank`: the highest
+    that the decomposition takes, and `spectrum`: what a rank cuts, see `spectrum_of`. None: not measured.
     """
 
     rank: Rank | None
@@ -46,10 +50,14 @@ class PlannedLayer:
     response_error: float | None = None
     accuracy_alone: float | None = None
     options: dict = field(default_factory=dict)
+    full_rank: Rank | None = field(default=None, repr=False, compare=False)
+    spectrum: Spectrum | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.rank, list):
             object.__setattr__(self, "rank", tuple(self.rank))
+        if isinstance(self.full_rank, list):
+            object.__setattr__(self, "full_rank", tuple(self.full_rank))
         if self.rank is not None and not self.decomposition:
             raise ValueError(f"a planned layer with rank {self.rank} needs the name of its decomposition")
 
@@ -140,7 +148,8 @@ class Plan(Mapping[str, Rank | None]):
             "layers": {n: _record(l) for n, l in self.layers.items()},
         }
         with write_whole(path) as temporary:
-            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            text = yaml.dump(content, Dumper=_PlanDumper, sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
 
     def _record_times(self) -> dict[str, Any]:
         """What is known of times, for the file."""
@@ -172,9 +181,26 @@ def _in_ms(latency: int | None) -> float | None:
     return None if latency is None else milliseconds(latency)
 
 
+class _Numbers(list):
+    """A list that stands in one line of the file."""
+
+
+class _PlanDumper(yaml.SafeDumper):
+    """Writes long lists of numbers in a line."""
+
+
+_PlanDumper.add_representer(
+    _Numbers, lambda dumper, numbers: dumper.represent_sequence("tag:yaml.org,2002:seq", numbers, flow_style=True)
+)
+
+
 def _record(layer: PlannedLayer) -> dict[str, Any]:
-    record = {key: value for key, value in asdict(layer).items() if value is not None or key not in (*TIMES, *LOST)}
-    return record | {"rank": list(layer.rank)} if isinstance(layer.rank, tuple) else record
+    record = {key: value for key, value in asdict(layer).items() if value is not None or key not in UNLESS_KNOWN}
+    for key in ("rank", "full_rank"):
+        record |= {key: list(record[key])} if isinstance(record.get(key), tuple) else {}
+    if layer.spectrum is not None:
+        record["spectrum"] = [_Numbers(pairs) for pairs in layer.spectrum]
+    return record
 
 
 def _read_runtime(path: Path, content: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -210,10 +236,26 @@ def _read_layer(path: Path, name: Any, entry: Any) -> PlannedLayer:
         raise ValueError(f"{path}: the layer {name} has rank {rank} but no decomposition (got {shown(decomposition)})")
     if not isinstance(options, dict):
         raise ValueError(f"{path}: the options of the layer {name} are a mapping, got {shown(options)}")
-    for key in entry.keys() - {"rank", "decomposition", "options"}:
+    for key in entry.keys() - {"rank", "decomposition", "options", *CUT}:
         if (key in TIMES and entry[key] is None) or (key in LOST and (entry[key] is None or is_number(entry[key]))):
             continue
         kind, words = (str, "a string") if key == "reason" else (int, "a number" if key in LOST else "a whole number")
         if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
             raise ValueError(f"{path}: the layer {name}: {key} must be {words}, got {shown(entry[key])}")
+    _check_cut(path, name, entry)
     return PlannedLayer(**{"decomposition": None, "reason": "from a plan file", **entry, "options": options})
+
+
+def _check_cut(path: Path, name: Any, entry: Mapping[str, Any]) -> None:
+    """Raise ValueError for a full rank or a spectrum that cannot be one; both may be missing."""
+    full, spectrum = entry.get("full_rank"), entry.get("spectrum")
+    if full is not None and not all(map(is_whole, full if isinstance(full, list) and full else [full])):
+        raise ValueError(f"{path}: the layer {name}: full_rank must be a rank, got {shown(full)}")
+    if spectrum is not None and not (isinstance(spectrum, list) and all(map(_is_curve, spectrum))):
+        raise ValueError(f"{path}: the layer {name}: spectrum must be lists of pairs of numbers, got {shown(spectrum)}")
+
+
+def _is_curve(pairs: Any) -> bool:
+    return isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in pairs
+    )

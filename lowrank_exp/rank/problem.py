@@ -19,6 +19,7 @@ from lowrank_exp.rank.multiples import at_multiples, check_multiple
 from lowrank_exp.rank.offer import COSTS
 from lowrank_exp.rank.plan import Plan, PlannedLayer
 from lowrank_exp.rank.rules import cheaper_rungs
+from lowrank_exp.rank.spectrum import Spectrum, spectrum_of
 from lowrank_exp.rank.time_budget import check_times
 
 _UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
@@ -195,7 +196,15 @@ def planned_layer(layer: LayerProfile, rank: Rank | None, reason: str) -> Planne
         measured = rank is None or rank in layer.ranks
         costs |= {"latency_before": before.latency, "latency_after": after.latency if measured else None}
     kind, options = (None, {}) if rank is None else (layer.decomposition, layer.options)
-    return PlannedLayer(rank, kind, reason, **costs, options=options)
+    cut = {} if rank is None else {"full_rank": plain_rank(layer.highest_rank), "spectrum": _spectrum_cut(layer)}
+    return PlannedLayer(rank, kind, reason, **costs, options=options, **cut)
+
+
+def _spectrum_cut(layer: LayerProfile) -> Spectrum | None:
+    """The singular values that a rank of the layer cuts; None: there are none, or the layer has no numbers."""
+    offer = layer.offer
+    matrices = [values for values, _ in offer.unfoldings] or [offer.singular_values]
+    return None if offer.made_up else spectrum_of(matrices) or None
 
 
 def plain_rank(rank: Any) -> Any:

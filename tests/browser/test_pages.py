@@ -40,12 +40,21 @@ def test_a_run_shows_phases_layers_curves_classes_and_how_to_repeat_it(browser: 
     assert browser.texts("h1") == ["svd"]
     assert browser.texts("h2") == ["Phases", "Layers", "Curves", "Classes", "Repeat it"]
     assert browser.texts(".tile b") == ["89.80 ± 0.14 %", "500 k", "100 k", "500 kB", "3 ms", "16 ms"]
-    assert browser.texts(".layers tbody tr")[0].startswith("conv1900 k → 450 k50.0 %4")
+    assert browser.texts(".layers tbody tr")[0].startswith("conv1900 k → 450 k50.0 %4 of 8")
     assert browser.texts(".layers .why") == ["chosen by uniform", "left alone by a rule"]
     assert [name for name in browser.each("svg[role=img]", "one.getAttribute('aria-label')") if "MACs" not in name] == [
-        *("accuracy after every phase", "loss by epoch", "accuracy, % by epoch", "learning rate by epoch"),
+        *(
+            "accuracy after every phase",
+            "conv1: rank 4 of 8",
+            "loss by epoch",
+            "accuracy, % by epoch",
+            "learning rate by epoch",
+        ),
         *("change of accuracy by class", "difference of the confusion matrices"),
     ]
+    cut = browser.each(".small .cut", "Number(one.getAttribute('x1'))")
+    (low, high) = (float(x) for x in (30, 202))  # of the axis, from rank 1 to 8
+    assert cut == [pytest.approx(low + 3.5 / 7 * (high - low))]
     assert browser.texts(".told li")[-1] == "2 more of dog taken for ship"
     assert browser.texts(".command pre") == ["lowrank-exp hydra.mode=RUN experiment=table1 row=table1/svd seed=0"]
     assert browser.each("dl:not(.config) dt", "[one.textContent, one.nextSibling.textContent]")[:3] == [
@@ -87,8 +96,8 @@ def test_two_runs_differ_in_configuration_figures_and_layers(browser: Any, page:
     }
     layers = {head: rest for head, *rest in lines(3)}
     assert layers["conv1"] == [
-        *("900 k → 450 k", "50.0 %", "4", "spatial_svd"),
-        *("900 k → 270 k", "30.0 %", "4", "spatial_svd"),
+        *("900 k → 450 k", "50.0 %", "4 of 8", "spatial_svd"),
+        *("900 k → 270 k", "30.0 %", "4 of 8", "spatial_svd"),
     ]
     assert browser.texts("tr.alike th") == ["fc"]
     browser.press("button", "swap")

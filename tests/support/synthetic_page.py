@@ -76,21 +76,10 @@ def epochs(count: int) -> list[dict]:
 
 def layers_of(ratio: float) -> list[LayerResult]:
     """One layer that is decomposed and one that is left alone."""
+    curve = [[k, 2.0 ** (1 - k)] for k in range(1, 9)]
+    costs = (900_000, 900_000 * ratio, 9e4, 9e4 * ratio, 16, 16)
     return [
-        LayerResult(
-            "conv1",
-            "spatial_svd",
-            4,
-            900_000,
-            900_000 * ratio,
-            9e4,
-            9e4 * ratio,
-            16,
-            16,
-            "chosen by uniform",
-            0.2,
-            0.01,
-        ),
+        LayerResult("conv1", "spatial_svd", 4, *costs, "chosen by uniform", 0.2, 0.01, None, 8, [curve]),
         LayerResult("fc", None, None, 100_000, 100_000, 1e5, 1e5, 10, 10, "left alone by a rule"),
     ]
 

@@ -66,7 +66,19 @@ def _costs_of_layers(layers: Sequence[LayerResult]) -> dict[str, Any]:
         "macs_before": shorts([layer.macs_before for layer in layers]),
         "weights_before": shorts([layer.weights_before for layer in layers]),
         "channels_before": shorts([layer.channels_before for layer in layers]),
+        "full_rank": [layer.full_rank for layer in layers],
+        "spectrum": [_as_spectrum(layer.spectrum) for layer in layers],
     }
+
+
+def _as_spectrum(spectrum: list | None) -> list | None:
+    """Curves of pairs of numbers; None for what is none."""
+    for pairs in spectrum or ():
+        if not (isinstance(pairs, list) and pairs and all(isinstance(one, list) and len(one) == 2 for one in pairs)):
+            return None
+        if any(short(number) is None for one in pairs for number in one):
+            return None
+    return spectrum or None
 
 
 def _place(job: Result) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def test_a_job_has_phases_layers_curves_and_place(data: dict) -> None:
     ]
     layers, before = data["pool"][job["layers"]], data["pool"][job["costs"]]
     assert before["name"] == ["conv1", "fc"]
+    assert before["full_rank"] == [8, None]
+    assert before["spectrum"] == [[[[k, 2.0 ** (1 - k)] for k in range(1, 9)]], None]
     assert (layers["macs_after"], layers["rank"]) == ([450_000, 100_000], [4, None])
     assert layers["reason"] == ["chosen by uniform", "left alone by a rule"]
     assert layers["response_error"] == [0.01, None]
