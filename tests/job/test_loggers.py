@@ -142,3 +142,14 @@ def test_warnings_stand_in_every_logger_and_leave_the_status(command, tmp_path, 
     assert events.Scalars("warnings")[0].value == 2
     (text,) = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val
     assert text.decode() == "\n\n".join(told)
+
+
+def test_a_pruned_job_is_no_failure(tmp_path):
+    identity = Identity(tmp_path, "0123456789abcdef", "svd-s0", None, ["svd"], {})
+    log = Log.open(lambda: loggers.wandb(identity, "search"), print)
+    log.epoch("finetune", {"val_accuracy": 0.1})
+    log.pruned()
+    log.finish(False)
+    run = wandb_run(tmp_path)
+    assert (run["summary"]["status"], run["tags"], run["exits"]) == ('"pruned"', {"svd", "pruned"}, [0])
+    assert log.warnings == []
