@@ -18,6 +18,7 @@ from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.export import open_exported, read_metadata
 from lowrank_exp.files.results import Result
 from lowrank_exp.files.searches import Search
+from lowrank_exp.job.store_command import main as store
 from lowrank_exp.rank import Plan
 from lowrank_exp.report.cli import main as report
 from lowrank_exp.search.space import read_space
@@ -32,8 +33,9 @@ WRITTEN = [
 ]
 BASH = list(dict.fromkeys(filter(None, WRITTEN)))
 PYTHON = list(dict.fromkeys(block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page, re.S)))
+STORE = [line for line in BASH if line.startswith("lowrank-exp store")]
 CLUSTER = [line for line in BASH if "launcher=slurm" in line]  # see tests/cluster
-JOBS = [line for line in BASH if line.startswith("lowrank-exp") and "<" not in line and line not in CLUSTER]
+JOBS = [line for line in BASH if line.startswith("lowrank-exp") and "<" not in line and line not in CLUSTER + STORE]
 ABSENT = [line for line in BASH if line.startswith("lowrank-exp") and "<" in line]  # needs files of the reader's
 QUICK = "hydra.sweeper.params.seed='0'"
 DENSE = 416520  # MACs of LeNet-5 on the digits
@@ -362,7 +364,7 @@ def ended(outputs: Path) -> list[Ended]:
 
 def test_every_command_of_the_readme_has_an_outcome():
     reports = [line for line in BASH if line.startswith("lowrank-report")]
-    assert sorted(JOBS + ABSENT + CLUSTER + reports) == sorted(BASH)
+    assert sorted(JOBS + ABSENT + CLUSTER + STORE + reports) == sorted(BASH)
     dry = [line for line in JOBS if "dry_run=true" in line]
     checks = [outcome(line) for line in JOBS if line not in dry]
     assert len(dry) == 1
@@ -451,6 +453,18 @@ def test_commands_on_a_small_network_of_ones_own(command, tmp_path, monkeypatch)
             assert "cp" in job.used
         else:
             assert near(job.macs("factorize") / DENSE, 0.6)
+
+
+def test_commands_on_the_store(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(*SMOKE, "method=train") == 0
+    told = {"list": "train-", "verify": "all is whole", "prune": "nothing to remove: the 1 jobs use the rest"}
+    for verb, words in told.items():
+        (line,) = [line for line in STORE if line.startswith(f"lowrank-exp store {verb}")]
+        capsys.readouterr()
+        assert store(shlex.split(line)[2:]) == 0
+        assert words in capsys.readouterr().out
+    assert len(STORE) == len(told)
 
 
 def test_library_example(tmp_path, monkeypatch):
