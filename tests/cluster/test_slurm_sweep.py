@@ -128,6 +128,7 @@ class Watched:
         return self.log(job).count("Starting with JobEnvironment")
 
 
+@pytest.mark.timeout(1500)  # it waits for SLURM, on a machine that is busy with other tests
 def test_jobs_signalled_out_of_time_requeued_lost_with_their_node_or_preempted_end_with_the_same_bits(
     cluster, sweep, command, tmp_path, monkeypatch
 ):
