@@ -29,9 +29,10 @@ from lowrank_exp.command_line.keys.check import check_values
 from lowrank_exp.command_line.keys.targets import check_targets
 from lowrank_exp.command_line.mistakes import explained, shortened
 from lowrank_exp.command_line.table_options import offer_tables
-from lowrank_exp.command_line.used import job_config
-from lowrank_exp.files.results import Result, fingerprint
+from lowrank_exp.command_line.used import job_config, without_use
+from lowrank_exp.files.results import RESULT, Result, fingerprint
 from lowrank_exp.job.launching import launched
+from lowrank_exp.job.receipts import FINISHED, read_receipted
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
 from lowrank_exp.machine.allocator import keep_freed_memory
 from lowrank_exp.machine.cores import count_cores, openmp_threads
@@ -93,6 +94,9 @@ def job(cfg: DictConfig) -> None:
 
 
 def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
+    if (result := read_receipted(cfg, hydra_cfg.runtime.choices, Path(hydra_cfg.runtime.output_dir))) is not None:
+        tell_finished(cfg, hydra_cfg, result)
+        return result
     sweep, side_by_side = str(hydra_cfg.mode) == "RunMode.MULTIRUN", jobs_side_by_side(hydra_cfg, cfg.launcher)
     try:
         check(cfg, hydra_cfg)
@@ -111,6 +115,17 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
     from lowrank_exp.job.run import run
 
     return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg)
+
+
+def tell_finished(cfg: DictConfig, hydra_cfg: DictConfig, result: Result) -> None:
+    """Print what a job that has finished before would print."""
+    from lowrank_exp.job.console import Console
+
+    console = Console(cfg.progress)
+    for line in without_use(hydra_cfg.overrides.task, cfg, labels(hydra_cfg)["method"]):
+        console.say(line)
+    console.say(FINISHED)
+    console.result(result, Path(hydra_cfg.runtime.output_dir) / RESULT)
 
 
 def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:

@@ -1,21 +1,24 @@
 """What a job prints: a row per phase as it ends, a row per layer, and where the result lies; or what it would do."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
 
 from lowrank_exp.files.exported import tell_exports
 from lowrank_exp.files.results import PhaseResult, Result
-from lowrank_exp.files.runtime_words import runtime_in_words
-from lowrank_exp.phases.estimate import Estimate, in_words
-from lowrank_exp.phases.fastest import list_speeds
-from lowrank_exp.rank import Plan
-from lowrank_exp.rank.plan import DENSE
-from lowrank_exp.rank.reachable import Reach
+from lowrank_exp.files.runtime_words import list_speeds, runtime_in_words
+from lowrank_exp.text.estimate import Estimate, in_words
 from lowrank_exp.text.plain_text import plain, plain_lines
 from lowrank_exp.text.terminal import Terminal
+
+if TYPE_CHECKING:  # a finished job is told of without torch
+    from lowrank_exp.rank import Plan
+    from lowrank_exp.rank.reachable import Reach
 
 PHASE_COLUMNS = ("phase", "test %", "val %", "MACs", "weights", "parameters", "kB", "ms", "seconds")
 LAYER_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "reason")
@@ -136,6 +139,8 @@ class Console:
 
     def base(self, phase: str, plan: Plan) -> None:
         """What the budget of a plan is a fraction of, where that is not the dense network."""
+        from lowrank_exp.rank.plan import DENSE
+
         if plan.of != DENSE:
             before = sum(layer.macs_before for layer in plan.layers.values())
             self.say(f"{phase}: budgets are fractions of {plan.of}: {before:,} MACs")

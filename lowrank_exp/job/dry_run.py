@@ -15,10 +15,10 @@ from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.job.console import Console
 from lowrank_exp.network.copying import copy_network
-from lowrank_exp.phases.estimate import Estimate
 from lowrank_exp.phases.phase import Phase, Setting
 from lowrank_exp.phases.rehearsal import Prospect
 from lowrank_exp.rank import Plan
+from lowrank_exp.text.estimate import Estimate
 from lowrank_exp.training.probes.pace import forward_seconds
 
 

@@ -38,6 +38,7 @@ from lowrank_exp.job.measure_phase import PhaseMeter
 from lowrank_exp.job.outcomes import NETWORK, Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
+from lowrank_exp.job.receipts import FINISHED, write_receipt
 from lowrank_exp.job.signals import Interrupted, raise_received, signal_in
 from lowrank_exp.job.taking import HeldError, leave_job, leave_phase
 from lowrank_exp.job.timer import Timer
@@ -45,9 +46,9 @@ from lowrank_exp.job.unfinished import Place, record_end, record_pruned, record_
 from lowrank_exp.machine.environment import describe_conditions, describe_environment
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.phases.collapse import UNTRAINED, Measured, ruined
-from lowrank_exp.phases.estimate import Estimate
 from lowrank_exp.phases.phase import Done, Setting
 from lowrank_exp.rank import Plan, TimeStore
+from lowrank_exp.text.estimate import Estimate
 from lowrank_exp.training import resolve_device
 from lowrank_exp.training.checkpoint import DamagedCheckpointError
 from lowrank_exp.training.generators import seed_all, undisturbed
@@ -119,6 +120,8 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
             os.environ.clear()
             os.environ.update(variables)
     console.result(result, folder / RESULT)
+    if unwritable(folder) is None:
+        write_receipt(cfg, hydra_cfg.runtime.choices, folder, result)
     return result
 
 
@@ -156,7 +159,7 @@ class _Job:
     def run(self, identity: Mapping[str, Any]) -> Result:
         """The whole job, or what is missing of a finished one."""
         if (result := self.read_finished(identity["fingerprint"])) is not None:
-            self.console.say("finished already; nothing is run again")
+            self.console.say(FINISHED)
         else:
             result = self.run_whole(identity)
         return self.make_exporter().export_missing(result)

@@ -18,7 +18,6 @@ from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import one_image
 from lowrank_exp.network.shapes import finite
 from lowrank_exp.phases.choices import tell_choices, with_unfitted
-from lowrank_exp.phases.estimate import in_words
 from lowrank_exp.phases.factorize_rehearsed import CountedScores, factorize_for_a_while_
 from lowrank_exp.phases.looks import Looks
 from lowrank_exp.phases.made_factors import noted_subnormals, with_subnormals
@@ -46,6 +45,7 @@ from lowrank_exp.rank.times.verify import explain_steps, plan_by_clock
 from lowrank_exp.reconstruct import ChainStore, check_options
 from lowrank_exp.reconstruct.available import acts_on_responses
 from lowrank_exp.surgery import factorize_, replay_to_plan_
+from lowrank_exp.text.estimate import in_words
 from lowrank_exp.training import FirstImages
 from lowrank_exp.training.probes.pace import forward_seconds
 

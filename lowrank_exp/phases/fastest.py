@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from lowrank_exp.checks import fraction, is_number
+from lowrank_exp.files.runtime_words import DENSE_MS, SMALL_MS
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.cost import one_image
 from lowrank_exp.phases.factorize import Factorize
@@ -20,8 +21,6 @@ from lowrank_exp.rank.timed import batch_of
 from lowrank_exp.runtime import installed_runtimes, runtime_named, time_interleaved
 from lowrank_exp.surgery import factorize_
 from lowrank_exp.training import evaluate
-
-DENSE_MS, SMALL_MS = "_dense_ms", "_small_ms"  # behind a runtime's name: values of the phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,13 +199,3 @@ def _tell_failure(search: _Search, drop: float) -> str:
         f"{len(search.tried)} has {nearest.accuracy:.2%} at {nearest.budget:.2f} of the time; nothing changed. Allow a "
         "larger target.accuracy_drop, fit to more images, or fine-tune (method.order)"
     )
-
-
-def list_speeds(values: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """Runtime, milliseconds of the dense and of the small network, of the values of a phase that has them.
-
-    >>> list_speeds({"eager_dense_ms": 4.0, "eager_small_ms": 2.0, "budget": 0.5})
-    [('eager', 4.0, 2.0)]
-    """
-    names = [name.removesuffix(DENSE_MS) for name in values if name.endswith(DENSE_MS)]
-    return [(name, values[name + DENSE_MS], values[name + SMALL_MS]) for name in names if name + SMALL_MS in values]

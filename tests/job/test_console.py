@@ -8,8 +8,8 @@ import pytest
 
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.job.console import Console
-from lowrank_exp.phases.estimate import Estimate
 from lowrank_exp.rank import Plan, PlannedLayer
+from lowrank_exp.text.estimate import Estimate
 from lowrank_exp.text.terminal import Terminal
 
 NAME = "[/nosuch] :bomb: \x1b[31mred\r\u202e"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lowrank_exp.files.results import Result
-from lowrank_exp.phases.estimate import Estimate
+from lowrank_exp.text.estimate import Estimate
 from support.smoke import SMOKE
 
 LAYERS = ("conv1", "conv2", "fc1", "fc2", "fc3")

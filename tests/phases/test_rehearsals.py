@@ -10,7 +10,7 @@ from lowrank_exp import phases
 from lowrank_exp.job import dry_run
 from lowrank_exp.job.console import Console
 from lowrank_exp.phases import Done, Phase
-from lowrank_exp.phases.estimate import Estimate
+from lowrank_exp.text.estimate import Estimate
 from support.smoke import SMOKE
 
 PARTS = {  # by the arguments of a job: what takes time in some of its phases
