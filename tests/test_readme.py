@@ -254,6 +254,9 @@ def of_budgets(jobs: list[Ended]) -> None:
     for job in jobs:
         halved(job, job.result.config["rank"]["macs"])
     assert len(list((jobs[0].outputs / "store").glob("train-*/network.pt"))) == 1
+    assert "lowrank-report outputs/runs --html report.html" in BASH
+    assert report(["outputs/runs", "--html", "report.html"]) == 0
+    assert "rank.macs=0.75" in Path("report.html").read_text(encoding="utf-8")
 
 
 def of_policies(jobs: list[Ended]) -> None:
@@ -269,8 +272,11 @@ def of_the_experiment(jobs: list[Ended]) -> None:
         halved(job, job.result.config["rank"]["macs"])
     (experiment,) = {job.result.experiment for job in jobs}
     assert f"lowrank-report outputs/{experiment}" in BASH
-    assert report([f"outputs/{experiment}"]) == 0
+    for line in BASH:
+        if line.startswith(f"lowrank-report outputs/{experiment}"):
+            assert report(shlex.split(line)[1:]) == 0
     assert Path(f"outputs/{experiment}/report/results.csv").is_file()
+    assert f"experiment={experiment}" in Path("report.html").read_text(encoding="utf-8")  # the commands of its runs
 
 
 def of_hosts(jobs: list[Ended]) -> None:
