@@ -49,8 +49,8 @@ def _explained(error: BaseException) -> str:
         return unreadable(error.override)
     if type(error).__name__ == "TerminatedWorkerError":  # joblib's, which is there with its launcher alone
         return (
-            "a process that ran jobs of the sweep was ended from outside, often for want of memory. The same command "
-            "goes on with what is missing; launcher.n_jobs=1 runs one job at a time"
+            "the process that ran this job was ended from outside, often for want of memory. The same command goes on "
+            "with what is missing"
         )
     if isinstance(error, InterpolationKeyError):
         return missing(error)

@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -62,12 +63,19 @@ def run_in_turn(launcher: Launcher, jobs: Jobs, first: int) -> list[JobReturn]:
 def run_side_by_side(launch: Callable[[Jobs, int], Sequence[JobReturn]], jobs: Jobs, first: int) -> list[JobReturn]:
     """Run the jobs as `launch` does; those that another process holds again, when they are free.
 
+    Where a process that runs jobs is ended from outside, the jobs go on one at a time, each in a process of its own:
+    finished ones answer at once, and the one that cannot live is one failed job.
+
     Args:
         launch: takes jobs and the number of the first; its task is a `Leaving`.
         jobs: the overrides of each.
         first: the number of the first one.
     """
-    ended = list(launch(jobs, first))
+    try:
+        ended = list(launch(jobs, first))
+    except BrokenExecutor:
+        log.info("a process that ran jobs was ended from outside, often for want of memory: now one job at a time")
+        ended = [_run_alone(launch, job, first + number) for number, job in enumerate(jobs)]
     while waits := {
         n: end._return_value.lock for n, end in enumerate(ended) if isinstance(end._return_value, HeldError)
     }:
@@ -76,6 +84,16 @@ def run_side_by_side(launch: Callable[[Jobs, int], Sequence[JobReturn]], jobs: J
         for number, end in zip(free, launch([jobs[number] for number in free], first) if free else (), strict=True):
             ended[number] = end
     return ended
+
+
+def _run_alone(launch: Callable[[Jobs, int], Sequence[JobReturn]], job: Sequence[str], number: int) -> JobReturn:
+    """One job in a process of its own; that this has not lived is how the job has ended."""
+    try:
+        (end,) = launch([job], number)
+    except BrokenExecutor as error:
+        end = JobReturn(overrides=list(job), status=JobStatus.FAILED)
+        end.return_value = error
+    return end
 
 
 class Leaving:

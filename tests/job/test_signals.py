@@ -168,9 +168,9 @@ def test_overrides_that_all_jobs_share_are_left_out():
     assert told_apart([["a=1", "c=1"]]) == ["a=1 c=1"]
 
 
-def started(outputs: Path, *arguments: str) -> subprocess.Popen:
+def started(outputs: Path, *arguments: str, epochs: int = 500) -> subprocess.Popen:
     """A run of many epochs, in a process of its own, that has finished the first."""
-    command = [sys.executable, "-m", "lowrank_exp.cli", *arguments, *SMOKE, "method=train", "training.epochs=500"]
+    command = [sys.executable, "-m", "lowrank_exp.cli", *arguments, *SMOKE, "method=train", f"training.epochs={epochs}"]
     process = subprocess.Popen([*command, f"paths.outputs={outputs}"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while process.poll() is None and not list(outputs.glob("store/*/last.ckpt")) and time.monotonic() < deadline:
@@ -207,6 +207,16 @@ def test_a_fit_on_several_devices_ends_with_any_of_its_workers(tmp_path):
     assert (process.returncode, only_result(tmp_path).status) == (1, "failed")
     assert len(workers) >= 2
     assert gone(workers)
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_without_the_process_that_is_killed(tmp_path):
+    process = started(tmp_path, "-m", "launcher=joblib", "launcher.n_jobs=2", "seed=0,1", "threads=1", epochs=20)
+    os.kill(children(process)[-1], signal.SIGKILL)
+    process.communicate(timeout=300)
+    found = [Result.read(path) for path in tmp_path.glob("runs/*/result.json")]
+    assert process.returncode == 0
+    assert sorted((result.seed, result.status) for result in found) == [(0, "ok"), (1, "ok")]
 
 
 @pytest.mark.slow
