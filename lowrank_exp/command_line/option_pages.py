@@ -46,7 +46,7 @@ def read_page(folder: Path, group: str, option: str) -> Page:
         there = ", ".join(option_names([folder], group)) or "no options"
         raise ValueError(f"there is no {group}={option}; {group} has: {there}")
     text = path.read_text(encoding="utf-8")
-    head = re.match(r"(?:#.*\n)*", text)[0]
+    head = "".join(re.findall(r"\A(?:#.*\n)*", text))
     what = [line.lstrip("# ").rstrip() for line in head.splitlines() if not line.startswith("# @package")]
     content = yaml.safe_load(text) or {}
     target = content.get("_target_") if isinstance(content, dict) else None

@@ -54,9 +54,8 @@ def write_receipt(cfg: DictConfig, choices: Mapping[str, Any], folder: Path, res
 
 def _receipt(cfg: DictConfig, choices: Mapping[str, Any], folder: Path) -> dict[str, str] | None:
     """What decides whether the result would be another one; None: that cannot be told by looking at files."""
-    asked = {**OmegaConf.to_container(cfg, resolve=False), "progress": True}  # which data sets take over
-    asked = OmegaConf.to_container(OmegaConf.create(asked), resolve=True)
-    asked = {name: value for name, value in asked.items() if name not in SILENT}
+    written = OmegaConf.create({**_plain(cfg, resolve=False), "progress": True})  # which data sets take over
+    asked = {name: value for name, value in _plain(written, resolve=True).items() if name not in SILENT}
     chosen = {name: value for name, value in choices.items() if name not in SILENT and not name.startswith("hydra/")}
     words = set(_words(asked))
     files = {word for word in words if os.path.exists(word)}
@@ -70,6 +69,10 @@ def _receipt(cfg: DictConfig, choices: Mapping[str, Any], folder: Path) -> dict[
         "code": _code(),
         "result": file_digest(folder / RESULT),
     }
+
+
+def _plain(cfg: DictConfig, resolve: bool) -> dict[str, Any]:
+    return {str(name): value for name, value in dict(OmegaConf.to_container(cfg, resolve=resolve)).items()}
 
 
 def _words(value: Any) -> Iterator[str]:
