@@ -46,7 +46,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         "reference": sorted(f"reference/{path.name}" for path in (ROOT / "outputs" / "reference").glob("*.md")),
     }
     config.nav = [
-        {title: found.get(value, value) for title, value in one.items()} if isinstance(one, dict) else one
+        {title: found.get(str(value), value) for title, value in one.items()} if isinstance(one, dict) else one
         for one in config.nav or []
     ]
     return config
