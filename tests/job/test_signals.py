@@ -14,6 +14,7 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.job import run as job
 from lowrank_exp.job import signals
 from lowrank_exp.job.ends import told_apart
+from lowrank_exp.job.receipts import RECEIPT
 from lowrank_exp.job.signals import Interrupted, ending_at_boundaries, raise_received, received, signals_raised
 from support.smoke import SMOKE
 
@@ -85,6 +86,7 @@ def test_the_rest_of_a_sweep_is_told_as_not_run(command, tmp_path, monkeypatch, 
 def test_a_good_result_is_not_overwritten(command, tmp_path, monkeypatch):
     assert command(*LONG) == 0
     good = only_result(tmp_path / "outputs")
+    (good.folder / RECEIPT).unlink()  # else it answers without looking at the data
     monkeypatch.setattr("lowrank_exp.data.Digits._load", lambda self: signal.raise_signal(signal.SIGTERM))
     assert command(*LONG) == 128 + signal.SIGTERM
     assert only_result(tmp_path / "outputs") == good

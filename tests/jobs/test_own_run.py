@@ -229,7 +229,7 @@ def test_a_job_with_parts_of_ones_own_goes_on_after_a_kill_and_is_replayed(comma
     capsys.readouterr()
     assert report([str(tmp_path / name) for name in ("alone", "replayed")]) == 0
     printed = capsys.readouterr().out
-    assert [re.findall(rf"^{row} +1 +(\S+)", printed, re.MULTILINE) for row in ("own", "fixed")] == [
+    assert [re.findall(rf"^{row} +(\d+\.\d\d) ", printed, re.MULTILINE) for row in ("own", "fixed")] == [
         ["33.33"],
         ["33.33"],
     ]
