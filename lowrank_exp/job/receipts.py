@@ -5,6 +5,7 @@ torch, the network and the data. A receipt in the job's folder is a shorter proo
 of every file: where it does not hold, or there is none, the long way is gone. No torch here.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -43,13 +44,17 @@ def read_receipted(cfg: DictConfig, choices: Mapping[str, Any], folder: Path) ->
 
 
 def write_receipt(cfg: DictConfig, choices: Mapping[str, Any], folder: Path, result: Result) -> None:
-    """Leave a receipt for a job that has ended well, with all that it was asked for."""
-    (folder / RECEIPT).unlink(missing_ok=True)
-    if result.status != "ok" or result.not_exported or not result.files:
-        return
-    if (receipt := _receipt(cfg, choices, folder)) is not None:
-        with write_whole(folder / RECEIPT, durable=False) as temporary:
-            temporary.write_text(json.dumps(receipt), encoding="utf-8")
+    """Leave a receipt for a job that has ended well, with all that it was asked for.
+
+    A folder that takes none has none: the job then goes the long way again.
+    """
+    with contextlib.suppress(OSError):
+        (folder / RECEIPT).unlink(missing_ok=True)
+        if result.status != "ok" or result.not_exported or not result.files:
+            return
+        if (receipt := _receipt(cfg, choices, folder)) is not None:
+            with write_whole(folder / RECEIPT, durable=False) as temporary:
+                temporary.write_text(json.dumps(receipt), encoding="utf-8")
 
 
 def _receipt(cfg: DictConfig, choices: Mapping[str, Any], folder: Path) -> dict[str, str] | None:

@@ -104,6 +104,7 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
                 job.run_until(cfg.stop_after)
                 return None
             result = job.run(identity)
+            write_receipt(cfg, hydra_cfg.runtime.choices, folder, result)
         except (Exception, Interrupted, KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, WithoutEffectError) and control is not None:
                 return record_void(error, folder / RESULT, identity, cfg.device, console.say)
@@ -120,8 +121,6 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
             os.environ.clear()
             os.environ.update(variables)
     console.result(result, folder / RESULT)
-    if unwritable(folder) is None:
-        write_receipt(cfg, hydra_cfg.runtime.choices, folder, result)
     return result
 
 
