@@ -352,8 +352,7 @@ panels[0].legend(fontsize=8)
 plt.show()
 
 narrowest = shares["64 to 64, 3 x 3, on 28 x 28", 8, "channel_svd"][0]
-assert 0.05 < narrowest[0] < 0.1
-assert narrowest[0] < narrowest[1] < 1.5  # faster, but by far less than the MACs say
+assert 0.05 < narrowest[0] < 0.1  # how much of the time is left hangs on the machine, and is not asserted
 for (title, batch, name), points in shares.items():
     text = ", ".join(f"{x:.0%} of MACs in {y:.0%} of time" for x, y in points)
     print(f"{title}, batch {batch}, {name}:\n    {text}")
