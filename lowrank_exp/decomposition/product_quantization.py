@@ -49,7 +49,6 @@ class ProductQuantization(Decomposition):
            blocks, a part of so many is clustered; see `kmeans`.
         3. An empty cluster takes half of the cluster with the largest error, not of the one with the most blocks,
            whose blocks may all be the same (zeros after pruning), and by a distance relative to that cluster.
-        4. A centroid's gradient is the sum over its blocks unless `gradient` is mean, as in the paper.
 
     Args:
         kernels_per_block: kernels in one block of a convolution: D = 9 at 3 x 3, and 18 with two kernels.
@@ -58,7 +57,8 @@ class ProductQuantization(Decomposition):
         iterations: of k-means, at most.
         centroids: their type in a file, float16 or float32. The layer computes in its own type; its centroids are
             rounded to that of the file here, and after further training again when the file is written.
-        gradient: of a centroid: sum or mean over its blocks.
+        gradient: of a centroid: the mean over its blocks, as in the paper, or their sum, which is the gradient of the
+            loss and asks for a far smaller learning rate: a centroid may have hundreds of blocks.
         seed: of k-means.
 
     >>> layer = nn.Conv2d(64, 64, 3)
@@ -82,7 +82,7 @@ class ProductQuantization(Decomposition):
         linear_block: int = 4,
         iterations: int = 100,
         centroids: str = "float16",
-        gradient: str = "sum",
+        gradient: str = "mean",
         seed: int = 0,
     ) -> None:
         self.kernels_per_block, self.pointwise_block, self.linear_block = (

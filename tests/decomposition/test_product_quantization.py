@@ -342,12 +342,13 @@ def test_options_make_the_same_decomposition_again():
         "linear_block": 2,
         "iterations": 7,
         "centroids": "float32",
-        "gradient": "mean",
+        "gradient": "sum",
         "seed": 3,
     }
     assert ProductQuantization(**options).options() == options
     layer = nn.Conv2d(4, 4, 3)
-    assert ProductQuantization(**options).skeleton(layer, 2).parametrizations.weight[0].gradient == "mean"
+    assert ProductQuantization(**options).skeleton(layer, 2).parametrizations.weight[0].gradient == "sum"
+    assert ProductQuantization().skeleton(layer, 2).parametrizations.weight[0].gradient == "mean"  # the paper's
 
 
 @pytest.mark.parametrize(("rank", "message"), [(0, "rank 0 is below 1"), (25, "rank 25 is above the full rank 24")])
