@@ -19,7 +19,7 @@ from lowrank_exp.reconstruct.available import FITS, adds_bias, check_fit, fit_re
 from lowrank_exp.reconstruct.chain_store import ChainStore
 from lowrank_exp.reconstruct.layer_fit import LayerFit, Options, sampled
 from lowrank_exp.reconstruct.nonlinear import PAPER, Schedule
-from lowrank_exp.reconstruct.passes import forward, image_batches
+from lowrank_exp.reconstruct.passes import forward, image_batches, names_within
 from lowrank_exp.reconstruct.readers import Reader, readers
 from lowrank_exp.reconstruct.reduced_rank import CUTOFF
 from lowrank_exp.reconstruct.sequence import in_sequence
@@ -164,7 +164,9 @@ def _chains(
                 finish(name)
             both.replace(name, chains[name])
     else:
-        for some in _within(options.memory, [one for name, one in layer_fits.items() if name not in chains]):
+        needed = {name: one.bytes() for name, one in layer_fits.items() if name not in chains}
+        for names in names_within(options.memory, needed):
+            some = [layer_fits[name] for name in names]
             _show(model, some, sum(calls[layer_fit.name] for layer_fit in some), data())
             for layer_fit in some:
                 finish(layer_fit.name)
@@ -275,19 +277,6 @@ def _show(model: nn.Module, layer_fits: list[LayerFit], calls: int, batches: Ite
             first += len(images)
             if sampled(layer_fits, first):
                 return
-
-
-def _within(memory: int, layer_fits: Iterable[LayerFit]) -> Iterator[list[LayerFit]]:
-    """Runs of fits whose statistics, and those of one batch, stay within `memory` together; at least one fit each."""
-    some: list[LayerFit] = []
-    for layer_fit in layer_fits:
-        sizes = [one.bytes() for one in [*some, layer_fit]]
-        if some and sum(sizes) + max(sizes) > memory:
-            yield some
-            some = []
-        some.append(layer_fit)
-    if some:
-        yield some
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -67,3 +67,20 @@ def forward(model: nn.Module, images: Tensor, see: Mapping[nn.Module, See], call
 
 class _Enough(Exception):  # noqa: N818 - it is none
     """All layers that matter were called."""
+
+
+def names_within(memory: int, needed: Mapping[str, int]) -> Iterator[list[str]]:
+    """Layers by the pass that they share: what they need, and one batch of it, is within `memory`, or it is one layer.
+
+    >>> list(names_within(100, {"conv1": 30, "conv2": 30, "fc": 200}))
+    [['conv1', 'conv2'], ['fc']]
+    """
+    some: list[str] = []
+    for name in needed:
+        sizes = [needed[one] for one in [*some, name]]
+        if some and sum(sizes) + max(sizes) > memory:
+            yield some
+            some = []
+        some.append(name)
+    if some:
+        yield some

@@ -13,7 +13,7 @@ from lowrank_exp.network.draws import kept_generators
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.reconstruct.held_rows import HeldRows, moments_within, second_bytes
 from lowrank_exp.reconstruct.moments import Moments
-from lowrank_exp.reconstruct.passes import See, forward, image_batches
+from lowrank_exp.reconstruct.passes import See, forward, image_batches, names_within
 from lowrank_exp.reconstruct.patch_sums import patch_sums
 from lowrank_exp.reconstruct.patches import patches_GPD, responses_GPO
 
@@ -44,7 +44,7 @@ def patch_moments(
     """
     device = next(model.parameters()).device
     needed = {name: _bytes(layer, name in of_responses) for name, layer in layers.items()}
-    for names in _within(memory, needed):
+    for names in names_within(memory, needed):
         found = {
             name: Moments() if name in of_responses else moments_within(memory, name, layers[name]) for name in names
         }
@@ -86,16 +86,3 @@ def _responses(layer: nn.Module, moments: Moments | HeldRows) -> See:
 def _bytes(layer: nn.Module, of_responses: bool) -> int:
     G = getattr(layer, "groups", 1)
     return 8 * G * (out_channels(layer) // G) ** 2 if of_responses else second_bytes(layer)
-
-
-def _within(memory: int, needed: Mapping[str, int]) -> Iterator[list[str]]:
-    """Runs of names whose moments, and those of one batch, stay within `memory` together; at least one name each."""
-    some: list[str] = []
-    for name in needed:
-        sizes = [needed[one] for one in [*some, name]]
-        if some and sum(sizes) + max(sizes) > memory:
-            yield some
-            some = []
-        some.append(name)
-    if some:
-        yield some
