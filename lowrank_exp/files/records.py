@@ -5,6 +5,7 @@ import json
 import stat
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 
@@ -57,10 +58,9 @@ def check_record(kind: type, record: object, path: str, where: str) -> dict:
     place = where or "the result"
     if not isinstance(record, dict):
         raise ValueError(f"{path}: {place} must be a mapping, got {type(record).__name__}")
-    written = [item for item in fields(kind) if item.name != "folder"]
-    lacking = sorted({item.name for item in written if _required(item)} - record.keys())
-    unknown = sorted(record.keys() - {item.name for item in written})
-    if lacking or unknown:
+    known, required = _names(kind)
+    if not required <= record.keys() <= known:
+        lacking, unknown = sorted(required - record.keys()), sorted(record.keys() - known)
         problem = f"lacks {', '.join(lacking)}" if lacking else f"has unknown fields {', '.join(unknown)}"
         raise ValueError(
             f"{path}: {place} {shortened(problem, 200)}; it was written by another version, run its job again"
@@ -69,7 +69,7 @@ def check_record(kind: type, record: object, path: str, where: str) -> dict:
     for name, value in record.items():
         least = -LARGEST if name in ANY_SIGN else 0.0
         most = 1.0 if name in FRACTIONS else LARGEST
-        if not _fits(value, hints[name], least, most):
+        if not _check(hints[name], least, most)(value):
             allowed = _in_words(hints[name], least, most)
             got = shortened(plain(repr(value)), 60) if not isinstance(value, dict | list) else type(value).__name__
             raise ValueError(f"{path}: {f'{where}.' if where else ''}{name} must be {allowed}, got {got}")
@@ -81,25 +81,36 @@ def _types(kind: type) -> dict[str, typing.Any]:
     return typing.get_type_hints(kind)
 
 
-def _fits(value: object, hint: typing.Any, least: float, most: float) -> bool:
-    """Whether `value` is of the type that `hint` says, its numbers within bounds."""
+@functools.cache
+def _names(kind: type) -> tuple[frozenset[str], frozenset[str]]:
+    """The fields that a record may have, and those that it must have."""
+    written = [item for item in fields(kind) if item.name != "folder"]
+    return frozenset(item.name for item in written), frozenset(item.name for item in written if _required(item))
+
+
+@functools.cache  # a report reads tens of thousands of records of the same few kinds
+def _check(hint: typing.Any, least: float, most: float) -> Callable[[object], bool]:
+    """Tells whether a value is of the type that `hint` says, its numbers within bounds."""
     parts = typing.get_args(hint)
     if hint is typing.Any:
-        return True
+        return lambda value: True
     if isinstance(hint, types.UnionType):
-        return any(_fits(value, part, least, most) for part in parts)
+        checks = [_check(part, least, most) for part in parts]
+        return lambda value: any(check(value) for check in checks)
     if typing.get_origin(hint) is list:  # phases and layers are checked one by one
-        plain_items = parts[0] in (str, dict)
-        return isinstance(value, list) and (not plain_items or all(isinstance(one, parts[0]) for one in value))
+        if (kind := parts[0]) not in (str, dict):
+            return lambda value: isinstance(value, list)
+        return lambda value: isinstance(value, list) and all(isinstance(one, kind) for one in value)
     if typing.get_origin(hint) is dict:
-        return isinstance(value, dict) and all(_fits(one, parts[1], least, most) for one in value.values())
+        check = _check(parts[1], least, most)
+        return lambda value: isinstance(value, dict) and all(check(one) for one in value.values())
     if is_dataclass(hint):  # whose fields are checked one by one, too
-        return isinstance(value, dict)
+        return lambda value: isinstance(value, dict)
     if hint is int:
-        return is_whole(value, least, most)
+        return lambda value: is_whole(value, least, most)
     if hint is float:
-        return is_number(value) and least <= value <= most
-    return isinstance(value, hint)
+        return lambda value: is_number(value) and least <= value <= most
+    return lambda value: isinstance(value, hint)
 
 
 def _in_words(hint: typing.Any, least: float, most: float) -> str:

@@ -30,6 +30,7 @@ from lowrank_exp.text.plain_text import shortened
 ALIKE = 0.01  # greatest difference of costs, relative to the greatest
 ROW = 0.28  # inches
 LONGEST_ROW = 44  # characters
+MOST = 60  # rows that are drawn
 
 
 def cost_alike(points: pd.DataFrame) -> bool:
@@ -41,8 +42,10 @@ def cost_alike(points: pd.DataFrame) -> bool:
 def bars(points: pd.DataFrame, paper: Published | None = None, title: str = "") -> Figure:
     """Draw rows of `table` below each other: accuracy in percent, one standard deviation over seeds, its number beside.
 
-    The star is the dense network, the hollow circle what was published.
+    The star is the dense network, the hollow circle what was published. Of more than `MOST` rows the most accurate are
+    drawn, as the title then says.
     """
+    count, points = len(points), points.loc[points["accuracy_mean"].nlargest(MOST).index.sort_values()]
     names = series_of(points)
     every = list(dict.fromkeys(names))
     figure = Figure(figsize=(WIDTH, 1.3 + ROW * len(points)), dpi=DPI, layout="constrained")
@@ -66,7 +69,8 @@ def bars(points: pd.DataFrame, paper: Published | None = None, title: str = "") 
     _name_rows(axes, points, places)
     axes.set(xlabel=ACCURACY, ylabel="row", ylim=(len(points) - 0.5, -0.5))
     remain = f"{100 * points['macs_ratio_mean'].mean():.1f} % of the dense network's MACs remain"
-    axes.set_title(f"{heading(title, points)}\n{remain}", fontsize=10, parse_math=False)
+    drawn = "" if count == len(points) else f"the {len(points)} most accurate of {count} rows; "
+    axes.set_title(f"{heading(title, points)}\n{drawn}{remain}", fontsize=10, parse_math=False)
     axes.grid(axis="x", alpha=0.25, linewidth=0.6, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
     explain(figure, axes)

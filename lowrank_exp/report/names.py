@@ -1,5 +1,6 @@
 """Results with names that can be shown anywhere, and a name of its own for every file."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -29,12 +30,20 @@ def file_name(begin: str, text: str, hash: str, taken: Mapping[str, object], end
 
 
 def _shown(value: Any) -> Any:
+    if value is None or isinstance(value, int | float):
+        return value
     if isinstance(value, str):
-        return plain(value)
+        return _plain(value)
     if isinstance(value, dict):
         return {_shown(key): _shown(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shown(item) for item in value]
+        # Most of a record are spectra and curves, whose numbers need no look of their own.
+        return [item if type(item) in (int, float) else _shown(item) for item in value]
     if is_dataclass(value):
         return replace(value, **{one.name: _shown(getattr(value, one.name)) for one in fields(value)})
-    return value  # numbers, and the folder, which must be found
+    return value  # the folder, which must be found
+
+
+@functools.lru_cache(2**12)  # the same keys and layers stand in every record
+def _plain(text: str) -> str:
+    return plain(text)

@@ -154,6 +154,14 @@ def test_a_curve_holds_what_differs_in_its_budget_alone(job: Callable) -> None:
     assert alone.legends[0].get_title().get_text() == "oneshot, tucker2"
 
 
+def test_of_many_rows_that_cost_the_same_the_most_accurate_are_bars(job: Callable) -> None:
+    jobs = [job(row=f"row{k:02}", ratio=0.5, accuracy=0.9 - k / 1000, dense=0.914) for k in range(63)]
+    axes = drawing(table(configurations(jobs)), None, "wide").axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == [f"row{k:02}" for k in range(60)]
+    np.testing.assert_allclose([bar.get_width() for bar in axes.patches], [90 - k / 10 for k in range(60)])
+    assert axes.get_title().endswith("the 60 most accurate of 63 rows; 50.0 % of the dense network's MACs remain")
+
+
 def test_rows_that_cost_the_same_are_bars(conf: Path, job: Callable) -> None:
     jobs = [
         job(
