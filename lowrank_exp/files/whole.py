@@ -85,16 +85,16 @@ def copy_whole(source: str | os.PathLike, target: str | os.PathLike) -> None:
         shutil.copyfile(source, temporary)
 
 
-def sweep_parts(folder: Path) -> None:
-    """Remove what processes that are gone have left half written in a folder, see `left_parts`."""
-    for part in left_parts(folder):
+def sweep_parts(*folders: Path) -> None:
+    """Remove what processes that are gone have left half written in some folders, see `left_parts`."""
+    for part in left_parts(*folders):
         shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
-def left_parts(folder: Path) -> Iterator[Path]:
-    """What is half written in a folder by processes that are gone: those of this host, or silent for a day."""
+def left_parts(*folders: Path) -> Iterator[Path]:
+    """What is half written in some folders by processes that are gone: those of this host, or silent for a day."""
     now = None
-    for part in folder.glob(".*.part"):
+    for part in (part for folder in folders for part in folder.glob(".*.part")):
         if (match := PART.fullmatch(part.name)) is None:
             continue
         gone = is_gone(match[1], int(match[2]))
@@ -103,7 +103,7 @@ def left_parts(folder: Path) -> Iterator[Path]:
                 written = part.stat().st_mtime
             except OSError:
                 continue
-            now = time_in(folder) if now is None else now
+            now = time_in(part.parent) if now is None else now
             gone = now - written > FORGOTTEN
         if gone:
             yield part

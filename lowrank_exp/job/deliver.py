@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lowrank_exp.files import confusion
 from lowrank_exp.files.results import RESULT, Result
-from lowrank_exp.files.whole import copy_whole, digest_once, sweep_parts
+from lowrank_exp.files.whole import copy_whole, digest_once
 from lowrank_exp.job.finished import MODEL, PLAN
 from lowrank_exp.job.outcomes import OutcomeStore
 from lowrank_exp.rank import Plan
@@ -13,7 +13,6 @@ from lowrank_exp.rank import Plan
 
 def deliver(folder: Path, result: Result, network: Path | None, plan: Plan | None, store: OutcomeStore) -> Result:
     """Write the files of a job, `result.json` last; returns the result with their digests."""
-    sweep_parts(folder)
     written = []
     if network is not None:
         copy_whole(network, folder / MODEL)

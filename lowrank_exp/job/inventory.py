@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lowrank_exp.files.results import RESULT, Result, digest
 from lowrank_exp.files.whole import check_sums, left_parts, write_whole
-from lowrank_exp.job.outcomes import CHECKPOINT, RECORD, read_outcome
+from lowrank_exp.job.outcomes import CHECKPOINT, RECORD, folders_in, read_outcome
 
 PHASES = ".phases.json"  # in a job's folder: the names of its phases in the store
 WORK = ".work"
@@ -43,7 +43,7 @@ def note_phases(folder: Path, names: Iterable[str]) -> None:
 
 def list_items(store: Path) -> list[Item]:
     """Everything in a store but its locks, by kind and name."""
-    items = [Item(LEFT, path, _size(path)) for folder in (store, store / "svd") for path in left_parts(folder)]
+    items = [Item(LEFT, path, _size(path)) for path in left_parts(*folders_in(store))]
     for path in sorted(store.iterdir()):
         if path.name.startswith(".") or not path.is_dir():
             continue

@@ -29,6 +29,7 @@ from lowrank_exp.rank import Plan
 NAMELESS = ("initial", "untrained")  # networks that no phase has left are called so
 RECORD, NETWORK, CONFUSION, PLAN = "outcome.json", "network.pt", "confusion.csv", "plan.yaml"
 CHECKPOINT = "last.ckpt"
+SHARED = ("svd", "times", "scores")  # folders of a store for what phases of all jobs share
 PATIENCE = 60  # seconds for which another host may not see a file that is there
 UNFIT = set('/\\:*?"<>|')  # for the name of a file, here or on another system
 
@@ -115,6 +116,12 @@ class OutcomeStore:
             return None
         return outcome if self.exact in (None, outcome.conditions) else None
 
+    def take_over(self, name: str, key: str) -> Outcome | None:
+        """`read`; what a finished phase kept while it ran goes: its process may have died before."""
+        if (outcome := self.read(name, key)) is not None:
+            shutil.rmtree(self.work(name, key), ignore_errors=True)
+        return outcome
+
     def read_late(self, name: str, key: str) -> Outcome | None:
         """`read`, again and again for as long as what another host has just published may not be seen here."""
         deadline = time.monotonic() + (PATIENCE if SHARING.of(self.root) and self.exact is None else 0)
@@ -136,7 +143,7 @@ class OutcomeStore:
         """The folder for what the phase must not lose, held by one process at a time as far as the system allows."""
         folder, work = self.folder(name, key), self.work(name, key)
         with hold_lock(self.lock(name, key), lambda: waiting(f"waiting for another job that computes {folder.name}")):
-            sweep_parts(self.root)
+            sweep_parts(*folders_in(self.root))
             if (folder / CHECKPOINT).exists() and not work.exists():
                 os.rename(folder, work)  # an earlier version kept it there
             make_folder(work)
@@ -181,6 +188,11 @@ class OutcomeStore:
         to_disk(self.root)
         shutil.rmtree(work, ignore_errors=True)
         return outcome, False
+
+
+def folders_in(store: Path) -> list[Path]:
+    """A store and the folders in it that hold files of no single phase."""
+    return [store, *(inner for name in SHARED for inner in (store / name).glob("**/"))]
 
 
 def read_outcome(folder: Path) -> Outcome:

@@ -19,9 +19,11 @@ from lowrank_exp.command_line.choices import labels, options
 from lowrank_exp.command_line.control import control_of, without_control
 from lowrank_exp.command_line.used import job_config, without_use
 from lowrank_exp.decomposition.store import SVDStore
+from lowrank_exp.files import confusion
 from lowrank_exp.files.exclusion import hold_lock, share, tell_of_sharing
 from lowrank_exp.files.place import GONE
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
+from lowrank_exp.files.whole import sweep_parts
 from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
 from lowrank_exp.job.departures import departures
@@ -94,8 +96,11 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     leave_job(folder, folder / ".lock")
     variables = dict(os.environ)
     lock = hold_lock(folder / ".lock", lambda: console.say(f"waiting for another process that runs {folder.name}"))
-    with lock if unwritable(folder) is None else nullcontext():  # a finished job answers from there, too
+    writable = unwritable(folder) is None
+    with lock if writable else nullcontext():  # a finished job answers from there, too
         place, made = Place(), False
+        if writable:
+            sweep_parts(folder, folder / confusion.FOLDER)
         try:
             if control is not None and config == row | {"control": control}:
                 raise WithoutEffectError("no phase of this row chooses ranks by the group rank: nothing is shuffled")
@@ -275,7 +280,7 @@ class _Job:
             return []
         raise_received()
         self.place.phase(step.name, step.phase)
-        outcome, stored = self.store.read(step.name, step.key), True
+        outcome, stored = self.store.take_over(step.name, step.key), True
         if outcome is None:
             outcome, stored = self.compute(step, lambda metrics: None)
         return [(self.meter.renew_latency(outcome) if stored else outcome).result(stored)]
@@ -288,7 +293,7 @@ class _Job:
             raise_received()
             self.place.phase(step.name, step.phase)
             self.watch.begin(step.name, results)
-            outcome, stored = self.store.read(step.name, step.key), True
+            outcome, stored = self.store.take_over(step.name, step.key), True
             if outcome is None:
                 self.console.phase(number, len(self.parts.steps), step.name, step.phase.told)
                 outcome, stored = self.compute(step, functools.partial(self.end_epoch, log, step.name))
