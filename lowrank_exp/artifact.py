@@ -81,7 +81,8 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     entries, how = coded(state.entries, indices_of(model))
     smaller = {"version": VERSION, "state_dict": entries, "coded": how} if how else {}
     with write_whole(path) as temporary:
-        torch.save(content | smaller, temporary)
+        with temporary.open("wb") as file:  # by its path torch would write the temporary name into it
+            torch.save(content | smaller, file)
         _check_written(temporary, path, content)
 
 

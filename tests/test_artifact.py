@@ -196,9 +196,8 @@ def test_a_save_that_fails_leaves_the_older_file(small, monkeypatch):
     model, path = small
     before = path.read_bytes()
 
-    def full(content, where):
-        with open(where, "wb") as file:
-            file.write(b"half of it")
+    def full(content, file):
+        file.write(b"half of it")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full)

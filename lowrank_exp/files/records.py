@@ -20,6 +20,7 @@ FRACTIONS = (
     "accuracy_alone",
 )  # in [0, 1]; other numbers are at least 0 ...
 ANY_SIGN = ("seed", "values", "rank")  # ... but these
+UNWRITTEN = ("folder", "intact")  # fields that tell of a file and do not stand in it
 LARGEST = 1e38  # a number in a result
 DEEPEST = 50  # mappings and lists within each other
 LONGEST_FILE = 2**26  # bytes
@@ -84,7 +85,7 @@ def _types(kind: type) -> dict[str, typing.Any]:
 @functools.cache
 def _names(kind: type) -> tuple[frozenset[str], frozenset[str]]:
     """The fields that a record may have, and those that it must have."""
-    written = [item for item in fields(kind) if item.name != "folder"]
+    written = [item for item in fields(kind) if item.name not in UNWRITTEN]
     return frozenset(item.name for item in written), frozenset(item.name for item in written if _required(item))
 
 

@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from lowrank_exp.files.records import check_record, read_json
+from lowrank_exp.files.records import UNWRITTEN, check_record, read_json
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.text.plain_text import shortened
 
@@ -144,7 +145,8 @@ class Result:
     name, or `initial`, a measurement before the first phase, has measured it; else `warnings` say why not. None: a
     result of a version before this was recorded.
     `departures`: the overrides by which it is another job than its table states; None: of an earlier version.
-    `folder` is where it was read from; it is not written.
+    `folder` is where it was read from, and `intact` whether the file there is the one that was written; neither is
+    written.
     """
 
     status: str
@@ -167,6 +169,7 @@ class Result:
     dense: PhaseResult | None = None
     departures: list[str] | None = None
     folder: Path | None = field(default=None, compare=False)
+    intact: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -213,8 +216,9 @@ class Result:
         Raises ValueError if the configuration or environment holds something that is not plain data.
         """
         path = Path(path)
-        record = {name: value for name, value in asdict(self).items() if name != "folder"}
-        text = json.dumps(_to_plain(record, str(path)), indent=1, ensure_ascii=False, allow_nan=False)
+        record = {name: value for name, value in asdict(self).items() if name not in UNWRITTEN}
+        record = json.loads(json.dumps(_to_plain(record, str(path)), allow_nan=False))
+        text = json.dumps(record | {"digest": digest(record)}, indent=1, ensure_ascii=False)
         # A file's name that is not UTF-8 has halves of surrogate pairs, which no file of text can hold.
         text = re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
         with write_whole(path) as temporary:
@@ -224,11 +228,16 @@ class Result:
     def read(cls, path: str | Path) -> "Result":
         """Read what `write` wrote, now or in an earlier version: a field that the file lacks takes its default.
 
+        A file that holds something else than was written, and could have been, is read, too: it is not `intact`.
+
         Raises ValueError naming the file: no JSON, a field without a default missing, a field unknown, of another type
         or out of range.
         """
         path = Path(path)
-        record = check_record(cls, read_json(path), str(path), "")
+        record = read_json(path)
+        written = record.pop("digest", None) if isinstance(record, dict) else None
+        intact = written is None or written == digest(record)  # earlier versions wrote none
+        record = check_record(cls, record, str(path), "")
         nested = {"phases": PhaseResult, "layers": LayerResult}
         for name, kind in nested.items():
             items = enumerate(record.get(name, []))
@@ -236,7 +245,7 @@ class Result:
         if record.get("dense") is not None:
             record["dense"] = PhaseResult(**check_record(PhaseResult, record["dense"], str(path), "dense"))
         try:
-            return cls(**record, folder=path.parent)
+            return cls(**record, folder=path.parent, intact=intact)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -310,7 +319,7 @@ def _without(value: object, names: list[str]) -> object:
     return {key: item for key, item in value.items() if key not in names}
 
 
-def _to_plain(value: object, where: str) -> object:
+def _to_plain(value: Any, where: str) -> Any:
     """`value` with NaN and infinities as None and tuples as lists; `where` names the place in an error."""
     if isinstance(value, Mapping):
         return {key: _to_plain(item, f"{where}: {key}") for key, item in value.items()}

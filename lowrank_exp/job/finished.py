@@ -40,6 +40,7 @@ def read_finished(
         exported = exported_files(result.exports)  # which can be made again
         files = {name: digest for name, digest in result.files.items() if name not in exported}
         problem = find_difference(folder, files) if files else find_unreadable(folder, MODEL)
+        problem = problem if result.intact else f"{RESULT} has changed since it was written"
     except (ValueError, OSError) as error:
         problem = str(error)
     if problem is None:

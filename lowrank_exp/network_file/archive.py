@@ -4,10 +4,13 @@ import os
 import pickle
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from lowrank_exp.text.plain_text import plain
 
 
 def archive_content(path: str | os.PathLike, mmap: bool = False) -> Any:
@@ -18,7 +21,7 @@ def archive_content(path: str | os.PathLike, mmap: bool = False) -> Any:
 
     Args:
         path: the file.
-        mmap: leave the numbers of tensors in the file until they are looked at.
+        mmap: leave the numbers of tensors in the file until they are looked at; their check sums are not.
 
     Raises:
         ValueError: another kind of file, a damaged one, one that unpacks to more than it is, or one that holds anything
@@ -28,10 +31,14 @@ def archive_content(path: str | os.PathLike, mmap: bool = False) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            size = path.stat().st_size
+            broken = archive.testzip() if unpacked <= size and not mmap else None  # torch looks at no check sum
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ValueError(f"it is not an archive that torch.save wrote, or it is cut off ({error})") from None
-    if unpacked > (size := path.stat().st_size):
+    if unpacked > size:
         raise ValueError(f"it would unpack to {unpacked:,} bytes, and has {size:,}: archives of torch are not packed")
+    if broken is not None:
+        raise ValueError(f"its part {plain(broken):.80} has changed since it was written")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:

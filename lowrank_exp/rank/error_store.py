@@ -33,7 +33,7 @@ class ErrorStore:
             return record["errors"]
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("%s is damaged and is made anew (%s: %.200s)", path, type(error).__name__, error)
             return {}
 

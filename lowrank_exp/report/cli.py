@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.files.results import FIGURELESS, digest, gather
+from lowrank_exp.files.results import FIGURELESS, RESULT, Result, digest, gather
 from lowrank_exp.files.searches import searches_beside
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.report import figure, render
@@ -92,6 +92,7 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if not results:
         where = ", ".join(map(str, arguments.folders))
         raise ValueError("\n".join([f"no result.json below {where}; run lowrank-exp first", *unread]))
+    changed = _tell_changed(results)
     searches, lost = searches_beside(result.folder for result in results if result.folder is not None)
     unread += [f"cannot be read: {shortened(plain(line), LONGEST_LINE)}" for line in lost]
     results = [with_plain_names(result) for result in results]
@@ -114,6 +115,8 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if arguments.compare:
         places = tuple(rows.index(find(rows, name)) for name in arguments.compare)
         show_comparison(rows, unsorted, places, _console())
+        for line in changed:
+            print(line)
         return COMPLETE
     for name in names:
         remarks.setdefault(name, []).extend(search_notes([row for row in rows if row.experiment == name], searches))
@@ -125,8 +128,8 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if arguments.layers:
         sections = [_with_layers(section, rows) for section in sections]
         files |= {"layers.csv": _csv(all_layers(rows))}
-    if unread:
-        sections[0] = replace(sections[0], notes=[*unread, *sections[0].notes])
+    if unread or changed:
+        sections[0] = replace(sections[0], notes=[*unread, *changed, *sections[0].notes])
     terminal(sections, _console())
     files = _files(sections, frame, papers) | files
     for path in _written(files, arguments.out or arguments.folders[0] / "report"):
@@ -135,6 +138,14 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
         write_page(arguments.html, document(sections, rows, unsorted, papers, results, arguments.phase))
         print(plain(str(arguments.html)))
     return COMPLETE if not unread and all(row.status in ("ok", *FIGURELESS) for row in rows) else INCOMPLETE
+
+
+def _tell_changed(results: Sequence[Result]) -> list[str]:
+    """A line on every result that is not what its job has written."""
+    paths = [
+        plain(str(result.folder / RESULT)) for result in results if not result.intact and result.folder is not None
+    ]
+    return [f"{path} has changed since it was written: the figures are those that stand there now" for path in paths]
 
 
 def _compared_folders(compare: Sequence[str] | None) -> list[Path]:

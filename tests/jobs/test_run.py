@@ -189,6 +189,7 @@ def test_interrupted_result_is_plain_json(command, tmp_path):
         "exports",
         "dense",
         "departures",
+        "digest",
     } == set(record)
 
 

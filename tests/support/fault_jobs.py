@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from lowrank_exp.files.results import Result
+from lowrank_exp.files.whole import file_digest
 from lowrank_exp.job.outcomes import OutcomeStore
 from support.smoke import SMOKE
 
@@ -32,7 +33,7 @@ def figures(outputs: Path) -> dict[str, Any]:
         found[f"{phase.name}: network"] = tensors(store.network(phase.name, phase.key))
     found["plan"] = (folder / "plan.yaml").read_text() if (folder / "plan.yaml").exists() else None
     found["counts"] = {path.name: path.read_text() for path in sorted(folder.glob("confusion/*"))}
-    return found | {"network": tensors(folder / "model.pt")}
+    return found | {"network": tensors(folder / "model.pt"), "file": file_digest(folder / "model.pt")}
 
 
 def untimed(phase: Any) -> dict[str, Any]:
@@ -43,8 +44,12 @@ def untimed(phase: Any) -> dict[str, Any]:
 
 
 def tensors(path: Path) -> dict[str, Any]:
-    """The weights in a file, as numbers that compare bit by bit."""
-    state = torch.load(path, weights_only=True)["state_dict"]
+    """The weights in a file, see `bits`."""
+    return bits(torch.load(path, weights_only=True)["state_dict"])
+
+
+def bits(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Weights as what compares bit by bit."""
     return {name: (tuple(one.shape), one.contiguous().numpy().tobytes()) for name, one in state.items()}
 
 

@@ -62,7 +62,7 @@ class TimeStore:
             reason = "it has changed since it was written"
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error!s:.200}"
         log.warning("%s is damaged, its times are measured anew (%s)", path, reason)
         return {}
