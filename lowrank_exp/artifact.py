@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from lowrank_exp.edits import placed_records
-from lowrank_exp.files.whole import write_whole
+from lowrank_exp.files.whole import open_told, write_whole
 from lowrank_exp.models import build
 from lowrank_exp.models.numbers import check_numbers
 from lowrank_exp.models.parts import list_names
@@ -81,7 +81,7 @@ def save(model: nn.Module, path: str | os.PathLike) -> None:
     entries, how = coded(state.entries, indices_of(model))
     smaller = {"version": VERSION, "state_dict": entries, "coded": how} if how else {}
     with write_whole(path) as temporary:
-        with temporary.open("wb") as file:  # by its path torch would write the temporary name into it
+        with open_told(temporary) as file:
             torch.save(content | smaller, file)
         _check_written(temporary, path, content)
 

@@ -1,6 +1,7 @@
 """What is said of an error: what was got, what is allowed, what to do; never Python's own words alone."""
 
 import difflib
+import errno
 import re
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from lowrank_exp.command_line.keys.renamed import renamed
 from lowrank_exp.command_line.keys.training import TRAIN
 
 WORD = 300  # letters of a word that is shown
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LONG = 4000  # letters of a message
 KEY = re.compile(r"(\+{1,2}|~)?[\w$][^\s=]*")  # before the = of an override
 OURS = (ValueError, OSError, ImportError, OmegaConfBaseException)  # whose words are meant for users
@@ -65,6 +67,11 @@ def _explained(error: BaseException) -> str:
         return f"~{removed[1]} takes away what is not there. Leave it out, or see what there is by --cfg job"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be read or written: {error.strerror}. Give a place where that is possible"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return (
+            f"a job's notes or its log cannot be written below paths.outputs: {error.strerror}. Make room there, or "
+            "name another folder"
+        )
     # Hydra's own advice is to add an unknown key, which would then be read by nobody; and its search path helps nobody.
     message = str(error).partition("\nTo append to your config")[0].partition("\nConfig search path:")[0].strip()
     if isinstance(cause, OmegaConfBaseException):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lowrank_exp.data.images import LabelledImages
-from lowrank_exp.files.whole import write_whole
+from lowrank_exp.files.whole import open_told, write_whole
 
 CACHE_VERSION = 1
 
@@ -66,9 +66,9 @@ def write_cache(cache_dir: str | None, key: str, images: LabelledImages) -> None
         "digest": images.digest,
     }
     try:
-        with write_whole(path) as temporary:
-            torch.save(content, temporary)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        with write_whole(path) as temporary, open_told(temporary) as file:
+            torch.save(content, file)
+    except OSError as error:
         log.warning("decoded images could not be cached in %s (%s): the next start decodes again", cache_dir, error)
 
 

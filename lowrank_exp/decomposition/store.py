@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.decomposition.svd import SVD, SVDDecomposition
-from lowrank_exp.files.whole import check_sums, write_whole
+from lowrank_exp.files.whole import check_sums, open_told, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class SVDStore:
                 log.warning("%s is damaged and is made anew (%s: %.200s)", path, type(error).__name__, error)
                 damaged = True
         svd = decomposition.svd(layer)
-        with write_whole(path, durable=False, first=not damaged) as temporary:
-            torch.save([t.cpu().contiguous() for t in svd], temporary)
+        with write_whole(path, durable=False, first=not damaged) as temporary, open_told(temporary) as file:
+            torch.save([t.cpu().contiguous() for t in svd], file)
         return svd
 
 

@@ -2,12 +2,14 @@
 
 import functools
 import hashlib
+import io
 import os
 import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lowrank_exp.files.owner import PART, is_gone, temporary
 from lowrank_exp.files.place import make_folder, place_first, replace, time_in, to_disk
@@ -44,8 +46,41 @@ def write_whole(path: str | os.PathLike, *, durable: bool = True, first: bool = 
             replace(part, path)
         if durable:
             to_disk(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a write that failed tells of no file
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_told(path: Path) -> Iterator["TellingFile"]:
+    """A file to write bytes to, for code that hides what the system says, as `torch.save` does: that is what is raised.
+
+    It writes no path into the file either, as `torch.save` does that is given one.
+    """
+    with TellingFile(io.FileIO(path, "wb")) as file:
+        try:
+            yield file
+        except Exception as error:
+            if file.problem is None:
+                raise
+            raise file.problem from error
+
+
+class TellingFile(io.BufferedWriter):
+    """A file that keeps the error that its last writing has raised, `problem`."""
+
+    problem: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """As any file does."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.problem = error
+            raise
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lowrank_exp.files.whole import write_whole
+from lowrank_exp.files.whole import open_told, write_whole
 from lowrank_exp.models.clip_towers import SCALE, ClipWeights, architecture, image_tower, text_tower, tokenizer
 from lowrank_exp.models.constructor import network
 from lowrank_exp.models.hub import check_logits
@@ -138,8 +138,8 @@ class ZeroShot(nn.Module):
         words = tokenizer(self.published.name, self.published.config["text_cfg"].get("context_length"))
         weight_EC = zero_shot_weight_EC(tower, words, names, templates, device)
         if stored is not None:
-            with write_whole(stored) as temporary:
-                torch.save(weight_EC, temporary)
+            with write_whole(stored) as temporary, open_told(temporary) as file:
+                torch.save(weight_EC, file)
         return weight_EC
 
 

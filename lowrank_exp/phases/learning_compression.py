@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lowrank_exp.checks import is_number, whole
 from lowrank_exp.decomposition import Decompositions, SVDDecomposition, recompose
 from lowrank_exp.files.results import digest
-from lowrank_exp.files.whole import check_sums, write_whole
+from lowrank_exp.files.whole import check_sums, open_told, write_whole
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.shapes import finite
@@ -235,8 +235,8 @@ class _State:
         content = {"step": self.step, "theta": self.theta, "multipliers": self.multipliers, "history": self.history}
         plan = {"layers": {n: asdict(part) for n, part in self.plan.layers.items()}}
         plan |= {"policy": self.plan.policy, "over": self.plan.over}
-        with write_whole(path) as temporary:
-            torch.save({**content, "plan": plan, "network": network.state_dict()}, temporary)
+        with write_whole(path) as temporary, open_told(temporary) as file:
+            torch.save({**content, "plan": plan, "network": network.state_dict()}, file)
 
     @classmethod
     def read(cls, path: Path, network: nn.Module) -> "_State | None":

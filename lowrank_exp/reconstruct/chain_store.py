@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank_exp.files.whole import check_sums, write_whole
+from lowrank_exp.files.whole import check_sums, open_told, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -59,5 +59,5 @@ class ChainStore:
         if self.folder is None:
             self._memory[key] = record
             return
-        with write_whole(self.folder / f"{key}.pt", durable=False) as temporary:
-            torch.save(record, temporary)
+        with write_whole(self.folder / f"{key}.pt", durable=False) as temporary, open_told(temporary) as file:
+            torch.save(record, file)

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
-from lowrank_exp.files.whole import check_sums, write_whole
+from lowrank_exp.files.whole import check_sums, open_told, write_whole
 from lowrank_exp.training import distributed, generators
 from lowrank_exp.training.recipe import Recipe
 
@@ -88,7 +88,8 @@ class BesideTheTarget(TorchCheckpointIO):
     small, and holds the whole file in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        torch.save(checkpoint, path)
+        with open_told(path) as file:
+            torch.save(checkpoint, file)
 
 
 class SaveEveryEpoch(pl.Callback):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lowrank_exp.checks import is_number
-from lowrank_exp.files.whole import write_whole
+from lowrank_exp.files.whole import open_told, write_whole
 from lowrank_exp.training.parts.part import AtWork, Fit, History, Part, Running, refuse_in_processes
 
 
@@ -58,8 +58,8 @@ class Snapshots(AtWork):
 
     def _write(self, epochs: int) -> None:
         if epochs in self.paths:
-            with write_whole(self.paths[epochs]) as temporary:
-                torch.save({name: t.detach().cpu() for name, t in self.network.state_dict().items()}, temporary)
+            with write_whole(self.paths[epochs]) as temporary, open_told(temporary) as file:
+                torch.save({name: t.detach().cpu() for name, t in self.network.state_dict().items()}, file)
 
 
 def snapshot(folder: Path, epochs: int) -> Path:
