@@ -22,11 +22,13 @@ class Browser:
         self.driver = driver
 
     def open(self, page: Path, route: str = "", *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Open a page of the disk as it is seen in a window of this size; the network is off."""
+        """Open a page of the disk as it is seen for the first time in a window of this size; the network is off."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": [scheme]})
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.get(page.as_uri())
+        self.driver.execute_script("localStorage.clear()")
         self.driver.get("about:blank")
         self.driver.get_log("browser")
         self.driver.get(f"{page.as_uri()}{route}")

@@ -2,10 +2,14 @@
 
 import csv
 import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lowrank_exp.report.html.write import page as whole_page
 
 pytestmark = pytest.mark.browser
 
@@ -48,6 +52,24 @@ def test_the_front_shows_every_run_and_what_is_not_dominated(browser: Any, page:
         ".published", "[one.getAttribute('aria-label'), getComputedStyle(one.querySelector('.hollow')).fill]"
     )
     assert hollow == [["published: svd", "rgb(255, 255, 255)"], ["published: energy", "rgb(255, 255, 255)"]]
+
+
+def test_the_front_of_a_search_is_boxed(browser: Any, page: Path, tmp_path: Path) -> None:
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+    data["columns"].append({"key": "front", "head": "front of the search", "text": True, "shown": True})
+    for number, row in enumerate(data["rows"]):
+        row["cells"].append("val_accuracy, macs" if number == 1 else None)
+    (tmp_path / "page.html").write_text(whole_page(data))
+    browser.open(tmp_path / "page.html")
+    assert browser.each(".searched", "one.parentNode.dataset.row") == ["1"]
+    assert (
+        "Boxed: on the front of a search, which validation images have decided." in browser.texts("#front p.quiet")[0]
+    )
+    browser.run("document.querySelector('.point[data-row=\\'1\\']').focus()")
+    assert "on the front of its search, by validation images: val_accuracy, macs" in browser.texts(".tip")[0]
+    browser.open(page)
+    assert browser.each(".searched", "one") == []
+    assert "Boxed" not in browser.texts("#front p.quiet")[0]
 
 
 def test_costs_runtimes_and_scales_are_switched(browser: Any, page: Path) -> None:

@@ -55,6 +55,9 @@ def test_a_run_shows_phases_layers_curves_classes_and_how_to_repeat_it(browser: 
     cut = browser.each(".small .cut", "Number(one.getAttribute('x1'))")
     (low, high) = (float(x) for x in (30, 202))  # of the axis, from rank 1 to 8
     assert cut == [pytest.approx(low + 3.5 / 7 * (high - low))]
+    assert browser.each(".even", "one") == []  # at full rank, which is the end of the axis
+    epochs = "svg[aria-label$='by epoch'] .tick[text-anchor=middle]"
+    assert set(browser.texts(epochs)) == {"1", "2", "3", "4", "5"}
     assert browser.texts(".told li")[-1] == "2 more of dog taken for ship"
     assert browser.texts(".command pre") == ["lowrank-exp hydra.mode=RUN experiment=table1 row=table1/svd seed=0"]
     assert browser.each("dl:not(.config) dt", "[one.textContent, one.nextSibling.textContent]")[:3] == [
@@ -63,6 +66,12 @@ def test_a_run_shows_phases_layers_curves_classes_and_how_to_repeat_it(browser: 
         ["date", "2026-11-20T10:00:00"],
     ]
     assert browser.errors() == []
+
+
+def test_a_spectrum_shows_the_rank_at_which_factors_cost_as_much_as_the_layer(browser: Any, page: Path) -> None:
+    browser.open(page, "#run=4")  # rank 4 at 0.6 of the MACs: all of them at 6.7
+    places = browser.each(".small .even", "[Number(one.getAttribute('x1')), one.textContent]")
+    assert places == [[pytest.approx(30 + (4 / 0.6 - 1) / 7 * 172), "as many MACs as the layer itself: rank 6.7"]]
 
 
 def test_another_seed_of_a_run_is_chosen(browser: Any, page: Path) -> None:
@@ -164,6 +173,18 @@ def test_light_and_dark_are_switched_by_a_button(browser: Any, page: Path) -> No
         browser.run("document.getElementById('theme').click()")
         seen.append(browser.run(ground))
     assert seen == ["rgb(255, 255, 255)", "rgb(20, 23, 27)", "rgb(255, 255, 255)"]
+
+
+def test_a_chosen_theme_stays_when_the_page_is_loaded_again(browser: Any, page: Path) -> None:
+    browser.open(page)
+    browser.run("document.getElementById('theme').click()")
+    browser.driver.refresh()
+    browser.drawn()
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(20, 23, 27)"
+    assert browser.texts("#theme") == ["light"]
+    browser.open(page)  # as another reader
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.errors() == []
 
 
 def test_print_is_light_and_without_buttons(browser: Any, page: Path) -> None:

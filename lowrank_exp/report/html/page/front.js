@@ -106,9 +106,11 @@ function frontFigure(experiment, cost, relative, width) {
       g("circle", { class: "target", cx: px, cy: py, r: 11 }),
       one.y[1] ? g("path", { class: "whisker", stroke: color, d: whisker(toX(one.x[0]), toY(one.y[0] - one.y[1]), toY(one.y[0] + one.y[1]), false) }) : null,
       one.x[1] ? g("path", { class: "whisker", stroke: color, d: whisker(toY(one.y[0]), toX(one.x[0] - one.x[1]), toX(one.x[0] + one.x[1]), true) }) : null,
-      warned ? g("circle", { class: "warned", cx: px, cy: py, r: 8 }) : null, mark(shape, px, py, { fill: color, class: "mark" }));
+      warned ? g("circle", { class: "warned", cx: px, cy: py, r: 8 }) : null,
+      searched(one.row) ? g("rect", { class: "searched", x: px - 8, y: py - 8, width: 16, height: 16 }) : null, mark(shape, px, py, { fill: color, class: "mark" }));
     hint(point, tip, px, py, width, [one.row.label, accuracyLine(one), `${costName(cost, relative)}: ${big(one.x[0])}`,
-      one.row.control ? `control: ${one.row.control}` : on ? "on the front" : "another is as good and cheaper"]);
+      searched(one.row) ? `on the front of its search, by validation images: ${searched(one.row)}` : null,
+      one.row.control ? `control: ${one.row.control}` : on ? "on the front" : "another is as good and cheaper"].filter(Boolean));
     link(point, one.k);
     svg.append(point);
     taken.push([px - 7, py - 7, px + 7, py + 7]);
@@ -121,7 +123,13 @@ function frontFigure(experiment, cost, relative, width) {
     ...(printed.length ? [{ name: "published", color: "var(--quiet)", shape: 0, hollow: true }] : []),
     ...(best.length > 1 ? [{ name: "front: no other is as accurate and cheaper", color: "var(--front)", dash: "" }] : []),
   ]), h("p", { class: "quiet" }, "Whiskers: one standard deviation over seeds. Faded: another network is at least as accurate and costs less. Ringed: its jobs have warnings.",
+    shown.some(({ row }) => searched(row)) ? " Boxed: on the front of a search, which validation images have decided." : "",
     cost.key in SHARE ? "" : ` Timed by ${cost.label}.`)];
+}
+
+// The objectives of the search on whose front a row is.
+function searched(row) {
+  return "front" in COLUMN ? row.cells[COLUMN.front] : "";
 }
 
 function accuracyLine({ row, y }) {

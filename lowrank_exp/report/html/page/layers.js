@@ -37,18 +37,23 @@ function bar(before, after, most) {
     h("span", { class: "quiet" }, `${big(before)} → ${big(after)}`));
 }
 
-// Singular values of every decomposed layer relative to the largest, powers of ten, with the rank that cuts them.
+// Singular values of every decomposed layer relative to the largest, powers of ten, with the rank that cuts them and the one at which factors cost as much as the layer.
 function spectra(layers) {
   const known = layers.filter((layer) => layer.rank !== null && layer.spectrum);
   if (!known.length) return h("p", { class: "quiet" }, "Spectra: not recorded, as nothing was decomposed here by singular values, or by an earlier version.");
-  return [h("h3", {}, "Spectra"), h("p", { class: "quiet" }, "Singular values relative to the largest, in powers of ten, against their number; kept: left of the line."),
+  return [h("h3", {}, "Spectra"), h("p", { class: "quiet" }, "Singular values relative to the largest, in powers of ten, against their number; kept: left of the line. Dotted: from there on the factors have more MACs than the layer itself."),
     h("div", { class: "small" }, known.flatMap((layer) => layer.spectrum.map((values, k) => {
       const rank = Array.isArray(layer.rank) ? layer.rank[k] : layer.rank;
-      return spectrum(`${cut(layer.name, 26)}${layer.spectrum.length > 1 ? ` (${k + 1})` : ""}`, values, rank);
+      return spectrum(`${cut(layer.name, 26)}${layer.spectrum.length > 1 ? ` (${k + 1})` : ""}`, values, rank, breakEven(layer));
     })))];
 }
 
-function spectrum(name, values, rank) {
+// The rank at which the factors have as many MACs as the layer: of one rank they are in proportion to it.
+function breakEven(layer) {
+  return Array.isArray(layer.rank) || !layer.macs_after ? null : (layer.rank * layer.macs_before) / layer.macs_after;
+}
+
+function spectrum(name, values, rank, even) {
   const width = 210, height = 120, full = values[values.length - 1][0];
   const known = values.map(([k, value]) => [k, Math.log10(Math.max(value, 1e-4))]);
   const low = Math.min(-1, Math.floor(Math.min(...known.map(([, y]) => y))));
@@ -62,6 +67,8 @@ function spectrum(name, values, rank) {
   if (inside.length) svg.append(g("path", { class: "kept", d: `${pathOf([...inside, [Math.min(edge, toX(full)), inside[inside.length - 1][1]]])}V${toY(low)}H${toX(1)}Z` }));
   svg.append(g("path", { class: "line", d: pathOf(places), stroke: DATA.colors[0] }));
   if (rank < full) svg.append(g("line", { class: "cut", x1: edge, x2: edge, y1: 18, y2: toY(low) }));
+  if (even !== null && even < full) svg.append(g("line", { class: "even", x1: toX(even), x2: toX(even), y1: 18, y2: toY(low) },
+    g("title", {}, `as many MACs as the layer itself: rank ${number(even, { digits: 1 })}`)));
   svg.append(g("text", { class: "tick", x: 30, y: height - 6 }, "1"),
     g("text", { class: "tick", x: width - 8, y: height - 6, "text-anchor": "end" }, full));
   return h("figure", {}, h("figcaption", {}, h("b", { dir: "auto" }, name), ` rank ${rank} of ${full}`), svg);

@@ -2,6 +2,18 @@
 
 const STATE = { marked: new Set() };
 
+// The theme that was chosen last, where the browser lets a page keep something (files on a disk may not).
+const KEPT = "lowrank-report-theme";
+
+function keepTheme(name) {
+  document.documentElement.style.colorScheme = name;
+  try { localStorage.setItem(KEPT, name); } catch { /* then it lasts as long as the page */ }
+}
+
+function keptTheme() {
+  try { return localStorage.getItem(KEPT); } catch { return null; }
+}
+
 function go(route) {
   location.hash = address(route);
 }
@@ -57,7 +69,7 @@ function topBar(chosen) {
     return set ? set === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   };
   const theme = h("button", { type: "button", id: "theme", onclick: () => {
-    document.documentElement.style.colorScheme = dark() ? "light" : "dark";
+    keepTheme(dark() ? "light" : "dark");
     theme.textContent = dark() ? "light" : "dark";
   } }, dark() ? "light" : "dark");
   return [h("a", { href: address({ e: chosen }), class: "home" }, "lowrank_exp"),
@@ -87,4 +99,5 @@ function show() {
 
 addEventListener("hashchange", () => { show(); scrollTo(0, 0); document.getElementById("main").focus({ preventScroll: true }); });
 addEventListener("resize", () => RESIZED.forEach((draw) => draw()));
+if (["light", "dark"].includes(keptTheme())) document.documentElement.style.colorScheme = keptTheme();
 show();

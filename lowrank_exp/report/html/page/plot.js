@@ -6,11 +6,11 @@ const MARKS = [
   "M-5,-3l2,-2l3,3l3,-3l2,2l-3,3l3,3l-2,2l-3,-3l-3,3l-2,-2l3,-3z", "M-5.2,0L3.8,-5V5z", "M5.2,0L-3.8,-5V5z",
 ];
 
-// Round numbers that cover a range, about `count` of them.
-function ticks(low, high, count) {
-  const raw = (high - low) / Math.max(1, count), size = 10 ** Math.floor(Math.log10(raw));
+// Round numbers that cover a range, about `count` of them, at least `least` apart.
+function ticks(low, high, count, least = 0) {
+  const raw = Math.max(least, (high - low) / Math.max(1, count)), size = 10 ** Math.floor(Math.log10(raw));
   const away = (one) => Math.abs(Math.log(one / raw));
-  const step = [1, 2, 2.5, 5, 10].map((one) => one * size).reduce((a, b) => (away(b) < away(a) ? b : a));
+  const step = [1, 2, 2.5, 5, 10].map((one) => one * size).filter((one) => !least || Number.isInteger(one)).reduce((a, b) => (away(b) < away(a) ? b : a));
   const found = [];
   for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k += 1) found.push(k * step);
   return { values: found, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (String(step / size) === "2.5" ? 1 : 0)) };
@@ -27,7 +27,7 @@ function scale([low, high], [from, to]) {
 }
 
 // Axes with grid lines and their names, into `svg`; gives the scales of x and y.
-function axes(svg, { width, height, left = 46, right = 14, top = 26, bottom = 42, x, y, xName, yName, xTicks, xText, log }) {
+function axes(svg, { width, height, left = 46, right = 14, top = 26, bottom = 42, x, y, xName, yName, xTicks, xText, log, whole }) {
   const toX = scale(x, [left, width - right]), toY = scale(y, [height - bottom, top]);
   const ys = ticks(y[0], y[1], Math.max(3, (height - top - bottom) / 48));
   const yTexts = log ? ys.values.filter(Number.isInteger) : ys.values;
@@ -36,7 +36,7 @@ function axes(svg, { width, height, left = 46, right = 14, top = 26, bottom = 42
       g("text", { class: "tick", x: left - 7, y: toY(value) + 4, "text-anchor": "end" },
         log ? (value < -3 ? `1e${value}`.replace("-", "−") : 10 ** value) : value.toFixed(ys.digits).replace("-", "−")));
   }
-  const xs = xTicks ? { values: xTicks, digits: 0 } : ticks(x[0], x[1], Math.max(2, (width - left - right) / 80));
+  const xs = xTicks ? { values: xTicks, digits: 0 } : ticks(x[0], x[1], Math.max(2, (width - left - right) / 80), whole ? 1 : 0);
   for (const value of xs.values)
     svg.append(g("line", { class: "grid", x1: toX(value), x2: toX(value), y1: top, y2: height - bottom }),
       g("text", { class: "tick", x: toX(value), y: height - bottom + 17, "text-anchor": "middle" },
@@ -60,7 +60,7 @@ function pathOf(places) {
 }
 
 // Lines over steps. lines: [{name, color, dash, values: [[x, y], ...]}]; `log` draws powers of ten.
-function lines(label, all, { width, height = 190, yName, xName, xTicks, xText, log = false, bounds = [] }) {
+function lines(label, all, { width, height = 190, yName, xName, xTicks, xText, log = false, whole = false, bounds = [] }) {
   const known = all.map((one) => ({
     ...one,
     values: one.values.filter(([, y]) => y !== null && (!log || y > 0)).map(([x, y]) => [x, log ? Math.log10(y) : y]),
@@ -71,7 +71,7 @@ function lines(label, all, { width, height = 190, yName, xName, xTicks, xText, l
   let y = roomy(every.map((one) => one[1]));
   if (log) y = [Math.floor(y[0]), Math.ceil(y[1])];
   const x = low === high ? [low - 1, high + 1] : xTicks ? roomy(xs, 0.08) : [low, high];
-  const [toX, toY] = axes(svg, { width, height, x, y, xName, yName, xTicks, xText, log });
+  const [toX, toY] = axes(svg, { width, height, x, y, xName, yName, xTicks, xText, log, whole });
   for (const bound of bounds)
     svg.append(g("line", { class: "bound", x1: toX(bound), x2: toX(bound), y1: 26, y2: height - 42 }));
   for (const one of known) {

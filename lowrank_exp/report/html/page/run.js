@@ -98,7 +98,7 @@ function curvesSection(job) {
       const known = all.filter((one) => one.values.some(([, y]) => y !== null));
       if (!known.length) return null;
       const box = h("div", { class: "figure" });
-      drawnLater(box, (width) => [lines(`${name} by epoch`, known, { width, yName: name, xName: "epoch", bounds, ...more }) || "",
+      drawnLater(box, (width) => [lines(`${name} by epoch`, known, { width, yName: name, xName: "epoch", whole: true, bounds, ...more }) || "",
         known.length > 1 ? legend(known) : ""].filter(Boolean));
       return box;
     })));
