@@ -1,6 +1,6 @@
 """What accuracy is left at which measured time, without any training: plans by MACs, plans by time, Taylor pruning.
 
-    python benchmarks/speed_accuracy.py --data cifar10 --weights resnet20.th --json accuracy.json --figure front.png
+    python benchmarks/speed_accuracy.py --data cifar10 --weights resnet20.th --json accuracy.json
 
 `--data` has images in class folders, `train/<class>` and `test/<class>`; `--weights` are of CIFAR's ResNet of a depth.
 The dense network is the one of the file; its batch norm is estimated again on the fitting images where that raises its
@@ -8,7 +8,8 @@ validation accuracy, and so is that of every smaller one. `macs`: spatial SVD, t
 weights. `time`: the knapsack on times measured on the runtime at the batch size, among all decompositions, by response
 errors. Both are fitted to the training images (whitened); `asymmetric` is `time`, each layer fitted to inputs from the
 layers fitted before it. `taylor`: filters of the lowest Taylor scores go, some at a time, ranked anew each time.
-Nothing is chosen by a test image. Times are taken in turn with the dense network's.
+Nothing is chosen by a test image. Times are taken in turn with the dense network's. Tables: `speed_tables.py --accuracy
+FILE`; their figure: `front_figure.py`.
 """
 
 import argparse
@@ -45,13 +46,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what public weights 
 FIGURES = "figures.json"  # of a network that is kept
 AT_ONCE = 12  # channels that go between two rankings
 BY_TIME = ("time", "asymmetric")
-COLORS = {"macs": "#0072B2", "time": "#D55E00", "asymmetric": "#CC79A7", "taylor": "#009E73"}
-LABELS = {
-    "macs": "plan by MACs",
-    "time": "plan by time",
-    "asymmetric": "plan by time, fitted in sequence",
-    "taylor": "Taylor pruning",
-}
+METHODS = ("macs", "time", "asymmetric", "taylor")
 
 
 @dataclass(frozen=True)
@@ -211,40 +206,13 @@ def show(one: dict) -> None:
     print(f"{told}: {times}, {one['macs']:.3f} of the MACs, {scores}{recalibrated}", flush=True)
 
 
-def draw(found: list[dict], path: Path) -> None:
-    """Test accuracy against speed-up: a row for every depth, a column for every batch size."""
-    from matplotlib.figure import Figure
-
-    depths, sizes = (sorted({one[key] for one in found}) for key in ("depth", "batch_size"))
-    figure = Figure(figsize=(4.2 * len(sizes), 3.2 * len(depths)), dpi=160, layout="constrained")
-    every = figure.subplots(len(depths), len(sizes), squeeze=False)
-    for row, depth in zip(every, depths, strict=True):
-        for axes, size in zip(row, sizes, strict=True):
-            here = [one for one in found if (one["depth"], one["batch_size"]) == (depth, size)]
-            dense = next(one for one in here if one["method"] == "dense")
-            axes.plot(1, 100 * dense["test"], "k*", markersize=10, label="dense", zorder=4)
-            for method, color in COLORS.items():
-                points = sorted((one for one in here if one["method"] == method), key=lambda one: one["budget"])
-                x, y = [one["ratio"] for one in points], [100 * one["test"] for one in points]
-                axes.plot(x, y, "o-", color=color, label=LABELS[method], markersize=4)
-            axes.set_title(f"ResNet-{depth}, batch {size}", fontsize=10)
-            axes.set_xlabel(f"speed-up in {dense['runtime']}, measured", fontsize=9)
-            axes.set_ylabel("test accuracy, %", fontsize=9)
-            axes.set_ylim(bottom=max(0.0, 100 * dense["test"] - 40))
-            axes.grid(alpha=0.25, linewidth=0.6)
-            axes.spines[["top", "right"]].set_visible(False)
-    every[0][0].legend(fontsize=8, frameon=False)
-    figure.savefig(path)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/<class> and test/<class>")
     parser.add_argument("--weights", type=Path, required=True, help="file of trained weights")
     parser.add_argument("--depth", type=int, default=20, help="of the CIFAR ResNet")
     parser.add_argument("--json", type=Path, help="write the records to this file, and go on with what it has")
-    parser.add_argument("--figure", type=Path, help="draw what the records have to this file (png, svg)")
-    parser.add_argument("--methods", nargs="+", default=list(COLORS), choices=COLORS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--decomposition", nargs="+", help="what plans by time choose from; five, as `fastest` does")
     parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 128])
@@ -266,5 +234,3 @@ if __name__ == "__main__":
             temporary = arguments.json.with_suffix(".part")
             temporary.write_text(json.dumps(records, indent=1))
             os.replace(temporary, arguments.json)
-    if arguments.figure:
-        draw(records, arguments.figure)
