@@ -1,6 +1,7 @@
 """A plan: the chosen rank of every layer, and why each layer left alone was left alone."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from lowrank_exp.decomposition import Rank
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.files.yaml_file import yaml_content
 from lowrank_exp.rank.offer import milliseconds
+from lowrank_exp.rank.plan_table import plan_in_words, plan_table
 from lowrank_exp.rank.spectrum import Spectrum
 from lowrank_exp.text.shown import shown
 
@@ -92,6 +94,13 @@ class Plan(Mapping[str, Rank | None]):
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __str__(self) -> str:
+        """A table of the layers with totals, as wide as the terminal; see `rank.plan_table`."""
+        return plan_table(self, shutil.get_terminal_size().columns)
+
+    def __repr__(self) -> str:
+        return f"<Plan {plan_in_words(self)}>"
 
     @property
     def ranks(self) -> dict[str, Rank | None]:
