@@ -313,6 +313,17 @@ def gather(folders: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
     return results, unread
 
 
+def seedless(config: Mapping) -> dict:
+    """`config` without its seed and without every nested key named `seed`.
+
+    >>> seedless({"seed": 1, "data": {"seed": 1, "size": 32}})
+    {'data': {'size': 32}}
+    """
+    return {
+        key: seedless(value) if isinstance(value, Mapping) else value for key, value in config.items() if key != "seed"
+    }
+
+
 def _without(value: object, names: list[str]) -> object:
     if not names or not isinstance(value, Mapping):
         return value

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from lowrank_exp.checks import is_number
-from lowrank_exp.files.results import LayerResult, PhaseResult, Result
+from lowrank_exp.files.results import LayerResult, PhaseResult, Result, deciding, digest, seedless
 from lowrank_exp.job.preflight import unwritable
 from lowrank_exp.text.plain_text import as_cell, plain
 
@@ -31,7 +31,11 @@ HOMES = {  # where wandb keeps settings, caches, and files until they are sent
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose run it is: the job's folder, fingerprint, name, group, tags and resolved configuration."""
+    """Whose run it is.
+
+    `name` is the group's with the seed behind it; `group` is the configuration without its seed, so that what wandb
+    groups by it are the seeds of one configuration; `kind` is the method; `tags` say what may be looked for.
+    """
 
     folder: Path
     fingerprint: str
@@ -39,16 +43,35 @@ class Identity:
     group: str | None
     tags: Sequence[str]
     config: Mapping[str, Any]
+    kind: str | None = None
 
 
-def wandb(identity: Identity, project: str, mode: str = "offline", entity: str | None = None) -> Logger:
-    """One wandb run, its id the job's fingerprint.
+def group_of(config: Mapping[str, Any], labels: Mapping[str, str | None]) -> str:
+    """What the runs of all seeds of a configuration are grouped by: its row, or its method, and the hash of the rest.
+
+    The hash is that of reports, so their rows are found by it.
+    """
+    words = [labels[name] for name in ("experiment", "row")] if labels["row"] else [labels["method"]]
+    return f"{'/'.join(str(word) for word in words if word)}-{digest(seedless(deciding(config)))[:6]}"
+
+
+def wandb(
+    identity: Identity,
+    project: str,
+    mode: str = "offline",
+    entity: str | None = None,
+    name: str | None = None,
+    group: str | None = None,
+) -> Logger:
+    """One wandb run, its id the job's fingerprint, its group the configuration without the seed.
 
     Args:
         identity: of the job.
         project: the wandb project.
         mode: `offline` (no login; `wandb sync` sends it later), `online` or `disabled`.
         entity: user or team; None is wandb's default.
+        name: of the run, in the place of that of the job.
+        group: of the run, in the place of that of the job.
     """
     import wandb as client
 
@@ -63,8 +86,9 @@ def wandb(identity: Identity, project: str, mode: str = "offline", entity: str |
         entity=entity,
         mode=mode,
         id=identity.fingerprint,
-        name=identity.name,
-        group=identity.group,
+        name=name or identity.name,
+        group=group or identity.group,
+        job_type=identity.kind,
         tags=list(identity.tags),
         config=dict(identity.config),
         dir=str(identity.folder),
@@ -168,10 +192,9 @@ class Log:
         """The log of a job over the logger of its configuration; over none for `logger=none`."""
         if not cfg.logger.get("_target_"):
             return cls.open(None, say)
-        group, row = labels["experiment"], labels["row"]
-        name = f"{row or labels['method']}-s{cfg.seed}"
-        tags = [str(tag) for tag in (*cfg.tags, labels["method"]) if tag]
-        identity = Identity(folder, fingerprint, name, group, tags, config)
+        group = group_of(config, labels)
+        tags = dict.fromkeys(str(tag) for tag in (*cfg.tags, *labels.values()) if tag)
+        identity = Identity(folder, fingerprint, f"{group}-s{cfg.seed}", group, list(tags), config, labels["method"])
         return cls.open(functools.partial(instantiate(cfg.logger), identity), say)
 
     def give_up(self, error: Exception) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from lowrank_exp.files.results import Result, deciding, digest
+from lowrank_exp.files.results import Result, deciding, digest, seedless
 from lowrank_exp.report.labels import Part, differing_keys, label, needed, parts_of
 
 WORST_FIRST = ("failed", "interrupted", "missing", "missed", "void", "pruned")
@@ -168,17 +168,6 @@ def beside_their_rows(rows: Sequence[Configuration]) -> list[Configuration]:
         return places.get((row.experiment, row.controls if row.control else row.label), len(rows)), row.control
 
     return sorted(rows, key=place_of)
-
-
-def seedless(config: Mapping) -> dict:
-    """`config` without its seed and without every nested key named `seed`.
-
-    >>> seedless({"seed": 1, "data": {"seed": 1, "size": 32}})
-    {'data': {'size': 32}}
-    """
-    return {
-        key: seedless(value) if isinstance(value, Mapping) else value for key, value in config.items() if key != "seed"
-    }
 
 
 def leaves(config: Mapping, prefix: str = "") -> dict[str, object]:

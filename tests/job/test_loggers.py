@@ -2,12 +2,13 @@
 
 import csv
 import json
+import re
 import struct
 from pathlib import Path
 
 import pytest
 
-from lowrank_exp.files.results import Result
+from lowrank_exp.files.results import Result, deciding, digest, seedless
 from lowrank_exp.job import loggers
 from lowrank_exp.job.loggers import Identity, Log
 from lowrank_exp.phases.phase import Done
@@ -55,9 +56,12 @@ def test_two_jobs_in_one_process_give_two_offline_runs(command, tmp_path, monkey
     runs = [wandb_run(folder) for folder in folders]
     assert {run["run"].run_id for run in runs} == {folder.name for folder in folders}
     assert len(folders) == 2
+    assert len({run["run"].run_group for run in runs}) == 1
     for run, folder in zip(runs, folders, strict=True):
         result = Result.read(folder / "result.json")
-        assert run["run"].display_name == f"decompose-s{result.seed}"
+        group = f"decompose-{digest(seedless(deciding(result.config)))[:6]}"  # the same for both seeds
+        assert run["run"].display_name == f"{group}-s{result.seed}"
+        assert (run["run"].run_group, run["run"].job_type) == (group, "decompose")
         assert set(run["run"].tags) == {"paper", "decompose"}
         assert {"train/train_loss", "train/val_accuracy", "finetune/val_loss", "layers", "classes"} <= run["history"]
         assert {"train.accuracy", "finetune.accuracy", "factorize.macs"} <= run["summary"].keys()
@@ -142,6 +146,27 @@ def test_warnings_stand_in_every_logger_and_leave_the_status(command, tmp_path, 
     assert events.Scalars("warnings")[0].value == 2
     (text,) = events.Tensors("warnings/text_summary")[0].tensor_proto.string_val
     assert text.decode() == "\n\n".join(told)
+
+
+def test_runs_of_a_row_have_the_name_of_its_table_and_budgets_are_groups_of_their_own():
+    labels = {"method": "oneshot", "experiment": "enc_table3", "row": "svd"}
+    half = {"seed": 0, "data": {"seed": 0}, "rank": {"macs": 0.5}}
+    name = loggers.group_of(half, labels)
+    assert re.fullmatch("enc_table3/svd-[0-9a-f]{6}", name)
+    assert loggers.group_of(half | {"seed": 1, "data": {"seed": 1}, "device": "cpu"}, labels) == name
+    assert loggers.group_of(half | {"rank": {"macs": 0.25}}, labels) != name
+    assert loggers.group_of(half, labels | {"experiment": None, "row": None}) == name.replace(
+        "enc_table3/svd", "oneshot"
+    )
+
+
+def test_a_name_and_a_group_of_ones_own(tmp_path):
+    identity = Identity(tmp_path, "0123456789abcdef", "svd-s0", "svd", [], {}, "oneshot")
+    log = Log.open(lambda: loggers.wandb(identity, "mine", name="first", group="trials"), print)
+    log.epoch("finetune", {"val_accuracy": 0.5})
+    log.finish(False)
+    run = wandb_run(tmp_path)["run"]
+    assert (run.display_name, run.run_group, run.job_type) == ("first", "trials", "oneshot")
 
 
 def test_a_pruned_job_is_no_failure(tmp_path):

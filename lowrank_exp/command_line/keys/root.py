@@ -13,6 +13,8 @@ _LOGGERS: dict[str, Mapping[str, k.Kind]] = {
         "project": k.text,
         "mode": k.one_of("offline", "online", "disabled"),
         "entity": k.or_null(k.text),
+        "name": k.or_null(k.text),
+        "group": k.or_null(k.text),
     },
 }
 
