@@ -26,7 +26,7 @@ from lowrank_exp.command_line.deltas import check_hidden, merge_recipes, nest_re
 from lowrank_exp.command_line.flags import checked, missing_part_told, own_folders, put_working_folder_last
 from lowrank_exp.command_line.help import asked_help
 from lowrank_exp.command_line.keys.check import check_values
-from lowrank_exp.command_line.keys.targets import check_targets
+from lowrank_exp.command_line.keys.targets import check_packages, check_targets
 from lowrank_exp.command_line.mistakes import explained, shortened
 from lowrank_exp.command_line.table_options import offer_tables
 from lowrank_exp.command_line.used import job_config, without_use
@@ -136,6 +136,7 @@ def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
         check_values(config, OmegaConf.to_container(cfg, resolve=False))
     except ValueError as error:
         raise ValueError(f"{error}{set_by_table(str(error), hydra_cfg)}") from error
+    check_packages(config)
     check_launcher(hydra_cfg)
     check_choices(hydra_cfg, config)
     check_row_used(hydra_cfg, cfg)

@@ -15,7 +15,7 @@ from lowrank_exp.command_line.keys.kinds import SHOWN, Many, Named, Record, Sing
 from lowrank_exp.command_line.keys.low_rank import ALLOCATE, POLICIES, of_allocate
 from lowrank_exp.command_line.keys.phases import OURS
 from lowrank_exp.command_line.keys.root import ROOT, TARGETS
-from lowrank_exp.command_line.keys.targets import check_targets
+from lowrank_exp.command_line.keys.targets import check_packages, check_targets
 from lowrank_exp.rank.policy_names import policy_named
 from lowrank_exp.training import Recipe
 from support.cells import cells
@@ -349,3 +349,10 @@ def test_nothing_is_trained_or_written_to_the_store(command, tmp_path, capfd, ov
     assert expected.get(override, override.strip("+").partition("=")[0]) in said
     assert "Traceback" not in said
     assert not (tmp_path / "outputs/store").exists()
+
+
+def test_a_package_that_is_not_there_is_told_without_an_import():
+    told = r"model\._target_='?no_such\.Thing'? cannot be imported: ModuleNotFoundError: No module named 'no_such'"
+    with pytest.raises(ValueError, match=told):
+        check_packages({"model": {"_target_": "no_such.Thing"}, "data": {"_target_": "torch.nn.Nothing"}})
+    check_packages({"data": {"_target_": "torch.nn.Nothing"}, "model": {"_target_": "int"}})

@@ -4,7 +4,9 @@ They are imported for that: what can be said without is said by `check_values`.
 """
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from hydra._internal.utils import _locate
@@ -28,6 +30,15 @@ def check_targets(config: Mapping[str, Any]) -> None:
             _check(key.removesuffix(".recipe"), {one: value for one, value in node.items() if one not in extra})
 
 
+def check_packages(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a `_target_` whose package is not installed; none is imported, which may take seconds."""
+    for name in ROOT.keys:
+        for key, node in _nodes(config.get(name), name):
+            package, dot, _ = node["_target_"].partition(".")
+            if package and dot and package not in sys.modules and find_spec(package) is None:
+                raise _not_imported(key, node["_target_"], f"ModuleNotFoundError: No module named {package!r}")
+
+
 def _nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """All mappings with a `_target_`, the inner ones first, with their full names."""
     parts = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list | tuple) else ()
@@ -35,6 +46,13 @@ def _nodes(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from _nodes(part, inside(key, name))
     if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
         yield key, node
+
+
+def _not_imported(key: str, target: str, reason: str) -> ValueError:
+    return ValueError(
+        f"{key}._target_={shown(target)} cannot be imported: {reason}. Allowed is the full name of a class "
+        "or function, such as package.module.Name, that is installed or lies in the working folder"
+    )
 
 
 def _check(key: str, node: Mapping[str, Any]) -> None:
@@ -45,10 +63,7 @@ def _check(key: str, node: Mapping[str, Any]) -> None:
     except (TypeError, ValueError):
         return  # of builtins nobody knows the signature
     except Exception as error:
-        raise ValueError(
-            f"{key}._target_={shown(target)} cannot be imported: {_reason(error)}. Allowed is the full name of a class "
-            "or function, such as package.module.Name, that is installed or lies in the working folder"
-        ) from error
+        raise _not_imported(key, target, _reason(error)) from error
     if parameters is None:
         raise ValueError(f"{key}._target_={shown(target)} is a {type(called).__name__}, not a class or function")
     names = [name for name in node if not name.startswith("_")]
