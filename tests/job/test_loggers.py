@@ -161,7 +161,7 @@ def test_runs_of_a_row_have_the_name_of_its_table_and_budgets_are_groups_of_thei
 
 
 def test_a_name_and_a_group_of_ones_own(tmp_path):
-    identity = Identity(tmp_path, "0123456789abcdef", "svd-s0", "svd", [], {}, "oneshot")
+    identity = Identity(tmp_path, "fedcba9876543210", "svd-s0", "svd", [], {}, "oneshot")
     log = Log.open(lambda: loggers.wandb(identity, "mine", name="first", group="trials"), print)
     log.epoch("finetune", {"val_accuracy": 0.5})
     log.finish(False)
