@@ -10,6 +10,7 @@ if __name__ == "__main__":  # python -m has put the working folder first, and th
     sys.path.append(sys.path.pop(0))
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lowrank_exp.command_line.mistakes import explained, shortened
 from lowrank_exp.command_line.table_options import offer_tables
 from lowrank_exp.command_line.used import job_config, without_use
 from lowrank_exp.files.results import RESULT, Result, fingerprint
+from lowrank_exp.files.weights_path import check_there
 from lowrank_exp.job.launching import launched
 from lowrank_exp.job.receipts import FINISHED, read_receipted
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
@@ -40,6 +42,7 @@ from lowrank_exp.text.plain_text import plain_lines
 from lowrank_exp.text.printing import escape_what_cannot_be_shown
 
 MOST_THREADS = 1024
+HUB = "lowrank_exp.models.hub"
 
 
 def main() -> None:
@@ -137,11 +140,21 @@ def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
     except ValueError as error:
         raise ValueError(f"{error}{set_by_table(str(error), hydra_cfg)}") from error
     check_packages(config)
+    check_weights(config["model"])
     check_launcher(hydra_cfg)
     check_choices(hydra_cfg, config)
     check_row_used(hydra_cfg, cfg)
     check_hidden(hydra_cfg.overrides.task, cfg)
     check_targets(nest_recipes(config))
+
+
+def check_weights(model: Mapping[str, Any]) -> None:
+    """Raise ValueError for a file of weights that is not there; networks of `hub` have weights by name, too."""
+    if isinstance(weights := model.get("weights"), str) and model.get("_target_") != HUB:
+        try:
+            check_there(Path(weights))
+        except FileNotFoundError as error:
+            raise ValueError(str(error)) from error
 
 
 def check_launcher(hydra_cfg: DictConfig) -> None:

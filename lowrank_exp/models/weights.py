@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowrank_exp.files.weights_path import check_there
 from lowrank_exp.models.foreign import explain_conversion
 from lowrank_exp.models.numbers import check_numbers, not_finite
 from lowrank_exp.models.parts import CheckpointPart, find_best_parts, list_names, mappings, shape_of, unwrapped
@@ -166,13 +167,7 @@ def weights_file(module: nn.Module, weights: str | os.PathLike) -> str | os.Path
 def file_content(path: str | os.PathLike) -> Any:
     """What is in a file, read without running code; of the many errors it makes two: no file, or no checkpoint."""
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no weights at {path} (that is {path.absolute()}): set model.weights=... to a file that "
-            "exists, or to null to start untrained"
-        )
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a checkpoint: set model.weights=... to a file")
+    check_there(path)
     if path.suffix == ".safetensors":
         return safetensors_content(path)
     try:

@@ -1,5 +1,9 @@
 """What is said of errors: the place, what was got, what to do."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 from hydra.errors import (
     ConfigCompositionException,
@@ -65,3 +69,36 @@ def test_an_option_that_does_not_exist_is_told_with_those_that_do():
         "The options of decomposition are: cp, tucker1, tucker2"
     )
     assert explained(MissingConfigException("Could not find 'x'", "x")) == "Could not find 'x'"
+
+
+MISTAKES_WITHOUT_TORCH = {
+    "training.epochz=3": "training.epochz",
+    "rank.macs=-1": "rank.macs=-1",
+    "model=resnet99": "resnet99",
+    "seed=abc": "seed=abc is refused",
+    "model._target_=no.such.Thing": "no.such.Thing",
+    "model.weights=nowhere/small.pt": "no weights at nowhere/small.pt",
+    "model.weights=.": ". is a folder, not a checkpoint",
+}
+
+
+def test_mistakes_that_need_no_network_are_told_without_torch(tmp_path):
+    program = (
+        "import json, sys\n"
+        "from lowrank_exp import cli\n"
+        "told = []\n"
+        "for override in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['lowrank-exp', override]\n"
+        "    try:\n"
+        "        cli.main()\n"
+        "    except SystemExit as end:\n"
+        "        told.append(str(end))\n"
+        "heavy = [name for name in ('torch', 'pytorch_lightning', 'sklearn', 'wandb') if name in sys.modules]\n"
+        "print(json.dumps([told, heavy]))\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps(list(MISTAKES_WITHOUT_TORCH))]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    told, heavy = json.loads(run.stdout.splitlines()[-1])
+    for text, words in zip(told, MISTAKES_WITHOUT_TORCH.values(), strict=True):
+        assert words in text
+    assert heavy == []
