@@ -59,6 +59,15 @@ def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
         return UNWRITABLE
 
 
+def named_path(text: str) -> Path:
+    """The path that an argument names; an empty one would be the working folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "an empty path names nothing: give a folder or a file, the working folder is ."
+        )
+    return Path(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lowrank-report",
@@ -68,10 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         "is nothing to report or an argument is wrong, 3 if the report's files cannot be written.",
     )
     add = parser.add_argument
-    add("folders", nargs="*", type=Path, metavar="FOLDER", help="where jobs lie, such as outputs")
+    add("folders", nargs="*", type=named_path, metavar="FOLDER", help="where jobs lie, such as outputs")
     add("--paper", metavar="NAME|FILE", help="compare with this table only, even without a result")
-    add("--config-dir", type=Path, metavar="DIR", help="tables of your own: DIR/table/NAME.yaml")
-    add("--out", type=Path, metavar="DIR", help="where files go (default: report in the first folder)")
+    add("--config-dir", type=named_path, metavar="DIR", help="tables of your own: DIR/table/NAME.yaml")
+    add("--out", type=named_path, metavar="DIR", help="where files go (default: report in the first folder)")
     add("--phase", metavar="NAME", help="the phase to report (default: each method's last one)")
     add("--classes", action="store_true", help="also accuracy by class, and confusion matrices as figures")
     add("--layers", action="store_true", help="also what every layer lost by its decomposition, the most first")
@@ -81,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("A", "B"),
         help="only show two rows side by side: names or hashes among what lies in the folders, or folders themselves",
     )
-    add("--html", type=Path, metavar="FILE", help="also one page for a browser, with everything in it")
+    add("--html", type=named_path, metavar="FILE", help="also one page for a browser, with everything in it")
     add("--sort", metavar="COLUMN", help="sort rows by this column of the CSV, smallest first")
     return parser
 

@@ -182,3 +182,11 @@ def test_a_missed_target_makes_status_1_and_a_warning_does_not(
     assert main([str(folder)], conf=conf) == 1
     assert "missed: decompose, seed 0: finetune: 0.96 of the MACs remain" in capsys.readouterr().out
     assert pd.read_csv(folder / "report" / "results.csv")["status"].tolist() == ["missed"]
+
+
+@pytest.mark.parametrize("argument", ["--out", "--html", "--config-dir"])
+def test_an_empty_path_is_refused(runs: Callable, job: Callable, capsys: pytest.CaptureFixture, argument: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(runs(job())), argument, ""])
+    assert end.value.code == 2
+    assert f"argument {argument}: an empty path names nothing" in capsys.readouterr().err
