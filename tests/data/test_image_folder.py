@@ -229,8 +229,8 @@ def test_cache_folder_that_cannot_be_written_is_a_warning(folder, tmp_path, capl
 
 
 def test_failed_write_leaves_no_file(folder, tmp_path, monkeypatch):
-    def full(content, path):
-        path.write_bytes(b"half")
+    def full(content, file):
+        file.write(b"half")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
