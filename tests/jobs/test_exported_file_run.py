@@ -71,7 +71,7 @@ def test_figures_are_those_of_the_file_by_its_runtime(command, tmp_path, capsys,
         ("three.onnx", [], "three.onnx gives (1, 3) for 1 images, the data have 10 classes"),
         ("rows.onnx", [], "takes inputs of the shapes [(None, 8)]: images are one input, (N, C, H, W)"),
         ("broken.onnx", [], "broken.onnx cannot be read as a file of format onnx"),
-        ("missing.onnx", [], "missing.onnx does not exist"),
+        ("missing.onnx", [], "missing.onnx): set model.weights=... to a file that exists"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_first(command, tmp_path, capfd, files, name, overrides, said):
