@@ -33,9 +33,11 @@ from lowrank_exp.command_line.table_options import offer_tables
 from lowrank_exp.command_line.used import job_config, without_use
 from lowrank_exp.files.results import RESULT, Result, fingerprint
 from lowrank_exp.files.weights_path import check_there
+from lowrank_exp.job.ends import name_of_job
 from lowrank_exp.job.launching import launched
-from lowrank_exp.job.receipts import FINISHED, read_receipted
+from lowrank_exp.job.receipts import read_receipted
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
+from lowrank_exp.job.taking import HeldError
 from lowrank_exp.machine.allocator import keep_freed_memory
 from lowrank_exp.machine.cores import count_cores, openmp_threads
 from lowrank_exp.text.plain_text import plain_lines
@@ -91,6 +93,12 @@ def job(cfg: DictConfig) -> None:
     except Interrupted as interrupted:
         interrupted.job = hydra_cfg.job.get("num")
         raise
+    except HeldError:  # the job comes later
+        raise
+    except Exception as error:
+        if (name := name_of_job(hydra_cfg.overrides.task)) is not None:  # of a sweep only the first error reaches main
+            print(f"{name}: {plain_lines(shortened(explained(error)))}", file=sys.stderr)
+        raise
     if result is not None and result.status == "missed":
         lines = [f"{phase.name}: {warning}" for phase in result.phases if phase.missed for warning in phase.warnings]
         raise MissedTargetError("; ".join([*lines, *result.not_exported]))
@@ -101,13 +109,8 @@ def _job(cfg: DictConfig, hydra_cfg: DictConfig) -> Result | None:
         tell_finished(cfg, hydra_cfg, result)
         return result
     sweep, side_by_side = str(hydra_cfg.mode) == "RunMode.MULTIRUN", jobs_side_by_side(hydra_cfg, cfg.launcher)
-    try:
-        check(cfg, hydra_cfg)
-        count_classes_(cfg)
-    except ValueError as error:
-        if sweep:  # of several refused jobs, only the first one's error reaches main
-            print(f"refused: {shortened(str(error))}", file=sys.stderr)
-        raise
+    check(cfg, hydra_cfg)
+    count_classes_(cfg)
     if side_by_side > 1:
         cfg.progress = False
     stay_where_it_started(cfg.paths, Path(hydra_cfg.runtime.cwd))
@@ -124,10 +127,10 @@ def tell_finished(cfg: DictConfig, hydra_cfg: DictConfig, result: Result) -> Non
     """Print what a job that has finished before would print."""
     from lowrank_exp.job.console import Console
 
-    console = Console(cfg.progress)
+    console = Console.of_job(cfg, hydra_cfg)
     for line in without_use(hydra_cfg.overrides.task, cfg, labels(hydra_cfg)["method"]):
         console.say(line)
-    console.say(FINISHED)
+    console.finished()
     console.result(result, Path(hydra_cfg.runtime.output_dir) / RESULT)
 
 

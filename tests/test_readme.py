@@ -502,3 +502,14 @@ def test_example_of_a_budget_of_time(tmp_path, monkeypatch, capsys):
     assert printed[1] == plan.predicted_ms
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(open_exported("small.onnx")(x), names["model"].eval()(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_what_pages_show_of_the_first_job_has_the_columns_that_it_prints(command, capsys):
+    assert command("scale=smoke", "logger=none", "progress=false") == 0
+    printed = capsys.readouterr().out.splitlines()
+    heads = [line.split() for line in printed if line.startswith(("phase  ", "layer  "))]
+    assert len(heads) == 2
+    shown = [page for page in PAGES if "phase      test %" in page]
+    assert len(shown) == 2  # README and the start
+    for page in shown:
+        assert [line.split() for line in page.splitlines() if line.startswith(("phase  ", "layer  "))] == heads

@@ -14,6 +14,8 @@ from lowrank_exp.command_line.deltas import allow_deltas
 from lowrank_exp.command_line.keys.renamed import under_new_names
 from lowrank_exp.command_line.mistakes import KEY, unreadable
 
+VERBOSE = {"-v", "--verbose"}
+
 
 def put_working_folder_last() -> None:
     """Let modules of the working folder be found, but none in the place of a library.
@@ -27,11 +29,12 @@ def put_working_folder_last() -> None:
 
 
 def checked(arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra takes them, where `-p KEY` alone shows that part of the configuration.
+    """The arguments as Hydra takes them: `-v` is `verbose=true`, `-p KEY` alone shows that part of the configuration.
 
     Raises:
         ValueError: a flag of Hydra's that would be without effect here, or do harm, or an override without a key.
     """
+    arguments = [*(one for one in arguments if one not in VERBOSE), *["verbose=true"] * bool(VERBOSE & set(arguments))]
     arguments = with_all_controls(under_new_names(arguments), [CONF, *own_folders(arguments)])
     flags = get_args_parser().parse_args(arguments)
     for override in flags.overrides:

@@ -30,7 +30,7 @@ help: lowrank-exp help rank             what the options of a group are
       lowrank-exp rank=knapsack --help  every key of the chosen options, what it is and what it may be
 
 flags, before any override: -m sweep | --cfg job the composed configuration | -p KEY a part of it | --config-dir FOLDER
-       your own groups | --hydra-help | debug=true tracebacks
+       your own groups | -v the tables of every job of a sweep | --hydra-help | debug=true tracebacks
 """
 
 

@@ -30,6 +30,7 @@ EXCLUDED = (
     "logger",
     "paths",
     "progress",
+    "verbose",
     "debug",
     "device",
     "threads",
@@ -107,7 +108,8 @@ class LayerResult:
     `weight_error`, `response_error`: of the decomposition, relative and squared, the latter on training images;
     `accuracy_alone`: on validation images, with this layer alone decomposed. `full_rank`: the highest rank that the
     decomposition takes; `spectrum`: of every matrix that a rank cuts some singular values relative to the largest, as
-    pairs of their number, from 1, and their value. None: not measured.
+    pairs of their number, from 1, and their value. `bytes_before`, `bytes_after`: of the weights in a file, as the plan
+    has counted them. None: not measured.
     """
 
     name: str
@@ -125,6 +127,8 @@ class LayerResult:
     accuracy_alone: float | None = None
     full_rank: int | list | None = None
     spectrum: list | None = None
+    bytes_before: float | None = None
+    bytes_after: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,66 @@
-"""What a job prints: a row per phase as it ends, a row per layer, and where the result lies; or what it would do."""
+"""What a job prints: a row per phase as it ends, a row per layer, and where the result lies; or what it would do.
+
+A job of a sweep prints a line in their place.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
+from omegaconf import DictConfig
 
 from lowrank_exp.files.exported import tell_exports
 from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.files.runtime_words import list_speeds, runtime_in_words
-from lowrank_exp.text.estimate import Estimate, in_words
+from lowrank_exp.job.ends import name_of_job, tell_result
+from lowrank_exp.job.result_tables import layer_table, phase_table, speed_table
+from lowrank_exp.machine.stopwatch import stopwatch
+from lowrank_exp.text.columns import table_lines
+from lowrank_exp.text.estimate import MINUTE, Estimate, in_words
 from lowrank_exp.text.plain_text import plain, plain_lines
-from lowrank_exp.text.terminal import Terminal
+from lowrank_exp.text.terminal import PASSING, Terminal
 
 if TYPE_CHECKING:  # a finished job is told of without torch
     from lowrank_exp.rank import Plan
     from lowrank_exp.rank.reachable import Reach
 
-PHASE_COLUMNS = ("phase", "test %", "val %", "MACs", "weights", "parameters", "kB", "ms", "seconds")
-LAYER_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "reason")
-PLAN_COLUMNS = ("layer", "decomposition", "rank", "MACs before", "after", "weights after", "reason")
-BUDGET_COLUMNS = ("budget", "smallest", "all decomposed", "largest")
-TIME_COLUMNS = ("phase", "time", "most of it")
-SPEED_COLUMNS = ("runtime", "dense ms", "small ms", "as fast")
-LOST = {"weight_error": "weight err %", "response_error": "resp. err %", "accuracy_alone": "alone %"}  # of a layer
 UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 SAME = ("threads", "device", "machine", "torch")  # conditions, told where they are not those of the run
 WIDTH = 110  # of tables that go to a file
+FROM_STORE = "from the store"
+FINISHED = "finished already; nothing is run again"
 
 
 class Console:
-    """Prints to the terminal; `progress` turns the lines that only tell of progress off."""
+    """Prints to the terminal.
 
-    def __init__(self, progress: bool) -> None:
+    Args:
+        progress: False turns the lines off that only tell of progress; true or `PASSING`, see `fit_`.
+        line: what a line on the job begins with, which stands for its tables; None: the tables.
+    """
+
+    def __init__(self, progress: bool, line: str | None = None) -> None:
         self.terminal = _make_terminal()
         if not self.terminal.is_terminal:
             self.terminal = _make_terminal(WIDTH)
-        self.progress = progress
+        self.progress, self.line = progress, line
+        self.seconds = stopwatch()
+        self.taken_over: list[str] = []  # of a line: what of the job has been there, and so is not in its seconds
+
+    @classmethod
+    def of_job(cls, cfg: DictConfig, hydra_cfg: DictConfig) -> Console:
+        """That of a job as it is configured, by `verbose` and by whether it is one of a sweep."""
+        name = name_of_job(hydra_cfg.overrides.task)
+        if cfg.verbose or cfg.dry_run or (cfg.verbose is None and name is None):
+            console = cls(cfg.progress)
+            if name is not None:
+                console.say(name)
+            return console
+        cfg.progress = PASSING if cfg.progress and sys.stderr.isatty() else False
+        return cls(cfg.progress, name or "")
 
     def say(self, text: str) -> None:
         """One line of news, or several."""
@@ -47,51 +68,63 @@ class Console:
 
     def phase(self, number: int, of: int, name: str, told: str = "") -> None:
         """A phase begins; `told`: what it says of its choices."""
-        if self.progress:
+        if self.progress and self.line is None:
             self.say(f"[{number}/{of}] {name}" + (f": {told}" if told else ""))
 
+    def goes_on(self, phase: str, epochs: int, of: int) -> None:
+        """A phase that was interrupted goes on from its checkpoint."""
+        words = f"after epoch {epochs} of {of}"
+        if self.line is None:
+            self.say(f"{phase} goes on {words}")
+        else:
+            self.taken_over.append(f"{phase} {words}")
+
     def row(self, phase: PhaseResult) -> None:
-        """A phase has ended."""
-        if self.progress:
-            seconds = "from the store" if phase.stored else f"{phase.seconds:.1f} s"
-            accuracy = "" if phase.accuracy is None else f"accuracy {phase.accuracy:.2%}, "
-            macs = "" if phase.macs is None else f"{phase.macs:,} MACs, "
-            self.say(f"      {phase.name}: {accuracy}{macs}{seconds}")
-            for name, value in phase.values.items():
-                self.say(f"        {name} {value:.4g}")
-            for warning in phase.warnings:
-                self.say(f"        warning: {warning}")
+        """A phase has ended. In a sweep it is told where it took more than a minute, for a sign of life."""
+        seconds = FROM_STORE if phase.stored else f"{phase.seconds:.1f} s"
+        if self.line is not None:
+            if phase.stored:
+                self.taken_over.append(f"{phase.name} {FROM_STORE}")
+            if phase.stored or (phase.seconds or 0) < MINUTE:
+                return
+        elif not self.progress:
+            return
+        accuracy = "" if phase.accuracy is None else f"accuracy {phase.accuracy:.2%}, "
+        macs = "" if phase.macs is None else f"{phase.macs:,} MACs, "
+        self.say(f"      {phase.name}: {accuracy}{macs}{seconds}")
+        for name, value in phase.values.items() if self.line is None else ():
+            self.say(f"        {name} {value:.4g}")
+        for warning in phase.warnings if self.line is None else ():
+            self.say(f"        warning: {warning}")
+
+    def nothing_to_do(self, phase: str) -> None:
+        """A phase has found nothing to do."""
+        if self.line is None:
+            self.say(f"{phase}: nothing to do in this network")
+
+    def finished(self) -> None:
+        """The job had finished before."""
+        if self.line is None:
+            self.say(FINISHED)
+        self.taken_over = [FROM_STORE]
 
     def result(self, result: Result, path: Path) -> None:
-        """The tables of phases and layers, what they warn of, then the path of the result."""
-        phases = _make_table(PHASE_COLUMNS, left=1)
-        named = {phase.name for phase in result.phases}
-        for p in ([result.dense] if result.dense and result.dense.name not in named else []) + result.phases:
-            _add_row(
-                phases,
-                p.name,
-                _format_number(p.accuracy, 100, "{:.2f}"),
-                _format_number(p.val_accuracy, 100, "{:.2f}"),
-                *(_format_number(count, 1, "{:,}") for count in (p.macs, p.weights, p.parameters)),
-                _format_number(p.bytes, 0.001, "{:,.1f}"),
-                _format_number(p.latency_ms, 1, "{:.3f}"),
-                "stored" if p.stored else _format_number(p.seconds, 1, "{:.1f}"),
-            )
-        lost = [name for name in LOST if any(getattr(layer, name) is not None for layer in result.layers)]
-        layers = _make_table((*LAYER_COLUMNS[:-1], *map(LOST.__getitem__, lost), LAYER_COLUMNS[-1]), left=2)
-        layers.columns[-1].justify = "left"
-        layers.columns[-1].no_wrap = False
-        for layer in result.layers:
-            rank = "dense" if layer.rank is None else str(layer.rank)
-            before, after = f"{layer.macs_before:,}", f"{layer.macs_after:,}"
-            losses = [_format_number(getattr(layer, name), 100, "{:.2f}") for name in lost]
-            _add_row(layers, layer.name, layer.decomposition or "-", rank, before, after, *losses, layer.reason)
-        self.terminal.print(phases)
+        """The tables of phases and layers, what they warn of, then the path of the result; or a line, and warnings."""
+        if self.line is not None:
+            begin = f"{self.line}: " if self.line else ""
+            self.say(f"{begin}{tell_result(result)}; {self._tell_time(result)}")
+            for warning in result.told():
+                self.say(f"      warning: {warning}")
+            return
+        width = self.terminal.width
+        self._print(phase_table(result, width))
         if result.layers:
-            self.terminal.print(layers)
+            self._print(layer_table(result, width))
+        self.say("")
         for p in result.phases:
             if speeds := list_speeds(p.values):
-                self.speeds(p.name, speeds)
+                self.say(f"{p.name}: milliseconds of one forward pass before and after, medians, both timed in turn")
+                self._print(speed_table(speeds, width))
         if beside := _tell_beside_dense(result):
             self.say(beside)
         for line in _tell_indices(result.phases):
@@ -102,8 +135,6 @@ class Console:
             self.say(f"warning: {warning}")
         if result.status != "ok":
             self.say(f"status: {result.status}")
-        if lost:
-            self.say("err %: relative squared error of a layer's weight, and of its responses on training images.")
         self.say("test %: accuracy on held-out images. MACs: per image, 1 multiply-accumulate = 1.")
         self.say("kB: 1,000 bytes of the file, everything in it. seconds: of the phase.")
         for line in (*_tell_latency(result), *_tell_conditions(result)):
@@ -111,25 +142,12 @@ class Console:
         for line in (*tell_exports(path.parent, result.exports), str(path)):
             self.terminal.print(plain(line), soft_wrap=True)
 
-    def speeds(self, phase: str, speeds: Sequence[tuple[str, float, float]]) -> None:
-        """What the dense and the small network take in every runtime, the fastest small one first."""
-        table = _make_table(SPEED_COLUMNS, left=1)
-        for name, dense, small in sorted(speeds, key=lambda row: row[2]):
-            _add_row(table, name, f"{dense:.4g}", f"{small:.4g}", f"{dense / small:.2f} x")
-        self.say(f"{phase}: milliseconds of one forward pass before and after, medians, both timed in turn")
-        self.terminal.print(table)
-
     def plan(self, phase: str, plan: Plan, remains: Mapping[str, Plan]) -> None:
         """The ranks that a phase would choose; below, what remains of the dense network, by what is counted."""
-        layers = _make_table(PLAN_COLUMNS, left=2)
-        layers.columns[-1].justify = "left"
-        layers.columns[-1].no_wrap = False
-        for name, layer in plan.layers.items():
-            rank = "dense" if layer.rank is None else str(layer.rank)
-            counts = (f"{count:,}" for count in (layer.macs_before, layer.macs_after, layer.weights_after))
-            _add_row(layers, name, layer.decomposition or "-", rank, *counts, layer.reason)
+        from lowrank_exp.rank.plan_table import plan_table
+
         self.say(f"{phase}: the plan")
-        self.terminal.print(layers)
+        self._print(plan_table(plan, self.terminal.width).splitlines())
         for counted, of in remains.items():
             shares = ", ".join(f"{of.remaining(what):.2%} of the {unit}" for what, unit in UNITS.items())
             self.say(f"{counted}: {shares} remain")
@@ -147,41 +165,40 @@ class Console:
 
     def reachable(self, phase: str, budgets: Mapping[str, Reach], over: str) -> None:
         """The smallest and the largest budgets that can be met, as fractions of dense."""
-        table = _make_table(BUDGET_COLUMNS, left=1)
-        for what, reach in budgets.items():
-            _add_row(table, f"rank.{what}", *(f"{share:.4f}" for share in reach))
+        columns = ("smallest", "all decomposed", "largest")
+        rows = [
+            {"budget": f"rank.{what}"} | {name: f"{share:.4f}" for name, share in zip(columns, reach, strict=True)}
+            for what, reach in budgets.items()
+        ]
         self.say(f"{phase}: budgets that can be met, over {'the convolutions' if over == 'conv' else 'all layers'}")
-        self.terminal.print(table)
+        self._print(table_lines(rows, self.terminal.width).lines)
 
     def estimates(self, estimates: Sequence[Estimate], conditions: str) -> None:
         """The time of every phase and of all."""
-        table = _make_table(TIME_COLUMNS, left=3)
-        table.columns[-1].no_wrap = False
-        for estimate in estimates:
-            _add_row(table, estimate.phase, estimate.time, estimate.dominant)
+        rows = [{"phase": one.phase, "time": one.time, "most of it": one.dominant} for one in estimates]
         left = [estimate for estimate in estimates if not estimate.finished]
         seconds, at_least = sum(estimate.seconds for estimate in left), any(estimate.unknown for estimate in left)
-        total = in_words(seconds, at_least) if left else "finished"
-        _add_row(table, "all", total, "")
-        self.terminal.print(table)
+        total = {"phase": "all", "time": in_words(seconds, at_least) if left else "finished", "most of it": ""}
+        self._print(table_lines(rows, self.terminal.width, total=total, left=("time",), words=("most of it",)).lines)
         self.say(f"time: a few steps and forward passes of each phase's network, timed here ({conditions}), times")
         self.say("their number. Nothing was trained.")
+
+    def _tell_time(self, result: Result) -> str:
+        """How long the job has taken, and what of it came from the store."""
+        if self.taken_over == [FROM_STORE]:
+            return FROM_STORE
+        if all(phase.stored for phase in result.phases):
+            return f"{self.seconds():.1f} s, every phase {FROM_STORE}"
+        return ", ".join([f"{self.seconds():.1f} s", *self.taken_over])
+
+    def _print(self, lines: Sequence[str]) -> None:
+        """The lines of a table, with air above it."""
+        self.terminal.print("\n".join(["", *lines]), soft_wrap=True)
 
 
 def _make_terminal(width: int | None = None) -> Terminal:
     """A terminal that finds no markup in what it prints."""
     return Terminal(width=width, markup=False, emoji=False, highlight=False)
-
-
-def _add_row(table: Table, *cells: str) -> None:
-    table.add_row(*map(plain, cells))
-
-
-def _make_table(columns: tuple[str, ...], left: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", no_wrap=True)
-    return table
 
 
 def _tell_beside_dense(result: Result) -> str:
@@ -252,7 +269,3 @@ def _tell_weakest_class(phases: Sequence[PhaseResult]) -> str:
         f"; after {measured[0].name} {before[name]:.2%}" if len(measured) > 1 and before.get(name) is not None else ""
     )
     return f"weakest class: {name}, {known[name]:.2%} of its test images recognised{earlier}"
-
-
-def _format_number(value: float | None, factor: int, form: str) -> str:
-    return "-" if value is None else form.format(value * factor if factor != 1 else value)

@@ -23,7 +23,6 @@ from lowrank_exp.job.finished import read_finished
 from lowrank_exp.job.loggers import Log
 from lowrank_exp.job.parts import make_data
 from lowrank_exp.job.preflight import check_folders
-from lowrank_exp.job.receipts import FINISHED
 from lowrank_exp.job.scores import score
 from lowrank_exp.job.timer import Timer, untimed
 from lowrank_exp.job.unfinished import Place
@@ -102,7 +101,7 @@ class FileJob:
     def run(self, identity: Mapping[str, Any]) -> Result:
         """Measure, or read what was measured."""
         if (finished := self.read_finished(identity["fingerprint"])) is not None:
-            self.console.say(FINISHED)
+            self.console.finished()
             return finished
         check_folders({"paths.outputs": self.folder})
         log = Log.of_job(self.cfg, self.config, self.folder, self.labels, identity["fingerprint"], self.console.say)

@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lowrank_exp.job.ends import tell_ends
+from lowrank_exp.job.ends import names_of, tell_ends
 from lowrank_exp.job.report_line import report_line
 from lowrank_exp.job.taking import Taking
 from lowrank_exp.job.turns import Leaving, run_in_turn, run_side_by_side
@@ -47,7 +47,9 @@ def launched() -> Iterator[None]:
     ) -> Sequence[JobReturn]:
         configs.append(self.config)
         folder = Path(str(self.config.hydra.sweep.dir))
-        self.task_function = Leaving(self.task_function, Taking.from_now(folder, phases=False))
+        log.info(f"Launching {len(job_overrides)} jobs, {self.config.launcher.get('n_jobs', 1)} at a time")
+        names = names_of(job_overrides, initial_job_idx)
+        self.task_function = Leaving(self.task_function, Taking.from_now(folder, phases=False), names)
         ends = run_side_by_side(
             lambda jobs, first: launch_side_by_side(self, jobs, first), job_overrides, initial_job_idx
         )

@@ -45,6 +45,7 @@ def layer_results(
         parts = [part for inner, part in after.items() if f"{inner}.".startswith(f"{name}.")]
         edits = [edit for edit in factorized if f"{edit.layer}.".startswith(f"{name}.")]
         ranks = [_find_rank_left(edit, network) for edit in edits]
+        pruned = _describe_pruning(name, network, cost, brought)
         rows.append(
             LayerResult(
                 name,
@@ -56,10 +57,9 @@ def layer_results(
                 sum(part.weights for part in parts),
                 cost.channels,
                 parts[-1].channels if parts else 0,
-                _explain(
-                    name, edits, plan, brought, _describe_pruning(name, network, cost, brought) or staying.get(name, "")
-                ),
+                _explain(name, edits, plan, brought, pruned or staying.get(name, "")),
                 **((losses or {}).get(name, {}) | _find_cut(name, plan) if _is_decomposed_once(name, edits) else {}),
+                **_find_bytes(name, edits, plan, pruned),
             )
         )
     return rows
@@ -77,6 +77,14 @@ def _find_cut(name: str, plan: Plan | None) -> dict[str, Any]:
         return {}
     full = list(planned.full_rank) if isinstance(planned.full_rank, tuple) else planned.full_rank
     return {"full_rank": full, "spectrum": planned.spectrum}
+
+
+def _find_bytes(name: str, edits: Sequence[Factorize | ToSVD], plan: Plan | None, pruned: str) -> dict[str, int]:
+    """The bytes of a layer's weights as the plan has counted them, where it is as the plan has left it."""
+    planned = None if plan is None else plan.layers.get(name)
+    if planned is None or not planned.bytes_before or pruned or (edits and not _is_decomposed_once(name, edits)):
+        return {}
+    return {"bytes_before": planned.bytes_before, "bytes_after": planned.bytes_after}
 
 
 def _explain(

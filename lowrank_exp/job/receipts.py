@@ -21,8 +21,16 @@ from lowrank_exp.files.results import RESULT, Result, digest
 from lowrank_exp.files.whole import file_digest, find_difference, write_whole
 
 RECEIPT = ".receipt.json"
-FINISHED = "finished already; nothing is run again"
-SILENT = ("progress", "debug", "logger", "launcher", "sweeper", "tags", "paths")  # decide nothing of a finished job
+SILENT = (
+    "progress",
+    "verbose",
+    "debug",
+    "logger",
+    "launcher",
+    "sweeper",
+    "tags",
+    "paths",
+)  # decide nothing of a finished job
 PACKAGES = ("torch", "torchvision", "scikit-learn", "pytorch-lightning", "onnxruntime", "openvino")
 MOST = 50_000  # files that are looked at; with more the long way is as short
 CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")  # what may be the full name of a class or a function

@@ -40,7 +40,7 @@ from lowrank_exp.job.measure_phase import PhaseMeter
 from lowrank_exp.job.outcomes import NETWORK, Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
 from lowrank_exp.job.preflight import check_folders, check_room, unwritable
-from lowrank_exp.job.receipts import FINISHED, write_receipt
+from lowrank_exp.job.receipts import write_receipt
 from lowrank_exp.job.signals import Interrupted, raise_received, signal_in
 from lowrank_exp.job.taking import HeldError, leave_job, leave_phase
 from lowrank_exp.job.timer import Timer
@@ -81,7 +81,7 @@ def run(cfg: DictConfig, folder: Path, hydra_cfg: DictConfig) -> Result | None:
     if control is not None:
         row = job_config(without_control(cfg), names)
         identity["control"] = {"name": control, "of": fingerprint(row)}
-    console = Console(cfg.progress)
+    console = Console.of_job(cfg, hydra_cfg)
     for line in without_use(hydra_cfg.overrides.task, cfg, names["method"]):
         console.say(line)
     share(cfg.store.shared, cfg.store.silent)
@@ -163,7 +163,7 @@ class _Job:
     def run(self, identity: Mapping[str, Any]) -> Result:
         """The whole job, or what is missing of a finished one."""
         if (result := self.read_finished(identity["fingerprint"])) is not None:
-            self.console.say(FINISHED)
+            self.console.finished()
         else:
             result = self.run_whole(identity)
         return self.make_exporter().export_missing(result)
@@ -310,7 +310,7 @@ class _Job:
                 log.phase(results[-1])
                 self.console.row(results[-1])
             else:
-                self.console.say(f"{step.name}: nothing to do in this network")
+                self.console.nothing_to_do(step.name)
         self.place.last()
         return results, plan, self.load_stored_network()
 
@@ -382,7 +382,7 @@ class _Job:
         before = steps[: steps.index(step)] if step in steps else []
         folders = {other.name: self.store.folder(other.name, other.key) for other in before}
         known = (dict(self.epochs), folders, self.load_network_after, self.parts.example, TimeStore(store / "times"))
-        return Setting(step.name, *parts, *known)
+        return Setting(step.name, *parts, *known, on_resume=functools.partial(self.console.goes_on, step.name))
 
     def load_network_after(self, name: str) -> nn.Module:
         """A network of its own, as the phase of that name has left it; also `initial`, as the first one got it, and

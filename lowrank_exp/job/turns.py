@@ -7,13 +7,13 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from lowrank_exp.files.exclusion import is_held
-from lowrank_exp.job.ends import Jobs, told_apart
+from lowrank_exp.job.ends import Jobs, Names, names_of, naming, told_apart
 from lowrank_exp.job.signals import Interrupted
 from lowrank_exp.job.taking import HeldError, Taking, taken
 
@@ -40,10 +40,9 @@ def run_in_turn(launcher: Launcher, jobs: Jobs, first: int) -> list[JobReturn]:
     ended: dict[int, JobReturn] = {}
     waits: dict[int, Path | None] = dict.fromkeys(range(len(jobs)))
     names = told_apart(jobs)
-    with taken(Taking.from_now(folder, phases=True)):
+    with taken(Taking.from_now(folder, phases=True)), naming(names_of(jobs, first)):
         while waits:
             number = _next_free(waits)
-            log.info(f"\t#{first + number} : {' '.join(filter_overrides(jobs[number]))}")
             try:
                 end = _run(launcher, jobs[number], first + number)
             except Interrupted as interrupted:
@@ -97,13 +96,13 @@ def _run_alone(launch: Callable[[Jobs, int], Sequence[JobReturn]], job: Sequence
 
 
 class Leaving:
-    """A task that leaves jobs to other processes; it goes to a launcher's own processes."""
+    """A task that leaves jobs to other processes, and knows their names; it goes to a launcher's own processes."""
 
-    def __init__(self, task: TaskFunction, taking: Taking) -> None:
-        self.task, self.taking = task, taking
+    def __init__(self, task: TaskFunction, taking: Taking, names: Names) -> None:
+        self.task, self.taking, self.names = task, taking, names
 
     def __call__(self, cfg: DictConfig) -> Any:
-        with taken(self.taking):
+        with taken(self.taking), naming(self.names):
             return self.task(cfg)
 
 

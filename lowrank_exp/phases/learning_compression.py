@@ -128,6 +128,8 @@ class LearningCompression(Phase):
         if state is None:
             plan, theta = self.c_step(network, {}, self.mu, example)
             state = _State(0, theta, {name: torch.zeros_like(part) for name, part in theta.items()}, plan)
+        if state.history and not (setting.folder / f"l_step_{state.step}" / "last.ckpt").exists():
+            setting.on_resume(len(state.history), self.steps * self.epochs)
         for metrics in state.history:
             setting.on_epoch(metrics)
         for k in range(state.step):  # left over where it was killed right after a C step
@@ -197,7 +199,12 @@ class LearningCompression(Phase):
                 setting.on_epoch(told(metrics))
 
         seed = int(digest([setting.seed, k])[:8], 16)
-        done = self._l_step(mu, targets).run_(network, replace(setting, seed=seed, folder=folder, on_epoch=hear))
+
+        def go_on(finished: int, of: int) -> None:
+            setting.on_resume(k * self.epochs + finished, self.steps * self.epochs)
+
+        inner = replace(setting, seed=seed, folder=folder, on_epoch=hear, on_resume=go_on)
+        done = self._l_step(mu, targets).run_(network, inner)
         plan, theta = self.c_step(network, shifts, mu, example)
         weights = {name: network.get_submodule(name).weight.detach() for name in theta}
         apart = {name: weights[name] - theta[name] for name in theta}

@@ -29,14 +29,14 @@ class Setting:
     that an earlier phase has left, or `initial`, what the first phase got, or `untrained`, the dense network as its
     constructor draws it; `example` is an image, `(1, C, H, W)`, that
     networks take: of zeros, or the first training image where they do not take zeros; `times` keeps the measured times
-    of layers' options.
+    of layers' options; `on_resume` is told how many epochs, of how many, have finished where a phase goes on.
     """
 
     name: str
     data: ImageData
     seed: int
     device: str
-    progress: bool
+    progress: bool | str
     folder: Path
     scores: Path
     svds: SVDStore
@@ -46,6 +46,7 @@ class Setting:
     network: Callable[[str], nn.Module] = _no_network
     example: Tensor | None = None
     times: TimeStore = field(default_factory=TimeStore)
+    on_resume: Callable[[int, int], None] = lambda finished, of: None
 
 
 @dataclass(frozen=True)

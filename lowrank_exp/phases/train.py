@@ -62,6 +62,7 @@ class Train(Phase):
             checkpoint=setting.folder / "last.ckpt",
             device=setting.device,
             on_epoch=setting.on_epoch,
+            on_resume=setting.on_resume,
             progress=setting.progress,
             label=setting.name,
         )

@@ -1,15 +1,14 @@
 """A plan as a table in plain text: a row per layer, totals, and why layers were left alone."""
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-GAP = "  "
-COLUMNS = ("layer", "decomposition", "rank", "MACs", "of MACs", "weights", "of weights")
-FIRST_LEFT_OUT = ("of weights", "weights", "decomposition", "of MACs")  # where the width does not take all columns
+from lowrank_exp.files.layer_words import LOST
+from lowrank_exp.text.columns import names_by_reason, table_lines, wrapped_words
+
+# Where the width does not take all columns, the first first.
+FIRST_LEFT_OUT = ("of weights", "of bytes", "weight err %", "weights", "bytes", "ms", "decomposition", "of MACs")
 UNITS = ("MACs", "weights", "bytes")
-LEAST_NAME = 16
-COUNTED = tuple((what, when) for what in ("macs", "weights") for when in ("before", "after"))
 
 
 class Planned(Protocol):
@@ -27,78 +26,67 @@ class Planned(Protocol):
 def plan_in_words(plan: Planned) -> str:
     """The policy, how many layers it decomposes, and what remains, in one line."""
     decomposed = sum(layer.rank is not None for layer in plan.layers.values())
-    known = [unit for unit in UNITS if any(getattr(layer, f"{unit.lower()}_before") for layer in plan.layers.values())]
+    known = [unit for unit in UNITS if _sum(plan, f"{unit.lower()}_before")]
     remain = ", ".join(f"{plan.remaining(unit.lower()):.2%} of the {unit}" for unit in known)
     return f"{plan.policy}: {decomposed} of {len(plan.layers)} layers decomposed{f', {remain} remain' if known else ''}"
 
 
 def plan_table(plan: Planned, width: int) -> str:
-    """The table in lines of at most `width` characters; names are broken after their dots, where they must be."""
-    rows = [dict(zip(COLUMNS, _cells(name, layer), strict=True)) for name, layer in plan.layers.items()]
-    sums = [sum(getattr(layer, f"{what}_{when}") for layer in plan.layers.values()) for what, when in COUNTED]
-    rows.append(dict(zip(COLUMNS, ("all", "", "", *_counts(*sums)), strict=True)))
-    columns = list(COLUMNS)
-    sizes = {column: max(len(column), *(len(row[column]) for row in rows)) for column in COLUMNS}
-    for column in FIRST_LEFT_OUT:
-        others = sum(sizes[one] + len(GAP) for one in columns[1:])
-        if others + min(sizes["layer"], LEAST_NAME) > width:
-            columns.remove(column)
-    others = sum(sizes[one] + len(GAP) for one in columns[1:])
-    sizes["layer"] = min(sizes["layer"], max(width - others, 8))
-    rule = "-" * (sizes["layer"] + others)
-    *layers, total = [_row(row, columns, sizes) for row in ({column: column for column in columns}, *rows)]
-    head, *layers = layers
-    lines = [*head, rule, *(line for row in layers for line in row), rule, *total]
-    for reason, names in _left_alone(plan).items():
-        lines += _wrapped(f"{reason}: {', '.join(names)}", width)
-    return "\n".join([*_wrapped(plan_in_words(plan), width), "", *lines])
+    """The table in lines of at most `width` characters; names are broken after their dots, where they must be.
+
+    Times and what layers lost are there where they are known, bytes where they shrink otherwise than weights.
+    """
+    counted = ["macs", "weights", *(["bytes"] if _has_own_bytes(plan) else [])]
+    lost = [name for name in LOST if any(getattr(layer, name) is not None for layer in plan.layers.values())]
+    timed = any(layer.latency_after is not None for layer in plan.layers.values())
+
+    def cells(of: Callable[[str], Any]) -> dict[str, str]:
+        shown = {}
+        for what in counted:
+            unit = {"macs": "MACs"}.get(what, what)
+            shown |= {unit: f"{of(f'{what}_after'):,}", f"of {unit}": _share(of(f"{what}_after"), of(f"{what}_before"))}
+        return shown | ({"ms": _milliseconds(of("latency_after"))} if timed else {})
+
+    rows = []
+    for name, layer in plan.layers.items():
+        rank = "dense" if layer.rank is None else str(layer.rank)
+        row = {"layer": name, "decomposition": layer.decomposition or "-", "rank": rank}
+        row |= cells(lambda what, layer=layer: getattr(layer, what))
+        rows.append(row | {LOST[one]: _percent(getattr(layer, one)) for one in lost})
+    total = {"layer": "all", "decomposition": "", "rank": ""} | cells(lambda what: _sum(plan, what))
+    total |= dict.fromkeys((LOST[one] for one in lost), "")
+    table, _ = table_lines(rows, width, total=total, left=("decomposition",), spare=FIRST_LEFT_OUT)
+    return "\n".join([*wrapped_words(plan_in_words(plan), width), "", *table, *names_by_reason(_reasons(plan), width)])
 
 
-def _cells(name: str, layer: Any) -> tuple[str, ...]:
-    rank = "dense" if layer.rank is None else str(layer.rank)
-    counts = _counts(*(getattr(layer, f"{what}_{when}") for what, when in COUNTED))
-    return name, layer.decomposition or "-", rank, *counts
+def _reasons(plan: Planned) -> dict[str, str]:
+    """Why layers are dense; and of the decomposed ones why they have their ranks, where they differ in that."""
+    alone = {
+        name: f"dense, {layer.reason}" if layer.reason else "dense"
+        for name, layer in plan.layers.items()
+        if layer.rank is None
+    }
+    chosen = {name: layer.reason for name, layer in plan.layers.items() if layer.rank is not None}
+    return alone | (chosen if len(set(chosen.values())) > 1 else {})
 
 
-def _counts(macs_before: int, macs_after: int, weights_before: int, weights_after: int) -> tuple[str, ...]:
-    return (
-        *(f"{macs_after:,}", _share(macs_after, macs_before)),
-        *(f"{weights_after:,}", _share(weights_after, weights_before)),
-    )
+def _sum(plan: Planned, what: str) -> int:
+    return sum(getattr(layer, what) or 0 for layer in plan.layers.values())
+
+
+def _has_own_bytes(plan: Planned) -> bool:
+    """Whether bytes shrink otherwise than weights, as those of codebooks do."""
+    shares = [_share(_sum(plan, f"{what}_after"), _sum(plan, f"{what}_before")) for what in ("weights", "bytes")]
+    return _sum(plan, "bytes_before") > 0 and shares[0] != shares[1]
 
 
 def _share(after: int, before: int) -> str:
     return f"{after / before:.1%}" if before else "-"
 
 
-def _row(row: dict[str, str], columns: Sequence[str], sizes: dict[str, int]) -> list[str]:
-    """The lines of one row: the cells stand beside the last part of its name."""
-    *first, last = _pieces(row["layer"], sizes["layer"])
-    others = (
-        row[one].ljust(sizes[one]) if one == "decomposition" else row[one].rjust(sizes[one]) for one in columns[1:]
-    )
-    return [*first, GAP.join([last.ljust(sizes["layer"]), *others]).rstrip()]
+def _milliseconds(nanoseconds: int | None) -> str:
+    return "-" if nanoseconds is None else f"{nanoseconds / 1e6:.3f}"
 
 
-def _pieces(name: str, width: int) -> list[str]:
-    """A name in pieces of at most `width`, each ending with a dot; a longer word stays whole."""
-    pieces = [""]
-    *words, last = name.split(".")
-    for word in (*(f"{word}." for word in words), last):
-        if pieces[-1] and len(pieces[-1]) + len(word) > width:
-            pieces.append("")
-        pieces[-1] += word
-    return pieces
-
-
-def _left_alone(plan: Planned) -> dict[str, list[str]]:
-    """The layers that stay dense, by the reason."""
-    alone: dict[str, list[str]] = {}
-    for name, layer in plan.layers.items():
-        if layer.rank is None:
-            alone.setdefault(f"dense, {layer.reason}" if layer.reason else "dense", []).append(name)
-    return alone
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent=GAP, break_long_words=False, break_on_hyphens=False)
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}".removesuffix("%")

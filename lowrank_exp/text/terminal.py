@@ -4,6 +4,8 @@ import os
 
 from rich.console import Console
 
+PASSING = "passing"  # of progress: a bar that goes when it has ended
+
 
 class Terminal(Console):
     """A console that falls silent where nobody reads on; rich's own ends the process."""

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lowrank_exp.network.modes import kept_modes
+from lowrank_exp.text.terminal import PASSING
 from lowrank_exp.training import checkpoint as checkpoints
 from lowrank_exp.training import distributed, generators
 from lowrank_exp.training.compilation import compilation
@@ -36,7 +37,8 @@ def fit_(
     checkpoint: Path | None = None,
     device: str = "auto",
     on_epoch: Callable[[Metrics], None] | None = None,
-    progress: bool = True,
+    on_resume: Callable[[int, int], None] | None = None,
+    progress: bool | str = True,
     label: str = "train",
 ) -> list[Metrics]:
     """Train a network in place by cross-entropy; returns one dict of metrics per epoch.
@@ -59,7 +61,9 @@ def fit_(
         device: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'; of several devices the first.
         on_epoch: called with the metrics of every epoch as it ends; when going on, first with all stored
             ones.
-        progress: show a bar (a line per epoch where standard error is not a terminal).
+        on_resume: called, before them, with how many epochs have finished, and of how many.
+        progress: show a bar (a line per epoch where standard error is not a terminal); `PASSING`: one that goes when
+            the fit has ended.
         label: what the bar calls it.
 
     Returns:
@@ -89,6 +93,8 @@ def fit_(
     stored = checkpoints.read(path, decides) if path is not None and path.exists() else None
     history = [] if stored is None else stored[checkpoints.FIT]["history"]
     left = {} if stored is None else {part.name: stored[checkpoints.FIT].get(part.name) for part in recipe.parts}
+    if on_resume is not None and history:
+        on_resume(len(history), recipe.epochs)
     if on_epoch is not None:
         for metrics in history:
             on_epoch(dict(metrics))
@@ -128,7 +134,7 @@ class _Fit:
     checkpoint: Path | None
     epochs_done: int
     left: dict[str, Any]  # by parts, in the checkpoint that it goes on from
-    progress: bool
+    progress: bool | str
     label: str
 
 
@@ -153,7 +159,7 @@ def _carry_out(
     if on_epoch is not None:
         callbacks.append(pl.callbacks.LambdaCallback(on_train_epoch_end=lambda *_: on_epoch(dict(module.history[-1]))))
     if fit.progress:
-        callbacks.append(EpochProgress(fit.label))
+        callbacks.append(EpochProgress(fit.label, passing=fit.progress == PASSING))
     skips = any(part.skips for part in parts.values())
     with quiet_lightning(), _lent(network), compilation(recipe.compile, where), ExitStack() as stack:
         for part in parts.values():

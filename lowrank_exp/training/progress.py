@@ -19,9 +19,10 @@ class EpochProgress(pl.Callback):
     Args:
         label: what is being trained.
         console: where to; standard error where None.
+        passing: the bar goes when the fit has ended.
     """
 
-    def __init__(self, label: str, console: Console | None = None) -> None:
+    def __init__(self, label: str, console: Console | None = None, passing: bool = False) -> None:
         self.label = label
         self.console = console or Terminal(stderr=True)
         self._drawn = self._began = 0.0
@@ -34,6 +35,7 @@ class EpochProgress(pl.Callback):
             TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             auto_refresh=False,
+            transient=passing,
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -82,7 +84,7 @@ class EpochProgress(pl.Callback):
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it stands, unless it is a passing one."""
         self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

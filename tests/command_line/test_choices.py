@@ -53,7 +53,7 @@ def test_overrides_without_effect_are_refused():
         (["+hydra.run.dirr=x"], "hydra.run.dirr is read by nobody. Did you mean hydra.run.dir?"),
         (["model=vgg16", "model.width=100"], "the network that lowrank_exp.models.vgg makes has about"),
         (["data.crop_padding=100"], "data.crop_padding=100 is larger than the images, 32x32"),
-        (["-m", "seed=0,1", "training.epochs=-1"], "refused: training.epochs=-1 is refused"),
+        (["-m", "seed=0,1", "training.epochs=-1"], "#1 seed=1: training.epochs=-1 is refused"),
     ],
 )
 def test_command_is_refused_before_any_training(command, tmp_path, capfd, options, expected):

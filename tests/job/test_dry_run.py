@@ -21,12 +21,12 @@ def files(outputs: Path) -> dict[str, int]:
 
 
 def printed_ranks(out: str) -> dict[str, int]:
-    rows = re.findall(r"^ (\w+) +(\w+_svd|-) +(\d+|dense) +[\d,]+ +[\d,]+ +[\d,]+ ", out, re.MULTILINE)
+    rows = re.findall(r"^(\w+) +(\w+_svd|-) +(\d+|dense) +[\d,]+ +[\d.]+% ", out, re.MULTILINE)
     return {name: None if rank == "dense" else int(rank) for name, _, rank in rows}
 
 
 def printed_times(out: str) -> dict[str, str]:
-    return dict(re.findall(r"^ (\w+) +(finished|under 1 s|(?:about|at least) [\d.]+ \w+)", out, re.MULTILINE))
+    return dict(re.findall(r"^(\w+) +(finished|under 1 s|(?:about|at least) [\d.]+ \w+)", out, re.MULTILINE))
 
 
 def ranks_of(plan: Path) -> dict[str, int]:
@@ -120,7 +120,7 @@ def test_smallest_and_largest_budgets_of_lenet(command, capsys):
             for name, cost in per_rank.items()
         }
         lowest, highest = (sum(pick(costs) for costs in cheaper.values()) / whole for pick in (min, max))
-        (found,) = re.findall(rf"^ rank\.{what} +([\d.]+) +([\d.]+) +([\d.]+)", out, re.MULTILINE)
+        (found,) = re.findall(rf"^rank\.{what} +([\d.]+) +([\d.]+) +([\d.]+)", out, re.MULTILINE)
         assert found == (f"{lowest:.4f}", f"{highest:.4f}", "1.0000")
 
 
@@ -151,7 +151,7 @@ def test_a_policy_that_looks_at_data_says_how_many_rank_sets_it_scores(command, 
     assert "enc_map looks at data, so its plan is not known before the run" in out
     (scores,) = re.findall(r"(\d+) rank sets scored on 143 validation images: ", out)
     assert printed_ranks(out) == {}
-    assert re.search(r"^ rank\.macs +0\.0985 ", out, re.MULTILINE)
+    assert re.search(r"^rank\.macs +0\.0985 ", out, re.MULTILINE)
     assert not list((tmp_path / "outputs/store").glob("scores"))
     assert command(*job) == 0
     assert len(list((tmp_path / "outputs/store/scores").glob("*/*.json"))) == int(scores) == 15

@@ -66,4 +66,4 @@ def test_outcomes_stored_before_there_were_these_options_are_found():
 
 def test_dry_run(command, capsys):
     assert command(*SMOKE, *RESNET, "method=train", *BOTH, "dry_run=true") == 0
-    assert re.search(r"^ train +(under|about) ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^train +(under|about) ", capsys.readouterr().out, re.MULTILINE)

@@ -183,8 +183,8 @@ def test_a_job_with_parts_of_ones_own_goes_on_after_a_kill_and_is_replayed(comma
     assert command(*own, "dry_run=true", outputs=tmp_path / "alone") == 0
     printed = capsys.readouterr().out
     assert re.search(r"share_of_rungs looks at data, so its plan is not known", printed)
-    assert re.search(r"^ warm +unknown +accuracy .*without Warm itself *$", printed, re.MULTILINE)
-    assert re.search(r"^ all +at least \d", printed, re.MULTILINE)
+    assert re.search(r"^warm +unknown +accuracy .*without Warm itself *$", printed, re.MULTILINE)
+    assert re.search(r"^all +at least \d", printed, re.MULTILINE)
     assert command(*own, outputs=tmp_path / "alone") == 0
     result, folder = only_job(tmp_path / "alone")
     assert [phase.name for phase in result.phases] == ["warm", "train", "factorize", "finetune"]

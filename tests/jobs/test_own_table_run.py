@@ -64,7 +64,7 @@ def test_a_table_of_ones_own_is_swept_and_reported_as_ours(command, conf, tmp_pa
 
     assert command(*own, "experiment=mine", *SMOKE) == 0
     assert sorted((one.row, one.seed) for one in results(tmp_path / "outputs")) == [("energy", 0), ("half", 0)]
-    assert capsys.readouterr().out.count("finished already; nothing is run again") == 1
+    assert capsys.readouterr().out.count("; from the store\n") == 1
     assert report([folder, *own]) == 0
     said = capsys.readouterr().out
     assert "Published: A. Author 2026, Table 2" in said

@@ -54,7 +54,7 @@ def test_four_hosts_share_twelve_jobs_and_compute_every_phase_once(tmp_path):
     for name in NAMES:
         said = (tmp_path / f"{name}.log").read_text()
         assert "[sweep] 12 of 12 jobs ended well" in said
-        assert len(re.findall(r"^\[sweep\] #\d+ .*: ended well$", said, re.MULTILINE)) == 12
+        assert len(re.findall(r"^#\d+ .*: test [\d.]+ %, dense ", said, re.MULTILINE)) == 12
         assert "shared with other hosts" in said
     assert not list(tmp_path.glob("outputs/**/*.lease"))
     assert not list(tmp_path.glob("outputs/**/*.part"))

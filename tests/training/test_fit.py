@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from lowrank_exp.text.terminal import PASSING
 from lowrank_exp.training.progress import EpochProgress
 from lowrank_exp.training.schedules import cosine, steps
 from support.fits import fit_by_options_
@@ -247,11 +248,14 @@ def test_a_log_gets_a_line_per_epoch(capfd):
         assert "images/s" in line
 
 
-def test_a_terminal_gets_a_bar_that_fits(monkeypatch):
+@pytest.mark.parametrize("progress", [True, PASSING])
+def test_a_terminal_gets_a_bar_that_fits(monkeypatch, progress):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system=None)
-    monkeypatch.setattr("lowrank_exp.training.fit.EpochProgress", lambda label: EpochProgress(label, console))
-    history = fit(network(), progress=True)
+    bar = partial(EpochProgress, console=console)
+    monkeypatch.setattr("lowrank_exp.training.fit.EpochProgress", bar)
+    history = fit(network(), progress=progress)
+    assert screen.getvalue().endswith("\x1b[2K") == (progress == PASSING)  # a passing one is wiped out
     last = [line for line in re.split(r"[\r\n]", screen.getvalue()) if "epoch" in line][-1]
     assert "train  epoch 3/3" in last
     assert "9/9" in last

@@ -68,6 +68,7 @@ ROOT = k.Record(
         "threads": k.or_null(k.whole(1, 1024)),
         "force_threads": k.boolean,
         "progress": k.boolean,
+        "verbose": k.or_null(k.boolean),
         "stop_after": k.or_null(k.text),
         "dry_run": k.boolean,
         "debug": k.boolean,
