@@ -24,6 +24,7 @@ from lowrank_exp.report.cli import main as report
 from lowrank_exp.search.space import read_space
 from support.composed import composed, flattened
 from support.smoke import SMOKE
+from support.wandb_files import wandb_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -277,6 +278,8 @@ def of_the_experiment(jobs: list[Ended]) -> None:
             assert report(shlex.split(line)[1:]) == 0
     assert Path(f"outputs/{experiment}/report/results.csv").is_file()
     assert f"experiment={experiment}" in Path("report.html").read_text(encoding="utf-8")  # the commands of its runs
+    rows = wandb_tables(Path(f"outputs/{experiment}/report"))[f"{experiment}/rows"]
+    assert {name for row in rows for name in row["fingerprints"].split()} == {job.result.fingerprint for job in jobs}
 
 
 def of_hosts(jobs: list[Ended]) -> None:

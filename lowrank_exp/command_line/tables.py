@@ -124,9 +124,8 @@ def searched(values: Sequence[Any]) -> bool:
 
 
 def table_path(name: str, folders: Iterable[Path]) -> Path | None:
-    """The file of a table in the first of some folders of configuration that has it."""
-    paths = (Path(folder) / FOLDER / f"{name}.yaml" for folder in folders)
-    return next((path for path in paths if path.is_file()), None)
+    """The file of a table in the first of some folders of configuration that has it; no name is taken for a path."""
+    return next((Path(one) / FOLDER / f"{name}.yaml" for one in folders if name in table_names([one])), None)
 
 
 def table_names(folders: Iterable[Path]) -> list[str]:

@@ -6,7 +6,6 @@ behind in its folder is replaced.
 
 import contextlib
 import functools
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,14 +18,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from lowrank_exp.checks import is_number
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result, deciding, digest, seedless
-from lowrank_exp.job.preflight import unwritable
+from lowrank_exp.files.wandb_run import MODES, open_run
 from lowrank_exp.text.plain_text import as_cell, plain
-
-HOMES = {  # where wandb keeps settings, caches, and files until they are sent
-    "WANDB_CONFIG_DIR": "~/.config/wandb",
-    "WANDB_CACHE_DIR": "~/.cache/wandb",
-    "WANDB_DATA_DIR": "~/.local/share/wandb",
-}
 
 
 @dataclass(frozen=True)
@@ -73,43 +66,21 @@ def wandb(
         name: of the run, in the place of that of the job.
         group: of the run, in the place of that of the job.
     """
-    import wandb as client
-
-    if mode not in ("offline", "online", "disabled"):
+    if mode not in MODES:
         raise ValueError(f"logger.mode={mode!r} is not known: offline, online or disabled")
-    for left_over in (identity.folder / "wandb").glob(f"*run-*-{identity.fingerprint}"):
-        shutil.rmtree(left_over)
-    os.environ.setdefault("WANDB_SILENT", "true")
-    stay_below(identity.folder / "wandb" / "home")
-    run = client.init(
+    run = open_run(
+        identity.folder,
+        identity.fingerprint,
         project=project,
-        entity=entity,
         mode=mode,
-        id=identity.fingerprint,
         name=name or identity.name,
+        kind=identity.kind,
+        tags=identity.tags,
+        config=identity.config,
+        entity=entity,
         group=group or identity.group,
-        job_type=identity.kind,
-        tags=list(identity.tags),
-        config=dict(identity.config),
-        dir=str(identity.folder),
-        reinit="finish_previous",
-        resume="allow" if mode == "online" else None,
-        settings=client.Settings(silent=True, console="off", x_disable_stats=True, save_code=False),
     )
     return WandbLogger(experiment=run)
-
-
-def stay_below(folder: Path) -> None:
-    """Have wandb use `folder` for what it would keep below a home that cannot be written to, as in containers."""
-    for variable, place in HOMES.items():
-        if variable in os.environ:
-            continue
-        try:
-            problem = unwritable(Path(place).expanduser())
-        except RuntimeError:  # there is no home
-            problem = "no home"
-        if problem is not None:
-            os.environ[variable] = str(folder.absolute())
 
 
 def csv(identity: Identity) -> Logger:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lowrank_exp.files.whole import write_whole
+from lowrank_exp.files.writable import unwritable
 from lowrank_exp.training import places
 
 CHECKPOINT = 3  # times the network: its weights, and for each up to two numbers of the optimizer
@@ -73,14 +73,3 @@ def _devices(phase: Any) -> Iterator[int]:
         yield phase["devices"]
     for part in phase.values():
         yield from _devices(part)
-
-
-def unwritable(folder: Path) -> str | None:
-    """Why no file can be written in a folder, which is made where it is missing; None: one can."""
-    try:
-        with write_whole(folder / ".try") as temporary:
-            temporary.write_bytes(b"\0" * 4096)
-        (folder / ".try").unlink(missing_ok=True)  # another job may try the same folder
-    except OSError as error:
-        return error.strerror or str(error)
-    return None

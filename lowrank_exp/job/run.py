@@ -24,6 +24,7 @@ from lowrank_exp.files.exclusion import hold_lock, share, tell_of_sharing
 from lowrank_exp.files.place import GONE
 from lowrank_exp.files.results import RESULT, PhaseResult, Result, fingerprint
 from lowrank_exp.files.whole import sweep_parts
+from lowrank_exp.files.writable import unwritable
 from lowrank_exp.job.console import Console
 from lowrank_exp.job.deliver import deliver
 from lowrank_exp.job.departures import departures
@@ -39,7 +40,7 @@ from lowrank_exp.job.loggers import Log
 from lowrank_exp.job.measure_phase import PhaseMeter
 from lowrank_exp.job.outcomes import NETWORK, Outcome, OutcomeStore
 from lowrank_exp.job.parts import Parts, Step
-from lowrank_exp.job.preflight import check_folders, check_room, unwritable
+from lowrank_exp.job.preflight import check_folders, check_room
 from lowrank_exp.job.receipts import write_receipt
 from lowrank_exp.job.signals import Interrupted, raise_received, signal_in
 from lowrank_exp.job.taking import HeldError, leave_job, leave_phase

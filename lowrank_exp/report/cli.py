@@ -29,6 +29,7 @@ from lowrank_exp.report.published import Published, compared, find_table, publis
 from lowrank_exp.report.searches import search_notes, with_front
 from lowrank_exp.report.table import notes, table, with_differing
 from lowrank_exp.report.terminal import show_comparison, terminal
+from lowrank_exp.report.wandb_log import log_report
 from lowrank_exp.text.plain_text import as_cell, plain, plain_lines, shortened
 
 COMPLETE, INCOMPLETE, UNUSABLE, UNWRITABLE = 0, 1, 2, 3
@@ -91,11 +92,19 @@ def _parser() -> argparse.ArgumentParser:
         help="only show two rows side by side: names or hashes among what lies in the folders, or folders themselves",
     )
     add("--html", type=named_path, metavar="FILE", help="also one page for a browser, with everything in it")
+    add(
+        "--wandb",
+        action="store_true",
+        help="also a run in wandb: the rows beside the published values, the fronts as charts, the best networks with "
+        "plan and exported files. Offline, in the project lowrank_exp, where WANDB_MODE and WANDB_PROJECT say no other",
+    )
     add("--sort", metavar="COLUMN", help="sort rows by this column of the CSV, smallest first")
     return parser
 
 
 def _report(arguments: argparse.Namespace, conf: Path) -> int:
+    if arguments.compare and arguments.wandb:
+        raise ValueError("--compare only shows two rows, and logs nothing: leave --wandb out")
     results, unread = gather(arguments.folders or _compared_folders(arguments.compare))
     unread = [f"cannot be read: {shortened(plain(line), LONGEST_LINE)}" for line in unread]
     if not results:
@@ -141,11 +150,15 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
         sections[0] = replace(sections[0], notes=[*unread, *changed, *sections[0].notes])
     terminal(sections, _console())
     files = _files(sections, frame, papers) | files
-    for path in _written(files, arguments.out or arguments.folders[0] / "report"):
+    folder = arguments.out or arguments.folders[0] / "report"
+    for path in _written(files, folder):
         print(plain(str(path)))
     if arguments.html is not None:
         write_page(arguments.html, document(sections, rows, unsorted, papers, results, arguments.phase))
         print(plain(str(arguments.html)))
+    if arguments.wandb:
+        for line in log_report(folder, sections, rows, papers):
+            print(plain(line))
     return COMPLETE if not unread and all(row.status in ("ok", *FIGURELESS) for row in rows) else INCOMPLETE
 
 

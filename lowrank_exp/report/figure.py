@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pandas as pd
@@ -56,7 +57,8 @@ def drawing(frame: pd.DataFrame, paper: Published | None = None, title: str = ""
     points = frame.dropna(subset=["accuracy_mean", "macs_ratio_mean"])
     if points.empty:
         return None
-    return bars(points, paper, title) if cost_alike(points) else tradeoff(points, paper, title)
+    with without_glyph_warnings():  # where names are measured
+        return bars(points, paper, title) if cost_alike(points) else tradeoff(points, paper, title)
 
 
 def tradeoff(points: pd.DataFrame, paper: Published | None = None, title: str = "") -> Figure:
@@ -102,10 +104,17 @@ def tradeoff(points: pd.DataFrame, paper: Published | None = None, title: str = 
 def drawn(figure: Figure, kind: str) -> bytes:
     """The figure as a `png` or `pdf` file, without a date: equal results give equal bytes."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # a character that the font lacks is drawn as a box; tables have it
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+    with without_glyph_warnings():
         figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
     return buffer.getvalue()
+
+
+@contextmanager
+def without_glyph_warnings() -> Iterator[None]:
+    """Within the block nothing is said of what the font lacks: it is drawn as boxes, and tables have it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        yield
 
 
 def _curves(points: pd.DataFrame) -> tuple[list[Curve], str]:

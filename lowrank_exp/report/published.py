@@ -14,6 +14,7 @@ columns:
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def published(table: Table) -> Published | None:
 
 def find_table(name: str, folders: Sequence[Path]) -> Table:
     """The table of that name in some folders of configuration, or the file of that name; ValueError for neither."""
-    path = table_path(name, folders) or (Path(name) if Path(name).is_file() else None)
+    path = table_path(name, folders) or (Path(name) if os.path.isfile(name) else None)
     if path is None:
         raise ValueError(
             f"no table and no file is named {name!r}; there are {', '.join(table_names(folders)) or 'none'}"

@@ -58,7 +58,7 @@ def verdict(frame: pd.DataFrame) -> list[Pick]:
     answers = [
         _pick(frame, cost, points, way)
         for points in WITHIN
-        for cost, way in (("latency_ms", _way(frame)), ("macs", ""))
+        for cost, way in (("latency_ms", way_of_most(frame)), ("macs", ""))
     ]
     return [one for one in answers if one is not None]
 
@@ -83,7 +83,7 @@ def _told(pick: Pick) -> str:
     return f"{BY[pick.cost]} {f'{pick.label} ({pick.cheaper}, {pick.change:+.2f} points)' if pick.label else 'none'}"
 
 
-def _way(frame: pd.DataFrame) -> str:
+def way_of_most(frame: pd.DataFrame) -> str:
     """What has timed most rows; of equally many the first."""
     ways = [way for way in frame["timed_by"] if way and ";" not in way]
     return max(dict.fromkeys(ways), key=ways.count, default="")

@@ -3,8 +3,6 @@
 import csv
 import json
 import re
-import struct
-from pathlib import Path
 
 import pytest
 
@@ -14,38 +12,9 @@ from lowrank_exp.job.loggers import Identity, Log
 from lowrank_exp.phases.phase import Done
 from lowrank_exp.phases.small import Evaluate
 from support.smoke import SMOKE
+from support.wandb_files import wandb_run
 
 RUN = tuple(o for o in SMOKE if not o.startswith("logger"))
-
-
-def wandb_records(path: Path) -> list:
-    """The protobuf records of an offline run: a LevelDB log of 32 KiB blocks behind a header of 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, position, records, pending = path.read_bytes(), 7, [], b""
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, position)
-        pending += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(pending)
-            records.append(record)
-            pending = b""
-    return records
-
-
-def wandb_run(folder: Path) -> dict:
-    (path,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    records = wandb_records(path)
-    runs = [record.run for record in records if record.HasField("run")]
-    keys = {(item.key or item.nested_key[0]) for r in records for item in r.history.item}
-    summary = {(item.key or item.nested_key[0]): item.value_json for r in records for item in r.summary.update}
-    exits = [record.exit.exit_code for record in records if record.HasField("exit")]
-    return {"run": runs[0], "tags": set(runs[-1].tags), "history": keys, "summary": summary, "exits": exits}
 
 
 @pytest.mark.slow

@@ -15,8 +15,9 @@ from torch import nn
 
 from lowrank_exp import measure
 from lowrank_exp.files.results import Result
+from lowrank_exp.files.wandb_run import HOMES, stay_below
 from lowrank_exp.job import preflight
-from lowrank_exp.job.loggers import HOMES, Log, stay_below
+from lowrank_exp.job.loggers import Log
 from lowrank_exp.job.outcomes import OutcomeStore, check_name
 from lowrank_exp.job.phase_keys import by_content
 from support.smoke import SMOKE
