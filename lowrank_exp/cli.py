@@ -20,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.checks import whole
 from lowrank_exp.command_line.choices import check_choices, check_row, check_row_used, labels, set_by_table
-from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.control import control_of
 from lowrank_exp.command_line.deltas import check_hidden, merge_recipes, nest_recipes
@@ -31,8 +30,10 @@ from lowrank_exp.command_line.keys.targets import check_packages, check_targets
 from lowrank_exp.command_line.mistakes import explained, shortened
 from lowrank_exp.command_line.table_options import offer_tables
 from lowrank_exp.command_line.used import job_config, without_use
+from lowrank_exp.files.data_folders import check_folder
 from lowrank_exp.files.results import RESULT, Result, fingerprint
 from lowrank_exp.files.weights_path import check_there
+from lowrank_exp.job.class_count import count_classes_
 from lowrank_exp.job.ends import name_of_job
 from lowrank_exp.job.launching import launched
 from lowrank_exp.job.receipts import read_receipted
@@ -144,6 +145,7 @@ def check(cfg: DictConfig, hydra_cfg: DictConfig) -> None:
         raise ValueError(f"{error}{set_by_table(str(error), hydra_cfg)}") from error
     check_packages(config)
     check_weights(config["model"])
+    check_folder(config["data"])
     check_launcher(hydra_cfg)
     check_choices(hydra_cfg, config)
     check_row_used(hydra_cfg, cfg)

@@ -60,7 +60,7 @@ def nest_recipes(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     parts = {name: nest_recipes(part) for name, part in node.items()}
-    if not _takes_a_recipe(parts.get("_target_")):
+    if parts.keys().isdisjoint(TRAIN) or not _takes_a_recipe(parts.get("_target_")):
         return parts
     own = {name: part for name, part in parts.items() if name not in TRAIN}
     options = {name: part for name, part in parts.items() if name in TRAIN}

@@ -8,9 +8,9 @@ import torch
 from lowrank_exp.data.decode import decode_images
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.torchvision_files import name_damage, read_once, set_folder
+from lowrank_exp.data.torchvision_files import name_damage, read_once
+from lowrank_exp.files.data_folders import SETS, set_folder
 
-FOLDER = "flowers-102"
 SPLITS = ("train", "val", "test")
 
 
@@ -48,7 +48,7 @@ class Flowers102(ImageData):
         self.download = download
 
     def _load(self) -> LabelledImages:
-        folder = set_folder("Flowers102", self.root, FOLDER, self.download)
+        folder = set_folder("Flowers102", self.root, SETS["Flowers102"], self.download)
         decisive = f"Flowers102 {self._size} {self.geometry.resize_short}"
         return read_once(lambda: self._read(folder), self.cache_dir, decisive, folder)
 

@@ -15,8 +15,9 @@ from lowrank_exp.data.decode import decode_images, find_stored_shape
 from lowrank_exp.data.decode_cache import DecodeCache
 from lowrank_exp.data.images import GIB, LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.scan import FolderScan, ImageFile, class_folders, layout, scan_folder
+from lowrank_exp.data.scan import FolderScan, ImageFile, scan_folder
 from lowrank_exp.data.streamed import StreamedImages, StreamedSource
+from lowrank_exp.files.data_folders import class_folders, image_folder
 from lowrank_exp.machine.cores import count_cores
 
 IN_MEMORY = ("auto", "always", "never")
@@ -166,16 +167,7 @@ class ImageFolder(ClassFolders):
         return root, scan_folder(root, self.test_folder), ()
 
     def _folder(self) -> Path:
-        if self.root is None:
-            images = "the image folder" if self.name is None else f"the folder of {self.name}"
-            raise ValueError(f"data.root is not set: give {images}, data.root=<folder>; {layout(self.test_folder)}")
-        root = Path(self.root).expanduser()
-        if self.name is not None and not root.is_dir():
-            raise ValueError(
-                f"{self.name} is not in {root} (looked for {root.absolute()}): give its folder, data.root=<folder>; "
-                f"{layout(self.test_folder)}"
-            )
-        return root
+        return image_folder(self.root, self.test_folder, self.name)
 
 
 def _list_labels(files: tuple[ImageFile, ...]) -> torch.Tensor:

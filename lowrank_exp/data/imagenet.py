@@ -12,16 +12,10 @@ from pathlib import Path
 from typing import Any, final
 
 from lowrank_exp.data.image_folder import ClassFolders
-from lowrank_exp.data.scan import FolderScan, layout, scan_folder
+from lowrank_exp.data.scan import FolderScan, scan_folder
+from lowrank_exp.files.data_folders import ARCHIVES, IMAGENET, SOURCE, imagenet_folder, lies_packed
 from lowrank_exp.files.exclusion import hold_lock
 
-NAME = "ImageNet (ILSVRC-2012)"
-ARCHIVES = {
-    "train": "ILSVRC2012_img_train.tar",
-    "val": "ILSVRC2012_img_val.tar",
-    "devkit": "ILSVRC2012_devkit_t12.tar.gz",
-}
-SOURCE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
 # Where torchvision keeps what it read in the development kit.
 META = "meta.bin"
 
@@ -56,15 +50,8 @@ class ImageNet(ClassFolders):
         return root, scan, class_names(root, scan.classes)
 
     def _folder(self) -> Path:
-        if self.root is None:
-            raise ValueError(f"data.root is not set: give the folder of {NAME}, data.root=<folder>; {layout('val')}")
-        root = Path(self.root).expanduser()
+        root = imagenet_folder(self.root)
         unpack_archives(root)
-        if not (root / "train").is_dir() and not (root / "val").is_dir():
-            raise ValueError(
-                f"{NAME} is not in {root} (looked for {root.absolute()}): give its folder, data.root=<folder>; "
-                f"{layout('val')}, or {', '.join(ARCHIVES.values())} from {SOURCE}, which are then unpacked"
-            )
         return root
 
 
@@ -75,14 +62,14 @@ def unpack_archives(root: Path) -> None:
         ValueError: an archive is damaged, or the validation images come without the development kit, which alone
             knows their classes.
     """
-    if not any(_must_unpack(root, part) for part in ("train", "val")):
+    if not any(lies_packed(root, part) for part in ("train", "val")):
         return
-    with hold_lock(root / ".unpack.lock", lambda: log.warning("waiting for another job that unpacks %s", NAME)):
+    with hold_lock(root / ".unpack.lock", lambda: log.warning("waiting for another job that unpacks %s", IMAGENET)):
         from torchvision.datasets import imagenet  # slow to import, and only for this
 
-        if _must_unpack(root, "train"):
+        if lies_packed(root, "train"):
             _unpack(root, "train", imagenet.parse_train_archive)
-        if _must_unpack(root, "val"):
+        if lies_packed(root, "val"):
             if not (root / META).is_file() and not (root / ARCHIVES["devkit"]).is_file():
                 raise ValueError(
                     f"{root / ARCHIVES['val']} says nothing of the classes of its images: put {ARCHIVES['devkit']} "
@@ -90,10 +77,6 @@ def unpack_archives(root: Path) -> None:
                 )
             wnids = _read_meta(root)[1]
             _unpack(root, "val", lambda root, folder: imagenet.parse_val_archive(root, wnids=wnids, folder=folder))
-
-
-def _must_unpack(root: Path, part: str) -> bool:
-    return not (root / part).is_dir() and (root / ARCHIVES[part]).is_file()
 
 
 def _unpack(root: Path, part: str, unpack: Callable[..., None]) -> None:
@@ -104,7 +87,7 @@ def _unpack(root: Path, part: str, unpack: Callable[..., None]) -> None:
         unpack(root, folder=unfinished.name)
     except RuntimeError as error:
         raise ValueError(
-            f"{root / ARCHIVES[part]} is damaged or not the one of {NAME} ({error}): fetch it again from {SOURCE}"
+            f"{root / ARCHIVES[part]} is damaged or not the one of {IMAGENET} ({error}): fetch it again from {SOURCE}"
         ) from error
     os.replace(unfinished, root / part)
 

@@ -9,9 +9,8 @@ import torch
 from lowrank_exp.checks import boolean
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.torchvision_files import name_damage, read_once, set_folder
-
-FOLDER = "SVHN"
+from lowrank_exp.data.torchvision_files import name_damage, read_once
+from lowrank_exp.files.data_folders import SETS, set_folder
 
 
 @final
@@ -40,7 +39,7 @@ class SVHN(ImageData):
         self.extra = extra
 
     def _load(self) -> LabelledImages:
-        folder = set_folder("SVHN", self.root, FOLDER, self.download)
+        folder = set_folder("SVHN", self.root, SETS["SVHN"], self.download)
         decisive = "SVHN with extra" if self.extra else "SVHN"
         return read_once(lambda: self._read(folder), self.cache_dir, decisive, folder)
 

@@ -8,29 +8,6 @@ from lowrank_exp.data.cache import manifest_key, read_cache, write_cache
 from lowrank_exp.data.images import LabelledImages
 
 
-def set_folder(name: str, root: str | None, folder: str, download: bool) -> Path:
-    """The folder of a data set below `data.root`; it need not exist where `download` will make it.
-
-    Args:
-        name: what messages call the data set.
-        root: `data.root`.
-        folder: the data set's own folder below it.
-        download: whether torchvision fetches what is missing.
-
-    Raises:
-        ValueError: no root is given, or the folder is missing and is not to be fetched.
-    """
-    if root is None:
-        raise ValueError("data.root is not set: give the folder of the data sets, as in data.root=data")
-    path = Path(root).expanduser() / folder
-    if not download and not path.is_dir():
-        raise ValueError(
-            f"{name} is not in {path}: set data.root to the folder that holds '{folder}', "
-            "or data.download=true to fetch it"
-        )
-    return path
-
-
 def read_once(read: Callable[[], LabelledImages], cache_dir: str | None, decisive: str, folder: Path) -> LabelledImages:
     """The cached images of the files in `folder`, or what `read` gives, which is then cached.
 

@@ -9,7 +9,8 @@ import torch
 
 from lowrank_exp.data.images import LabelledImages
 from lowrank_exp.data.module import ImageData
-from lowrank_exp.data.torchvision_files import name_damage, read_once, set_folder
+from lowrank_exp.data.torchvision_files import name_damage, read_once
+from lowrank_exp.files.data_folders import SETS, set_folder
 
 
 class TorchvisionImages(ImageData, ABC):
@@ -22,7 +23,6 @@ class TorchvisionImages(ImageData, ABC):
     """
 
     _name: ClassVar[str]
-    _folder: ClassVar[str]
 
     def __init__(self, root: str | None = "data", download: bool = False, **common: Any) -> None:
         super().__init__(**common)
@@ -30,7 +30,7 @@ class TorchvisionImages(ImageData, ABC):
         self.download = download
 
     def _load(self) -> LabelledImages:
-        folder = set_folder(self._name, self.root, self._folder, self.download)
+        folder = set_folder(self._name, self.root, SETS[self._name], self.download)
         return read_once(lambda: self._read(folder), self.cache_dir, self._name, folder)
 
     def _read(self, folder: Path) -> LabelledImages:
@@ -67,7 +67,6 @@ class MNIST(TorchvisionImages):
     """Handwritten digits: 60,000 training and 10,000 test images, grey 28x28, 10 classes."""
 
     _name = "MNIST"
-    _folder = "MNIST/raw"
 
 
 @final
@@ -75,7 +74,6 @@ class FashionMNIST(TorchvisionImages):
     """Pieces of clothing: 60,000 training and 10,000 test images, grey 28x28, 10 classes."""
 
     _name = "FashionMNIST"
-    _folder = "FashionMNIST/raw"
 
 
 @final
@@ -83,7 +81,6 @@ class CIFAR10(TorchvisionImages):
     """Photographs: 50,000 training and 10,000 test images, RGB 32x32, 10 classes."""
 
     _name = "CIFAR10"
-    _folder = "cifar-10-batches-py"
 
 
 @final
@@ -91,4 +88,3 @@ class CIFAR100(TorchvisionImages):
     """Photographs: 50,000 training and 10,000 test images, RGB 32x32, 100 classes."""
 
     _name = "CIFAR100"
-    _folder = "cifar-100-python"

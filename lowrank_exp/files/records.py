@@ -47,10 +47,11 @@ def read_json(path: Path) -> object:
 
 
 def _is_too_deep(record: object) -> bool:
-    level = [record]
-    for _ in range(DEEPEST + 1):
-        level = [one for one in level if isinstance(one, dict | list)]
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    nested = (dict, list)
+    level = [record] if isinstance(record, nested) else []
+    for _ in range(DEEPEST):
+        insides = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [inner for inside in insides for inner in inside if isinstance(inner, nested)]
     return bool(level)
 
 

@@ -3,15 +3,17 @@
 As far as phases have finished, networks come from the store. After them shapes are exact; weights are those at hand.
 """
 
+from __future__ import annotations
+
 import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.job.console import Console
 from lowrank_exp.network.copying import copy_network
@@ -20,6 +22,9 @@ from lowrank_exp.phases.rehearsal import Prospect
 from lowrank_exp.rank import Plan
 from lowrank_exp.text.estimate import Estimate
 from lowrank_exp.training.probes.pace import forward_seconds
+
+if TYPE_CHECKING:  # with Lightning, which takes seconds
+    from lowrank_exp.data import ImageData
 
 
 class DryRun:

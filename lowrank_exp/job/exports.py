@@ -3,14 +3,15 @@
 A finished job makes those that it lacks, and nothing is trained again.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.data import ImageData
 from lowrank_exp.export import check_exportable, export
 from lowrank_exp.export.form import Format
 from lowrank_exp.export.formats import FORMATS
@@ -18,6 +19,9 @@ from lowrank_exp.files.exported import exported_files
 from lowrank_exp.files.results import RESULT, Result
 from lowrank_exp.files.whole import digest_once, find_difference
 from lowrank_exp.job.finished import MODEL
+
+if TYPE_CHECKING:  # with Lightning, which takes seconds
+    from lowrank_exp.data import ImageData
 
 COMPARED = 1000  # images, at most
 

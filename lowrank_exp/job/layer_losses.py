@@ -4,19 +4,23 @@ Errors are relative and squared, ||w - w_hat||^2 / ||w||^2, of the weight that t
 layer to the inputs that it has in that phase's network, over training images without augmentation.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.recompose import recompose
 from lowrank_exp.network.modes import evaluating
 from lowrank_exp.rank import Plan
 from lowrank_exp.training import FirstImages, evaluate
+
+if TYPE_CHECKING:  # with Lightning, which takes seconds
+    from lowrank_exp.data import ImageData
 
 Losses = dict[str, dict[str, float]]
 

@@ -4,22 +4,25 @@ Each function opens one run for one job; Hydra names them in `conf/logger/`. Wha
 behind in its folder is replaced.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from lowrank_exp.checks import is_number
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result, deciding, digest, seedless
 from lowrank_exp.files.wandb_run import MODES, open_run
-from lowrank_exp.text.plain_text import as_cell, plain
+
+if TYPE_CHECKING:  # Lightning takes seconds
+    from pytorch_lightning.loggers import Logger
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,22 @@ def wandb(
         entity=entity,
         group=group or identity.group,
     )
+    from pytorch_lightning.loggers import WandbLogger
+
     return WandbLogger(experiment=run)
 
 
 def csv(identity: Identity) -> Logger:
     """`metrics.csv` in the job's folder."""
-    return _fresh(_PlainCSV, identity, "csv")
+    from lowrank_exp.job.plain_csv import PlainCSVLogger
+
+    return _fresh(PlainCSVLogger, identity, "csv")
 
 
 def tensorboard(identity: Identity) -> Logger:
     """TensorBoard events in the job's folder."""
+    from pytorch_lightning.loggers import TensorBoardLogger
+
     return _fresh(TensorBoardLogger, identity, "tensorboard")
 
 
@@ -100,18 +109,11 @@ def _fresh(kind: type[Logger], identity: Identity, name: str) -> Logger:
     return logger
 
 
-class _PlainCSV(CSVLogger):
-    """With names of columns that no spreadsheet takes for formulas."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics({as_cell(plain(name)): value for name, value in metrics.items()}, step)
-
-
 def _unless_it_fails(method: Callable[..., None]) -> Callable[..., None]:
     """A method of `Log` that does nothing without a logger, and gives a logger up that fails: the job goes on."""
 
     @functools.wraps(method)
-    def guarded(self: "Log", *arguments: Any, **named: Any) -> None:
+    def guarded(self: Log, *arguments: Any, **named: Any) -> None:
         if self.logger is None:
             return
         try:
@@ -135,7 +137,7 @@ class Log:
         self.warnings: list[str] = []
 
     @classmethod
-    def open(cls, open_: Callable[[], Logger] | None, say: Callable[[str], None]) -> "Log":
+    def open(cls, open_: Callable[[], Logger] | None, say: Callable[[str], None]) -> Log:
         """The log over the logger that `open_` gives.
 
         Raises:
@@ -159,7 +161,7 @@ class Log:
         labels: Mapping[str, str | None],
         fingerprint: str,
         say: Callable[[str], None],
-    ) -> "Log":
+    ) -> Log:
         """The log of a job over the logger of its configuration; over none for `logger=none`."""
         if not cfg.logger.get("_target_"):
             return cls.open(None, say)
@@ -193,7 +195,7 @@ class Log:
         figures = asdict(result) | result.values
         numbers = {k: v for k, v in figures.items() if is_number(v)}
         values = {f"{result.name}.{k}": v for k, v in numbers.items()}
-        if isinstance(self.logger, WandbLogger):
+        if _is(self.logger, "WandbLogger"):
             self.logger.experiment.summary.update(values)
         else:
             self.logger.log_metrics(values, step=self.step)
@@ -205,7 +207,7 @@ class Log:
         warnings = result.told()
         dense = {k: v for k, v in asdict(result.dense).items() if is_number(v)} if result.dense else {}
         figures = {f"dense.{k}": v for k, v in dense.items()} | result.beside_dense()
-        if isinstance(self.logger, WandbLogger):
+        if _is(self.logger, "WandbLogger"):
             run = self.logger.experiment
             run.summary.update({**figures, "status": result.status, "warnings": "\n".join(warnings)})
             run.tags = (
@@ -216,13 +218,13 @@ class Log:
             return
         numbers = {**figures, "missed": float(result.status == "missed"), "warnings": float(len(warnings))}
         self.logger.log_metrics(numbers, step=self.step)
-        if isinstance(self.logger, TensorBoardLogger):
+        if _is(self.logger, "TensorBoardLogger"):
             self.logger.experiment.add_text("warnings", "\n\n".join(warnings), self.step)
 
     @_unless_it_fails
     def pruned(self) -> None:
         """The job is ended early by the search that chose it."""
-        if isinstance(self.logger, WandbLogger):
+        if _is(self.logger, "WandbLogger"):
             run = self.logger.experiment
             run.summary.update({"status": "pruned"})
             run.tags = (*run.tags, "pruned")
@@ -232,7 +234,7 @@ class Log:
     @_unless_it_fails
     def layers(self, layers: Sequence[LayerResult]) -> None:
         """The table of layers, where the logger has tables."""
-        if isinstance(self.logger, WandbLogger) and layers:
+        if _is(self.logger, "WandbLogger") and layers:
             import wandb as client
 
             names = [name for name in asdict(layers[0]) if name != "spectrum"]  # a curve is not a cell
@@ -244,7 +246,7 @@ class Log:
     def classes(self, phases: Sequence[PhaseResult]) -> None:
         """The table of accuracies by class, a column per phase, where the logger has tables."""
         measured = [phase for phase in phases if phase.class_accuracy]
-        if isinstance(self.logger, WandbLogger) and measured:
+        if _is(self.logger, "WandbLogger") and measured:
             import wandb as client
 
             columns = ["class", *(phase.name for phase in measured)]
@@ -257,9 +259,16 @@ class Log:
         _close(self.logger, failed)
 
 
+def _is(logger: Logger, kind: str) -> bool:
+    """Whether it is a logger of Lightning's of that name."""
+    from pytorch_lightning import loggers
+
+    return isinstance(logger, getattr(loggers, kind))
+
+
 def _close(logger: Logger | None, failed: bool) -> None:
     if logger is None:
         return
     logger.finalize("failed" if failed else "success")
-    if isinstance(logger, WandbLogger):
+    if _is(logger, "WandbLogger"):
         logger.experiment.finish(exit_code=int(failed))

@@ -1,16 +1,18 @@
 """What the configuration of a job names: its data, its network, and its phases with the keys of their outcomes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
 from lowrank_exp import artifact
-from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition import Decompositions
 from lowrank_exp.edits import edits_of
 from lowrank_exp.files.results import digest
@@ -19,13 +21,16 @@ from lowrank_exp.job.dense import INITIAL, Dense, dense_costs, find_dense_phase
 from lowrank_exp.job.exports import check_last, formats_named
 from lowrank_exp.job.phase_keys import by_content, of_model
 from lowrank_exp.job.preflight import check_processes, check_size
-from lowrank_exp.job.walk import make_phases, walk
+from lowrank_exp.job.walk import check_against, examples_of, make_phases, walk
 from lowrank_exp.machine.environment import tensors_digest
 from lowrank_exp.models import ZeroShot, load_weights_, weights_file
 from lowrank_exp.network.inputs import floating_type
 from lowrank_exp.phases import Evaluate
 from lowrank_exp.phases.phase import Phase
 from lowrank_exp.training.generators import seed_all
+
+if TYPE_CHECKING:  # with Lightning, which takes seconds
+    from lowrank_exp.data import ImageData
 
 
 @dataclass(frozen=True)
@@ -60,23 +65,28 @@ class Parts:
             Decompositions.of(instantiate(cfg.decomposition, _convert_="all"))
         except ValueError as error:
             raise ValueError(f"decomposition: {error}") from error
-        self.data = make_data(cfg)
         target = str(cfg.model.get("_target_"))
         drawn = target.startswith("lowrank_exp.models.") and not target.endswith((".hub", ".clip"))  # one of our own
         if drawn:
             check_size(self.make_dense_network, target)
         self.initial = self.make_initial_network(say)
         self.edits = edits_of(self.initial)
-        self.data.adapt(self.initial.__dict__.get("input_shape"), floating_type(self.initial))
+        phases = make_phases(config["method"])
+        check_processes({name: config["method"]["phases"][name] for name in phases}, device)
+        shape, walked = self.initial.__dict__.get("input_shape"), None
+        if drawn and shape is not None:  # what is wrong with the method is told before data are looked at
+            walked = walk(self.initial, phases, [torch.zeros(1, *shape)], device)
+        self.data = make_data(cfg)
+        self.data.adapt(shape, floating_type(self.initial))
         self.data.setup()
         self._introduce_classes(device, say)
-        phases = make_phases(config["method"])
         self.learnt = cfg.model.get("weights") is not None or any(phase.trains for phase in phases.values())
         if not self.learnt:
             say("model.weights is null: unless its constructor loads weights, this network is untrained")
-        check_processes({name: config["method"]["phases"][name] for name in phases}, device)
-        self.example, last = walk(self.initial, phases, self.data, device)
-        check_last(last, self.formats)
+        walked = walked or walk(self.initial, phases, examples_of(self.data), device)
+        check_against(walked, phases, self.data)
+        self.example = walked.example
+        check_last(walked.last, self.formats)
         known = cfg.model.get("weights") is not None or not drawn
         whole = self.make_dense_network() if self.edits else self.initial
         phase = find_dense_phase(phases, config["method"], known)
@@ -141,6 +151,8 @@ class Parts:
 
 def make_data(cfg: DictConfig) -> ImageData:
     """The data of a configuration, not set up yet."""
+    from lowrank_exp.data import ImageData
+
     data = instantiate(cfg.data)
     if not isinstance(data, ImageData):
         raise ValueError(

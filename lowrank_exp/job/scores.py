@@ -1,15 +1,19 @@
 """How good a network is on the test and validation images of a job."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lowrank_exp.data import ImageData
 from lowrank_exp.files import confusion
 from lowrank_exp.phases.collapse import Measured
 from lowrank_exp.training import Scores, evaluate, why_no_scores
+
+if TYPE_CHECKING:  # with Lightning, which takes seconds
+    from lowrank_exp.data import ImageData
 
 
 @dataclass(frozen=True)

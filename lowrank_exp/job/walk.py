@@ -1,7 +1,11 @@
 """A method taken over the shapes of a network before anything is trained: what cannot be ends here."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
@@ -9,13 +13,15 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lowrank_exp.command_line.deltas import nest_recipes
-from lowrank_exp.data import ImageData
 from lowrank_exp.job.outcomes import check_name
 from lowrank_exp.network.copying import copy_network
 from lowrank_exp.network.inputs import HALF, floating_type, like_network
 from lowrank_exp.network.shapes import copy_that_runs
 from lowrank_exp.phases.phase import Phase
 from lowrank_exp.replacing import note_, trial
+
+if TYPE_CHECKING:  # with Lightning, which takes seconds
+    from lowrank_exp.data import ImageData
 
 
 def make_phases(method: Mapping[str, Any]) -> dict[str, Phase]:
@@ -41,47 +47,81 @@ def make_phases(method: Mapping[str, Any]) -> dict[str, Phase]:
     return phases
 
 
-def walk(initial: nn.Module, phases: Mapping[str, Phase], data: ImageData, device: str) -> tuple[Tensor, nn.Module]:
-    """Take every phase over the shapes of the network; the image that it takes, `(1, ...)`, and the shapes at the end.
+@dataclass(frozen=True)
+class Walked:
+    """What a walk has come to.
+
+    Attributes:
+        example: the image that the network takes, `(1, ...)`.
+        logits: what the initial network gives for it.
+        last: the shapes of the network after the last phase.
+        counting: those before phases that will ask how many images there are, by name.
+    """
+
+    example: Tensor
+    logits: Any
+    last: nn.Module
+    counting: Mapping[str, nn.Module]
+
+
+def walk(initial: nn.Module, phases: Mapping[str, Phase], examples: Iterable[Tensor], device: str) -> Walked:
+    """Take every phase over the shapes of the network.
 
     Args:
         initial: the network that the first phase gets; it stays as it is.
         phases: by name, in order.
-        data: set up.
+        examples: images, `(1, ...)`, of which the network is to take one; the first is tried first.
         device: where layers are tried on numbers.
 
     Raises:
         ValueError: what a phase would end in, with its name.
     """
-    network, example, logits = copy_that_runs(initial, _make_examples(data))
+    network, example, logits = copy_that_runs(initial, examples)
+    if floating_type(initial) in HALF:
+        _step_in_half_precision(initial, example, device, any(phase.trains for phase in phases.values()))
+    note_(network, _try_layers(initial, example, device))
+    before, counting = ["initial"], {}
+    for name, phase in phases.items():
+        if missing := [other for other in phase.looks_back if other not in before]:
+            raise ValueError(f"phase {name} asks for the network of {missing[0]!r}; there is: {', '.join(before)}")
+        before.append(name)
+        if type(phase).check_steps is not Phase.check_steps:
+            counting[name] = copy_network(network)
+        with _named(name):
+            phase.walk_(network, example)
+    return Walked(example, logits, network, counting)
+
+
+def check_against(walked: Walked, phases: Mapping[str, Phase], data: ImageData) -> None:
+    """Raise ValueError unless the network knows the classes of the data, and these have what phases need of them."""
+    logits = walked.logits
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < data.num_classes:
         output = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"the network gives {output} for one image, the data have {data.num_classes} classes: it must give "
             f"(1, classes) logits. Set model.num_classes={data.num_classes}"
         )
-    if floating_type(initial) in HALF:
-        _step_in_half_precision(initial, example, device, any(phase.trains for phase in phases.values()))
-    note_(network, _try_layers(initial, example, device))
-    before = ["initial"]
     for name, phase in phases.items():
-        if missing := [other for other in phase.looks_back if other not in before]:
-            raise ValueError(f"phase {name} asks for the network of {missing[0]!r}; there is: {', '.join(before)}")
-        before.append(name)
         if phase.validates and not data.sizes["val"]:
             raise ValueError(
                 f"phase {name}: {phase.validates} on validation images, and there are none: set data.validation to "
                 "a fraction of the training images, or choose a method that does without"
             )
-        try:
-            phase.check_steps(network, example, data.sizes["train"])
-            phase.walk_(network, example)
-        except (ValueError, TypeError, FileNotFoundError) as error:
-            raise type(error)(f"phase {name}: {error}") from error
-    return example, network
+        if name in walked.counting:
+            with _named(name):
+                phase.check_steps(walked.counting[name], walked.example, data.sizes["train"])
 
 
-def _make_examples(data: ImageData) -> Iterator[Tensor]:
+@contextmanager
+def _named(phase: str) -> Iterator[None]:
+    """Within the block mistakes bear the name of the phase."""
+    try:
+        yield
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise type(error)(f"phase {phase}: {error}") from error
+
+
+def examples_of(data: ImageData) -> Iterator[Tensor]:
     """One image of zeros; for networks that do not take it, the first of the training data."""
     yield torch.zeros(1, *data.input_shape)
     images, _ = next(iter(data.train_loader(2, seed=0, augment=False)))

@@ -1,17 +1,21 @@
 """What a method is made of: the contract of a phase, what it may use, and what it leaves behind."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from lowrank_exp.data import ImageData
 from lowrank_exp.decomposition.store import SVDStore
 from lowrank_exp.phases.rehearsal import Prospect, Rehearsal, walked
 from lowrank_exp.rank import Plan, TimeStore
+
+if TYPE_CHECKING:  # with Lightning, which takes seconds
+    from lowrank_exp.data import ImageData
 
 FITTED = "fitted"  # in a phase's folder: chains of factors of a fit that has not finished
 

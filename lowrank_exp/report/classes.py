@@ -1,5 +1,6 @@
 """What compression did to single classes: accuracy by class after every phase, and which was taken for which."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,12 +27,14 @@ def class_table(row: Configuration, phase: str | None = None) -> pd.DataFrame:
     lacks the number, and for a class without test images. No line where nothing was recorded.
     """
     found = [_of_job(job, phase) for job in row.finished]
-    classes = list(dict.fromkeys(name for frame in found for name in frame.index))
-    columns = list(dict.fromkeys(name for frame in found for name in frame.columns))
+    classes = list(dict.fromkeys(name for columns in found for column in columns.values() for name in column))
+    columns = list(dict.fromkeys(name for columns in found for name in columns))
     columns.sort(key=CHANGE.__eq__)
     if not classes:
         return pd.DataFrame(index=pd.Index([], name="class"))
-    values_SCP = np.stack([frame.reindex(index=classes, columns=columns).to_numpy(float) for frame in found])
+    values_SCP = np.array(
+        [[[of.get(column, {}).get(name, math.nan) for column in columns] for name in classes] for of in found]
+    )
     mean_CP = values_SCP.mean(0)
     std_CP = values_SCP.std(0, ddof=1) if len(found) > 1 else np.full_like(mean_CP, np.nan)
     parts = {f"{name}_mean": mean_CP[:, k] for k, name in enumerate(columns)}
@@ -129,17 +132,16 @@ def _ends(row: Configuration, phase: str | None) -> list[PhaseResult]:
     return found
 
 
-def _of_job(job: Result, phase: str | None) -> pd.DataFrame:
-    """Classes x phases, and the change where both ends of it were recorded."""
+def _of_job(job: Result, phase: str | None) -> dict[str, dict[str, float]]:
+    """Of every class by phase, and the change where both ends of it were recorded."""
     dense, compressed = dense_and_compressed(job, phase)
     measured = [item for item in (dense, *job.phases) if item.class_accuracy]
-    columns = {f"accuracy.{item.name}": _series(item) for item in measured}
+    columns = {f"accuracy.{item.name}": _shares(item) for item in measured}
     if dense.name != compressed.name and dense.class_accuracy and compressed.class_accuracy:
-        columns[CHANGE] = _series(compressed) - _series(dense)
-    frame = pd.DataFrame(columns)
-    classes = dict.fromkeys(name for item in measured for name in item.class_accuracy)
-    return frame.reindex(list(classes))  # pandas sorts the index of a union
+        before, now = _shares(dense), _shares(compressed)
+        columns[CHANGE] = {name: now.get(name, math.nan) - of for name, of in before.items()}
+    return columns
 
 
-def _series(phase: PhaseResult) -> pd.Series:
-    return pd.Series(phase.class_accuracy, dtype=float)
+def _shares(phase: PhaseResult) -> dict[str, float]:
+    return {name: math.nan if share is None else share for name, share in phase.class_accuracy.items()}

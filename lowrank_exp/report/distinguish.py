@@ -44,7 +44,10 @@ def with_distinguished(frame: pd.DataFrame) -> pd.DataFrame:
     where it was not measured. `not_distinguishable_from`: the labels of the other rows of its experiment that it is not
     told from, `one seed`, or `none`; empty where there is no other row of several seeds.
     """
-    others = ["; ".join(_labels(frame, found)) for found in _others(frame)]
+    labels = [str(label) for label in frame["configuration"]]
+    others = [
+        found if isinstance(found, str) else "; ".join(labels[place] for place in found) for found in _others(frame)
+    ]
     more = pd.DataFrame({CHANGE: _change(frame), OTHERS: others}, index=frame.index)
     return pd.concat([frame, more], axis=1)
 
@@ -97,7 +100,3 @@ def _others(frame: pd.DataFrame) -> list[list[int] | str]:
         same = [k for k in beside if alike(mean - rows[k][1], standard_error(std, n, rows[k][2], rows[k][3]))]
         answers.append(same or "none")
     return answers
-
-
-def _labels(frame: pd.DataFrame, found: list[int] | str) -> list[str]:
-    return [found] if isinstance(found, str) else [str(frame["configuration"].iloc[place]) for place in found]

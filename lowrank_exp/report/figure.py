@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from lowrank_exp.report.bars import bars, cost_alike
 from lowrank_exp.report.expected import same_row
+from lowrank_exp.report.front import on_front
 from lowrank_exp.report.palette import (
     ACCURACY,
     COLORS,
@@ -38,6 +39,7 @@ from lowrank_exp.text.plain_text import shortened
 
 FOUND = "front of the search, by validation accuracy"
 MANY = 8  # names, of which some may find no room
+CROWDED = 60  # names, of which nobody finds his own
 MACS = "MACs that remain, fraction of the dense network"
 
 
@@ -96,8 +98,9 @@ def tradeoff(points: pd.DataFrame, paper: Published | None = None, title: str = 
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.08, y=0.14)
     explain(figure, axes, curves[0].series if telling == "variant" else None)
-    if left_out := place(figure, axes, names):
-        axes.set_xlabel(f"{MACS}\n(names for which there is no room, see the table: {len(left_out)})")
+    tried = _legible(names)
+    if left_out := len(names) - len(tried) + len(place(figure, axes, tried)):
+        axes.set_xlabel(f"{MACS}\n(names for which there is no room, see the table: {left_out})")
     return figure
 
 
@@ -149,6 +152,14 @@ def _names(curves: Sequence[Curve]) -> list[tuple[str, float, float]]:
             text = point["row"] if one_row else point["configuration"]
             names.append((shortened(text, LONGEST), point["macs_ratio_mean"], 100 * point["accuracy_mean"]))
     return names
+
+
+def _legible(names: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """All names, or where these are too many to be read, those on the front."""
+    if len(names) <= CROWDED:
+        return names
+    fronts = on_front([x for _, x, _ in names], [y for _, _, y in names])
+    return [name for name, front in zip(names, fronts, strict=True) if front]
 
 
 def _explain(axes: Axes, curves: Sequence[Curve], telling: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from lowrank_exp.files.results import Result
 from lowrank_exp.text.plain_text import as_file_name, plain, plain_lines
 
+NUMBERS = ("spectrum",)  # most of a record; readers take numbers in it and nothing else
 LONGEST_FILE_NAME = 80  # bytes, before the hash that then follows
 
 
@@ -40,7 +41,8 @@ def _shown(value: Any) -> Any:
         # Most of a record are spectra and curves, whose numbers need no look of their own.
         return [item if type(item) in (int, float) else _shown(item) for item in value]
     if is_dataclass(value):
-        return replace(value, **{one.name: _shown(getattr(value, one.name)) for one in fields(value)})
+        texts = [one.name for one in fields(value) if one.name not in NUMBERS]
+        return replace(value, **{name: _shown(getattr(value, name)) for name in texts})
     return value  # the folder, which must be found
 
 

@@ -39,9 +39,10 @@ def place(figure: Figure, axes: Axes, names: Sequence[tuple[str, float, float]],
         for distance, turn in itertools.product(DISTANCES, range(DIRECTIONS)):
             box = _beside(middle, extent.width, extent.height, distance * pixels, 2 * math.pi * turn / DIRECTIONS)
             wide = _grown(box, GAP * pixels)
+            if not _inside(box, frame) or any(_meet(wide, other) for other in (*taken, *marked)):
+                continue
             tie_P2 = _tie(middle, box)  # the line from its point passes through no other name
-            crosses = any(_holds(other, tie_P2).any() for other in taken)
-            if _inside(box, frame) and not crosses and not any(_meet(wide, other) for other in (*taken, *marked)):
+            if not any(_holds(other, tie_P2).any() for other in taken):
                 found.append((distance + CROSSED * bool(_holds(box, strokes_P2).any()), box))
         if not found:
             text.remove()

@@ -5,6 +5,7 @@ artifact per configuration with the files of all its seeds; each names the runs 
 the fingerprints of the jobs. No torch here.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -62,6 +63,7 @@ def log_report(
     jobs = [job for row in rows for job in (*row.finished, *row.failed)]
     identity = digest(sorted({f"{job.experiment} {job.row} {job.fingerprint}" for job in jobs}))[:16]
     titles = [section.title for section in sections]
+    run = None
     try:
         run = open_run(
             folder,
@@ -75,14 +77,18 @@ def log_report(
             config={"experiments": titles, "runs": sorted({job.fingerprint for job in jobs})},
         )
         lines = [line for section in sections for line in _log_section(run, wandb, section, rows, papers)]
-        directory = Path(run.dir).parent
+        directory, url = Path(run.dir).parent, run.url
         run.finish()
-    except (wandb.Error, ValueError) as error:
-        raise ValueError(f"wandb: {error}") from error
+        wandb.teardown()  # its own process has written all then
+    except Exception as error:  # of wandb's many kinds
+        if run is not None:
+            with contextlib.suppress(Exception):
+                run.finish(exit_code=1)
+        raise ValueError(f"wandb: {' '.join(str(error).split())}") from error
     if mode == MODES[0]:
         lines.append(f"{directory}: send it by wandb sync {directory}")
-    elif run.url:
-        lines.append(run.url)
+    elif url:
+        lines.append(url)
     return lines
 
 

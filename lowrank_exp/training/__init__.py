@@ -4,7 +4,6 @@ from lowrank_exp.training.device import resolve as resolve_device
 from lowrank_exp.training.distributed import places
 from lowrank_exp.training.evaluate import Scores, evaluate, why_no_scores
 from lowrank_exp.training.fit import fit_
-from lowrank_exp.training.module import Classifier
 from lowrank_exp.training.parts.distillation import Distillation
 from lowrank_exp.training.parts.part import AtWork, Fit, Part
 from lowrank_exp.training.parts.pruner import Pruner, Pruning
@@ -18,7 +17,6 @@ from lowrank_exp.training.recipe import Recipe
 
 __all__ = [
     "AtWork",
-    "Classifier",
     "Distillation",
     "FirstImages",
     "Fit",

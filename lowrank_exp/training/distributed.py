@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch import multiprocessing as mp
@@ -82,6 +81,8 @@ def check_shares(loader: DataLoader, name: str, devices: int) -> None:
 
 def lightning_options(devices: list[str], skips: bool = False) -> dict[str, Any]:
     """What a Trainer is told of the devices it runs on; `skips`: a backward pass may leave parameters out."""
+    from pytorch_lightning.strategies import DDPStrategy
+
     kind = torch.device(devices[0]).type
     options = {
         "accelerator": {"cuda": "gpu"}.get(kind, kind),

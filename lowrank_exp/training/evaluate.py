@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics.functional.classification import multiclass_stat_scores
 
 from lowrank_exp.models import not_finite
 from lowrank_exp.models.parts import list_names
@@ -146,6 +145,8 @@ def over_views(network: nn.Module, images: Tensor) -> Tensor:
 
 def _hits5(logits_NC: Tensor, labels_N: Tensor, classes: int) -> Tensor:
     """How many labels are among the five highest logits (the true positives, summed over classes)."""
+    from torchmetrics.functional.classification import multiclass_stat_scores  # seconds, and torchvision with it
+
     return multiclass_stat_scores(logits_NC, labels_N, classes, average="micro", top_k=5, validate_args=False)[0]
 
 

@@ -19,9 +19,8 @@ from lowrank_exp.training import distributed
 from lowrank_exp.training.divergence import LOSS, TRY, Broken, broken_weights
 from lowrank_exp.training.memory_format import AUTO, channels_last_gains, in_channels_last
 from lowrank_exp.training.parts.part import AtWork, Running
-from lowrank_exp.training.recipe import Recipe
+from lowrank_exp.training.recipe import Metrics, Recipe
 
-Metrics = dict[str, float]
 CPU = torch.device("cpu")
 
 

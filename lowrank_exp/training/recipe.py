@@ -23,6 +23,8 @@ from lowrank_exp.training.parts.snapshots import Kept
 from lowrank_exp.training.parts.stochastic_depth import StochasticDepth
 from lowrank_exp.training.parts.until import Ending, Until
 
+Metrics = dict[str, float]  # of an epoch, by name
+
 PRECISIONS = ("fp32", "bf16")
 MADE_OF_MAPPINGS = {"stochastic_depth": StochasticDepth, "quant_noise": QuantNoise, "distill": Distillation}
 

@@ -1,8 +1,11 @@
 """What is said of errors: the place, what was got, what to do."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hydra.errors import (
@@ -79,26 +82,50 @@ MISTAKES_WITHOUT_TORCH = {
     "model._target_=no.such.Thing": "no.such.Thing",
     "model.weights=nowhere/small.pt": "no weights at nowhere/small.pt",
     "model.weights=.": ". is a folder, not a checkpoint",
+    "data=image_folder data.root=nowhere": "data.root=nowhere is not a folder: expected <root>/train/<class>/<image>",
+    "data=image_folder data.root=nowhere data.num_classes=3": "data.root=nowhere is not a folder",
+    "data=image_folder": "data.root is not set: give the image folder, data.root=<folder>",
+    "data=imagenet_caffe": "ImageNet (ILSVRC-2012) is not in data/imagenet",
+    "data=cifar10": "CIFAR10 is not in data/cifar-10-batches-py: set data.root to the folder that holds",
+    "data=svhn data.root=there": "SVHN is not in there/SVHN",
 }
 
 
-def test_mistakes_that_need_no_network_are_told_without_torch(tmp_path):
+MISTAKES_WITHOUT_LIGHTNING = {
+    "rank.macs=0.0001": "phase factorize: the budget macs=0.0001 cannot be reached: the smallest possible is macs=",
+    "rank.rules={conv9: null}": "rules names the layer 'conv9', which does not exist. Did you mean 'conv2' or 'conv1'?",
+    "rank=fixed rank.ranks={conv1: 400}": "conv1",
+    "model=resnet20 decomposition=cp rank.macs=0.00001": "the budget macs=1e-05 cannot be reached",
+}
+
+
+def told_in_one_process(mistakes: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
+    """What is said of each mistake, and which packages that take seconds were imported for that."""
     program = (
         "import json, sys\n"
         "from lowrank_exp import cli\n"
         "told = []\n"
-        "for override in json.loads(sys.argv[1]):\n"
-        "    sys.argv = ['lowrank-exp', override]\n"
+        "for overrides in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['lowrank-exp', *overrides]\n"
         "    try:\n"
         "        cli.main()\n"
         "    except SystemExit as end:\n"
         "        told.append(str(end))\n"
-        "heavy = [name for name in ('torch', 'pytorch_lightning', 'sklearn', 'wandb') if name in sys.modules]\n"
-        "print(json.dumps([told, heavy]))\n"
+        "heavy = ('torch', 'pytorch_lightning', 'torchmetrics', 'sklearn', 'wandb', 'matplotlib')\n"
+        "print(json.dumps([told, [name for name in heavy if name in sys.modules]]))\n"
     )
-    command = [sys.executable, "-c", program, json.dumps(list(MISTAKES_WITHOUT_TORCH))]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    typed = [re.split(" (?=[a-z._]+=)", one) for one in mistakes]
+    command = [sys.executable, "-c", program, json.dumps(typed)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
     told, heavy = json.loads(run.stdout.splitlines()[-1])
-    for text, words in zip(told, MISTAKES_WITHOUT_TORCH.values(), strict=True):
+    return told, heavy
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "imported"), [(MISTAKES_WITHOUT_TORCH, []), (MISTAKES_WITHOUT_LIGHTNING, ["torch"])]
+)
+def test_mistakes_are_told_before_what_takes_seconds_is_imported(tmp_path, mistakes, imported):
+    told, heavy = told_in_one_process(list(mistakes), tmp_path)
+    for text, words in zip(told, mistakes.values(), strict=True):
         assert words in text
-    assert heavy == []
+    assert heavy == imported

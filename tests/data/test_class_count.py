@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lowrank_exp.command_line.class_count import count_classes_
 from lowrank_exp.files.results import Result
+from lowrank_exp.job.class_count import count_classes_
 from support.smoke import SMOKE
 
 FOLDER = ("data=image_folder", "data.validation=0.2", "data.mean=[0.5]", "data.std=[0.5]", "method=evaluate")

@@ -253,7 +253,7 @@ def test_a_terminal_gets_a_bar_that_fits(monkeypatch, progress):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80, color_system=None)
     bar = partial(EpochProgress, console=console)
-    monkeypatch.setattr("lowrank_exp.training.fit.EpochProgress", bar)
+    monkeypatch.setattr("lowrank_exp.training.carry_out.EpochProgress", bar)
     history = fit(network(), progress=progress)
     assert screen.getvalue().endswith("\x1b[2K") == (progress == PASSING)  # a passing one is wiped out
     last = [line for line in re.split(r"[\r\n]", screen.getvalue()) if "epoch" in line][-1]

@@ -72,6 +72,8 @@ def solve(
         if np.isnan(values_O).any() or (values_O == np.inf).any():
             raise ValueError(f"values must be finite or -inf, got {values_O}")
 
+    if (sum(costs_OB.min(axis=0) for costs_OB in costs_L) > limit_B).any():
+        return None  # the cheapest options exceed a limit, whatever else is chosen
     losses = _ExactLosses.of(values_L)
     kept, limit_B = _tighten(costs_L, limit_B)
     layers = [LayerOptions.of(c_OB[:, kept], loss_O) for c_OB, loss_O in zip(costs_L, losses.integers, strict=True)]

@@ -1,5 +1,7 @@
 """Records of single jobs: phases, layers, curves, where and by which command they ran."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +78,8 @@ def _as_spectrum(spectrum: list | None) -> list | None:
     for pairs in spectrum or ():
         if not (isinstance(pairs, list) and pairs and all(isinstance(one, list) and len(one) == 2 for one in pairs)):
             return None
-        if any(short(number) is None for one in pairs for number in one):
+        numbers = list(itertools.chain.from_iterable(pairs))
+        if not set(map(type, numbers)) <= {int, float} or not all(map(math.isfinite, numbers)):
             return None
     return spectrum or None
 
