@@ -148,7 +148,7 @@ def hopeless(search: Search, phase: str, curve: Sequence[float], costs: Mapping[
 def searches_beside(folders: Iterable[Path]) -> tuple[list[Search], list[str]]:
     """The searches whose jobs lie in some folders, and a line on every file that cannot be read."""
     found, unread = [], []
-    for path in sorted({path for folder in set(folders) for path in folder.parent.glob("search-*.json")}):
+    for path in sorted(path for above in {folder.parent for folder in folders} for path in above.glob("search-*.json")):
         try:
             found.append(Search.read(path))
         except OSError as error:

@@ -9,6 +9,7 @@ from lowrank_exp.files.results import Result
 from lowrank_exp.text.plain_text import as_file_name, plain, plain_lines
 
 NUMBERS = ("spectrum",)  # most of a record; readers take numbers in it and nothing else
+AS_THEY_ARE = (int, float, bool, type(None))
 LONGEST_FILE_NAME = 80  # bytes, before the hash that then follows
 
 
@@ -36,13 +37,13 @@ def _shown(value: Any) -> Any:
     if isinstance(value, str):
         return _plain(value)
     if isinstance(value, dict):
-        return {_shown(key): _shown(item) for key, item in value.items()}
+        return {_shown(key): item if type(item) in AS_THEY_ARE else _shown(item) for key, item in value.items()}
     if isinstance(value, list):
         # Most of a record are spectra and curves, whose numbers need no look of their own.
-        return [item if type(item) in (int, float) else _shown(item) for item in value]
+        return [item if type(item) in AS_THEY_ARE else _shown(item) for item in value]
     if is_dataclass(value):
-        texts = [one.name for one in fields(value) if one.name not in NUMBERS]
-        return replace(value, **{name: _shown(getattr(value, name)) for name in texts})
+        held = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in NUMBERS}
+        return replace(value, **{name: _shown(one) for name, one in held.items() if type(one) not in AS_THEY_ARE})
     return value  # the folder, which must be found
 
 
