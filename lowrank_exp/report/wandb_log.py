@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from lowrank_exp.text.plain_text import as_file_name
 KIND = "report"  # wandb's type of the run
 NETWORK, PLAN = "model.pt", "plan.yaml"
 COSTS = {"macs_ratio": "MACs that remain", "latency_ms": "ms of one forward pass"}  # a chart each, by what is measured
+ROOM = 2**16  # bytes
 LONGEST = 100  # characters of an artifact's name; wandb takes 128
 
 
@@ -53,12 +55,15 @@ def log_report(
         Lines on where the run is, and on files that it lacks.
 
     Raises:
-        ValueError: a mode that is not known, or what wandb says went wrong.
+        ValueError: a mode that is not known, what wandb says went wrong, or a full disk.
     """
     mode = os.environ.get("WANDB_MODE") or MODES[0]
     if mode not in MODES:
         raise ValueError(f"WANDB_MODE={mode} is not known: {', '.join(MODES[:-1])} or {MODES[-1]}")
-    import wandb
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(f"--wandb needs a package: pip install wandb ({error})") from error
 
     jobs = [job for row in rows for job in (*row.finished, *row.failed)]
     identity = digest(sorted({f"{job.experiment} {job.row} {job.fingerprint}" for job in jobs}))[:16]
@@ -85,6 +90,10 @@ def log_report(
             with contextlib.suppress(Exception):
                 run.finish(exit_code=1)
         raise ValueError(f"wandb: {' '.join(str(error).split())}") from error
+    if shutil.disk_usage(folder).free < ROOM:  # wandb itself says nothing
+        raise ValueError(
+            f"wandb: {folder} has no room left, and files of the run may be cut: make room, and report again"
+        )
     if mode == MODES[0]:
         lines.append(f"{directory}: send it by wandb sync {directory}")
     elif url:

@@ -1,6 +1,7 @@
 """`lowrank-report --wandb`: the comparison as an offline run, read back from its files."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,12 @@ def test_what_cannot_be_logged_is_refused(tmp_path, capsys, monkeypatch):
     assert main([str(tmp_path / "runs"), "--wandb", "--compare", "a", "b"]) == 2
     assert "--compare only shows two rows, and logs nothing: leave --wandb out" in capsys.readouterr().err
     monkeypatch.delenv("WANDB_MODE")
+
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: full)
+        assert main([str(tmp_path / "runs"), "--wandb"]) == 2
+    assert "has no room left, and files of the run may be cut: make room" in capsys.readouterr().err
 
     def fail(*_, **__):
         import wandb
