@@ -27,9 +27,11 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": [scheme]})
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.get(page.as_uri())
-        self.driver.execute_script("localStorage.clear()")
         self.driver.get("about:blank")
+        # By the browser itself: what a page clears may reach the next one after that has kept something.
+        self.driver.execute_cdp_cmd(
+            "Storage.clearDataForOrigin", {"origin": "file://", "storageTypes": "local_storage"}
+        )
         self.driver.get_log("browser")
         self.driver.get(f"{page.as_uri()}{route}")
         self.drawn()

@@ -51,11 +51,11 @@ def test_four_hosts_share_twelve_jobs_and_compute_every_phase_once(tmp_path):
     times = computed(found)
     assert set(times.values()) == {1}
     assert len(times) == 3 + 12  # trained once a seed, factorized once a job
-    for name in NAMES:
-        said = (tmp_path / f"{name}.log").read_text()
+    logs = [(tmp_path / f"{name}.log").read_text() for name in NAMES]
+    assert any("shared with other hosts" in said for said in logs)  # those that have computed something
+    for said in logs:
         assert "[sweep] 12 of 12 jobs ended well" in said
         assert len(re.findall(r"^#\d+ .*: test [\d.]+ %, dense ", said, re.MULTILINE)) == 12
-        assert "shared with other hosts" in said
     assert not list(tmp_path.glob("outputs/**/*.lease"))
     assert not list(tmp_path.glob("outputs/**/*.part"))
 
