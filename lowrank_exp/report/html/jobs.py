@@ -1,13 +1,12 @@
 """Records of single jobs: phases, layers, curves, where and by which command they ran."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.report.command_of import command_of
-from lowrank_exp.report.html.pool import Pool, columns, short, shorts
+from lowrank_exp.report.html.pool import Pool, columns, is_finite, short, shorts
 from lowrank_exp.report.table import reason
 
 COSTS = ("macs", "weights", "parameters", "bytes", "latency_ms", "seconds")
@@ -79,7 +78,7 @@ def _as_spectrum(spectrum: list | None) -> list | None:
         if not (isinstance(pairs, list) and pairs and all(isinstance(one, list) and len(one) == 2 for one in pairs)):
             return None
         numbers = list(itertools.chain.from_iterable(pairs))
-        if not set(map(type, numbers)) <= {int, float} or not all(map(math.isfinite, numbers)):
+        if not set(map(type, numbers)) <= {int, float} or not all(map(is_finite, numbers)):
             return None
     return spectrum or None
 

@@ -31,13 +31,25 @@ class Pool:
         return self._places[key]
 
 
+def is_finite(value: float) -> bool:
+    """Whether a number is one that can be drawn.
+
+    >>> is_finite(1), is_finite(float("inf")), is_finite(10**400)
+    (True, False, False)
+    """
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
 def short(value: Any) -> Any:
     """A number with five significant digits, whole ones in full; None for what is not a number.
 
     >>> short(0.123456789), short(416520.0), short(float("nan")), short(None), short("x")
     (0.12346, 416520, None, None, None)
     """
-    if not is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not is_finite(value):
         return None
     if float(value).is_integer() and abs(value) < 2**53:
         return int(value)

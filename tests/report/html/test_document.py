@@ -142,6 +142,24 @@ def test_results_without_dense_network_classes_or_curves_make_a_page(job: Callab
     assert [cost["relative"] for cost in data["costs"]] == [None] * 4
 
 
+def test_numbers_that_no_float_holds_are_left_out(conf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "one" / "result.json"
+    whole_job("svd", "uniform", 0.5, 0.9, 3.0, 0).write(path)
+    record = json.loads(path.read_text())
+    del record["digest"]
+    record["layers"][0]["spectrum"] = [[[1, 10**400]]]
+    for epoch in record["phases"][-1]["history"]:
+        epoch["val_loss"] = 10**400
+    path.write_text(json.dumps(record))
+    assert (
+        main([str(tmp_path / "runs"), "--html", str(tmp_path / "r.html")], conf=conf) == 1
+    )  # of two rows one is missing
+    data = data_of(tmp_path / "r.html")
+    _, place = data["rows"][0]["jobs"][0]["curves"][-1]
+    assert "val_loss" not in data["pool"][place]
+    assert "train_loss" in data["pool"][place]
+
+
 def test_a_hundred_runs_of_a_deep_network_are_below_a_megabyte() -> None:
     results = []
     for number in range(100):
