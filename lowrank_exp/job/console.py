@@ -16,7 +16,7 @@ from lowrank_exp.files.exported import tell_exports
 from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.files.runtime_words import list_speeds, runtime_in_words
 from lowrank_exp.job.ends import name_of_job, tell_result
-from lowrank_exp.job.result_tables import layer_table, phase_table, speed_table
+from lowrank_exp.job.result_tables import COUNTS, FROM_STORE, layer_table, phase_table, speed_table
 from lowrank_exp.machine.stopwatch import stopwatch
 from lowrank_exp.text.columns import table_lines
 from lowrank_exp.text.estimate import MINUTE, Estimate, in_words
@@ -27,10 +27,8 @@ if TYPE_CHECKING:  # a finished job is told of without torch
     from lowrank_exp.rank import Plan
     from lowrank_exp.rank.reachable import Reach
 
-UNITS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}
 SAME = ("threads", "device", "machine", "torch")  # conditions, told where they are not those of the run
 WIDTH = 110  # of tables that go to a file
-FROM_STORE = "from the store"
 FINISHED = "finished already; nothing is run again"
 
 
@@ -149,7 +147,7 @@ class Console:
         self.say(f"{phase}: the plan")
         self._print(plan_table(plan, self.terminal.width).splitlines())
         for counted, of in remains.items():
-            shares = ", ".join(f"{of.remaining(what):.2%} of the {unit}" for what, unit in UNITS.items())
+            shares = ", ".join(f"{of.remaining(what):.2%} of the {unit}" for what, unit in COUNTS.items())
             self.say(f"{counted}: {shares} remain")
         if plan.predicted_ms is not None:
             self.say(f"time: {plan.predicted_ms:.4g} of {plan.dense_ms:.4g} ms, as the sum over the layers has it")
@@ -206,7 +204,7 @@ def _tell_beside_dense(result: Result) -> str:
     if result.dense is None or result.phases[-1].name == result.dense.name:
         return ""
     found = result.beside_dense()
-    parts = [f"{found[f'{what}_ratio']:.2%} of the {UNITS[what]}" for what in UNITS if f"{what}_ratio" in found]
+    parts = [f"{found[f'{what}_ratio']:.2%} of the {COUNTS[what]}" for what in COUNTS if f"{what}_ratio" in found]
     remain = f"{' and '.join(parts)} remain, " if parts else ""
     change = found.get("accuracy_change")
     if change is None:

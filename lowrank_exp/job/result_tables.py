@@ -8,8 +8,9 @@ from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.text.columns import names_by_reason, table_lines, wrapped_words
 
 BUDGETS = {"macs": "macs", "weights": "weights", "bytes": "bytes", "latency": "latency_ms", "latency_ms": "latency_ms"}
-COUNTS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}  # of a layer, in the table where a budget is of them
+COUNTS = {"macs": "MACs", "weights": "weights", "bytes": "bytes"}  # as budgets, layers and what remains are told
 REASON = "reason"
+FROM_STORE = "from the store"  # of a phase that another run has computed
 # What finds no room, the first first.
 SPARE_OF_PHASES = ("parameters", "val %", "weights", "seconds", "kB")
 SPARE_OF_LAYERS = (
@@ -47,7 +48,7 @@ def phase_table(result: Result, width: int) -> list[str]:
             "kB": format_number(phase.bytes, 0.001, "{:,.1f}"),
             "ms": format_number(phase.latency_ms, 1, "{:.3f}"),
             "speed-up": format_number(faster, 1, "{:.2f} x"),
-            "seconds": "from the store" if phase.stored else format_number(phase.seconds, 1, "{:.1f}"),
+            "seconds": FROM_STORE if phase.stored else format_number(phase.seconds, 1, "{:.1f}"),
         }
         if any(one is not None for one in speedups[1:]):
             rows.append(row)

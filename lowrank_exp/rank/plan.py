@@ -11,6 +11,7 @@ import yaml
 
 from lowrank_exp.checks import is_number, is_whole
 from lowrank_exp.decomposition import Rank
+from lowrank_exp.files.layer_words import LOST
 from lowrank_exp.files.whole import write_whole
 from lowrank_exp.files.yaml_file import yaml_content
 from lowrank_exp.rank.offer import milliseconds
@@ -21,7 +22,6 @@ from lowrank_exp.text.shown import shown
 DENSE = "the dense network"
 COMPRESSED = "the network as it was given, which had been compressed before, not of the dense one"
 TIMES = ("latency_before", "latency_after")
-LOST = ("weight_error", "response_error", "accuracy_alone")
 CUT = ("full_rank", "spectrum")  # what a rank of a layer cuts
 UNLESS_KNOWN = (*TIMES, *LOST, *CUT)  # keys that the file of a plan has only where they are known
 MEASURED = ("measured_ms", "measured_dense_ms")

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lowrank_exp.files.layer_words import LOST
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.report.command_of import command_of
 from lowrank_exp.report.html.pool import Pool, columns, is_finite, short, shorts
@@ -13,7 +14,6 @@ COSTS = ("macs", "weights", "parameters", "bytes", "latency_ms", "seconds")
 SCORES = ("accuracy", "val_accuracy", "top5", "loss")
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "learning_rate")
 MOST_EPOCHS = 60  # of a curve that are drawn
-LOST = ("weight_error", "response_error", "accuracy_alone")
 PLACES = ("commit", "date", "machine", "device", "threads")
 
 
