@@ -68,13 +68,13 @@ class SwappedSVD(SpatialSVD):
         return {"order": self.order}
 
 
-class RowsSVD(SVDDecomposition):
+class OwnRowsSVD(SVDDecomposition):
     """Linear layers, by the SVD of the weight as it is."""
 
-    name = "rows_svd"
+    name = "own_rows_svd"
 
     def refusal(self, layer):
-        return None if type(layer) is nn.Linear else "rows_svd takes linear layers"
+        return None if type(layer) is nn.Linear else "own_rows_svd takes linear layers"
 
     def matrices(self, layer):
         return layer.weight[None]
@@ -137,7 +137,7 @@ CONF = {
     """,
     "decomposition/own.yaml": """
         conv: {_target_: own_parts.SwappedSVD, order: horizontal_first}
-        linear: {_target_: own_parts.RowsSVD}
+        linear: {_target_: own_parts.OwnRowsSVD}
         layers: null
     """,
     "rank/own.yaml": """
@@ -192,13 +192,13 @@ def test_a_job_with_parts_of_ones_own_goes_on_after_a_kill_and_is_replayed(comma
     assert list(result.phases[-1].class_accuracy) == ["top", "middle", "low"]
     by = {layer.name: (layer.decomposition, layer.reason) for layer in result.layers}
     assert {name: one[0] for name, one in by.items()} == {
-        **{"0": "swapped_svd", "2": "swapped_svd", "5": "rows_svd", "7": "rows_svd"},
+        **{"0": "swapped_svd", "2": "swapped_svd", "5": "own_rows_svd", "7": "own_rows_svd"},
     }
     assert {one[1] for one in by.values()} == {"chosen by share_of_rungs"}
 
     network = load(folder / "model.pt", model=sys.modules["own_parts"].Net(3))
     assert {edit.decomposition for edit in edits_of(network) if isinstance(edit, Factorize)} == {
-        *("swapped_svd", "rows_svd"),
+        *("swapped_svd", "own_rows_svd"),
     }
     assert network(torch.zeros(2, 1, 12, 12)).shape == (2, 3)
 
@@ -246,7 +246,7 @@ def test_a_job_with_parts_of_ones_own_goes_on_after_a_kill_and_is_replayed(comma
     ],
 )
 def test_the_fit_and_the_svd_form_that_its_class_declares(command, own, tmp_path, options, reason):
-    linear = "decomposition.linear=null"  # rows_svd has no SVD form
+    linear = "decomposition.linear=null"  # own_rows_svd has no SVD form
     assert command(*own, linear, *options) == 0
     result, _ = only_job(tmp_path / "outputs")
     by = {layer.name: (layer.decomposition, layer.reason) for layer in result.layers if layer.decomposition}
@@ -298,7 +298,7 @@ def test_weights_by_a_decomposition_that_nothing_imports_say_so(command, own, tm
     zoo = ("data=digits", "model=lenet5")
     assert command(*own, *zoo, "method.order=[factorize]", outputs=tmp_path / "first") == 0
     result, folder = only_job(tmp_path / "first")
-    for name in ("swapped_svd", "rows_svd"):
+    for name in ("swapped_svd", "own_rows_svd"):
         monkeypatch.delitem(Decomposition._named, name)
     monkeypatch.delitem(sys.modules, "own_parts")
     evaluate = ("method=evaluate", f"model.weights={folder / 'model.pt'}")
