@@ -5,6 +5,7 @@ and false are not numbers here, though Python counts with them.
 """
 
 import math
+import sys
 from collections.abc import Collection
 from typing import Any
 
@@ -28,7 +29,28 @@ def is_number(value: Any) -> bool:
     >>> is_number(3), is_number(0.5), is_number(math.inf), is_number(False), is_number("3")
     (True, True, True, False, False)
     """
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold, neither infinite nor NaN.
+
+    >>> is_finite(3), is_finite(math.inf), is_finite(math.nan), is_finite(10**400), is_finite(True)
+    (True, False, False, False, False)
+    """
+    return is_number(value) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def all_finite(values: Collection[Any]) -> bool:
+    """Whether all values are `is_finite`, and plain integers and floats: for many of them, as a file has.
+
+    >>> all_finite([3, 0.5]), all_finite([3, math.nan]), all_finite([10**400]), all_finite([True])
+    (True, False, False, False)
+    """
+    try:
+        return {*map(type, values)} <= {int, float} and all(map(math.isfinite, values))
+    except OverflowError:  # an integer
+        return False
 
 
 def whole(name: str, value: Any, least: int = 1, message: str | None = None) -> None:

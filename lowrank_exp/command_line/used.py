@@ -6,11 +6,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lowrank_exp.command_line.deltas import merge_recipes
+from lowrank_exp.command_line.groups import GROUPS
 from lowrank_exp.command_line.interpolations import interpolated
 from lowrank_exp.command_line.order import order_of
 
-# Groups that a job's configuration has only if one of its phases uses them.
-GROUPS = ("regularizer", "decomposition", "rank", "pruning", "reconstruct", "training", "finetune", "target")
 METHOD = ("order", "phases", "dense")  # of a method: its other keys are taken up in these
 
 

@@ -67,15 +67,24 @@ def check_record(kind: type, record: object, path: str, where: str) -> dict:
         raise ValueError(
             f"{path}: {place} {shortened(problem, 200)}; it was written by another version, run its job again"
         )
-    hints = _types(kind)
+    checks = _checks(kind)
     for name, value in record.items():
-        least = -LARGEST if name in ANY_SIGN else 0.0
-        most = 1.0 if name in FRACTIONS else LARGEST
-        if not _check(hints[name], least, most)(value):
-            allowed = _in_words(hints[name], least, most)
+        if not checks[name](value):
+            allowed = _in_words(_types(kind)[name], *_bounds(name))
             got = shortened(plain(repr(value)), 60) if not isinstance(value, dict | list) else type(value).__name__
             raise ValueError(f"{path}: {f'{where}.' if where else ''}{name} must be {allowed}, got {got}")
     return record
+
+
+@functools.cache  # a report reads tens of thousands of records of the same few kinds
+def _checks(kind: type) -> dict[str, Callable[[object], bool]]:
+    """What tells of every field whether it may have a value."""
+    return {name: _check(hint, *_bounds(name)) for name, hint in _types(kind).items()}
+
+
+def _bounds(name: str) -> tuple[float, float]:
+    """The least and the largest number in a field."""
+    return -LARGEST if name in ANY_SIGN else 0.0, 1.0 if name in FRACTIONS else LARGEST
 
 
 @functools.cache
@@ -90,15 +99,13 @@ def _names(kind: type) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(item.name for item in written), frozenset(item.name for item in written if _required(item))
 
 
-@functools.cache  # a report reads tens of thousands of records of the same few kinds
 def _check(hint: typing.Any, least: float, most: float) -> Callable[[object], bool]:
     """Tells whether a value is of the type that `hint` says, its numbers within bounds."""
     parts = typing.get_args(hint)
     if hint is typing.Any:
         return lambda value: True
     if isinstance(hint, types.UnionType):
-        checks = [_check(part, least, most) for part in parts]
-        return lambda value: any(check(value) for check in checks)
+        return functools.reduce(_either, (_check(part, least, most) for part in parts))
     if typing.get_origin(hint) is list:  # phases and layers are checked one by one
         if (kind := parts[0]) not in (str, dict):
             return lambda value: isinstance(value, list)
@@ -113,6 +120,10 @@ def _check(hint: typing.Any, least: float, most: float) -> Callable[[object], bo
     if hint is float:
         return lambda value: is_number(value) and least <= value <= most
     return lambda value: isinstance(value, hint)
+
+
+def _either(one: Callable[[object], bool], other: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: one(value) or other(value)
 
 
 def _in_words(hint: typing.Any, least: float, most: float) -> str:

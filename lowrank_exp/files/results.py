@@ -7,9 +7,8 @@ are the entries of convolution and linear weights, latencies are milliseconds.
 import hashlib
 import json
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -293,30 +292,6 @@ def deciding(config: Mapping) -> dict:
     }
 
 
-def gather(folders: Sequence[str | Path]) -> tuple[list[Result], list[str]]:
-    """Every `result.json` below the folders, each file once, sorted by path; and a line on each that cannot be read.
-
-    Raises ValueError for a folder that does not exist.
-    """
-    path_of: dict[str, Path] = {}
-    results: list[Result] = []
-    unread: list[str] = []
-    for folder in map(Path, folders):
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder; give one that holds jobs, such as outputs")
-        for inner, folders_below, files in os.walk(folder, onerror=lambda error: unread.append(_describe(error))):
-            if RESULT in files or RESULT in folders_below:
-                path_of[os.path.realpath(Path(inner, RESULT))] = Path(inner, RESULT)
-    for path in sorted(path_of.values()):
-        try:
-            results.append(Result.read(path))
-        except OSError as error:
-            unread.append(_describe(error))
-        except ValueError as error:
-            unread.append(str(error))
-    return results, unread
-
-
 def seedless(config: Mapping) -> dict:
     """`config` without its seed and without every nested key named `seed`.
 
@@ -345,7 +320,3 @@ def _to_plain(value: Any, where: str) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise ValueError(f"{where}: only plain data can be written as JSON, got {type(value).__name__}")
-
-
-def _describe(error: OSError) -> str:
-    return f"{error.filename} cannot be read: {error.strerror}"

@@ -83,34 +83,45 @@ def confusions(row: Configuration, phase: str | None = None) -> dict[str, pd.Dat
         if len(paths) < len(row.finished) or not all(path.is_file() for path in paths):
             return {}
         read = [(list(map(plain, names)), counts) for names, counts in map(confusion.read, paths)]
-        frames = [pd.DataFrame(counts, names, names) for names, counts in read]
-        names = list(dict.fromkeys(label for frame in frames for label in frame.index))
-        found[network] = sum(frame.reindex(index=names, columns=names, fill_value=0) for frame in frames)
+        every = list(dict.fromkeys(label for names, _ in read for label in names))
+        found[network] = pd.DataFrame(sum(counts_of(every, *one) for one in read), every, every)
     return found
+
+
+def counts_of(classes: Sequence[str], names: Sequence[str], counts: np.ndarray) -> np.ndarray:
+    """Counts of the classes named `names` as counts of `classes`, 0 of those that are not among them."""
+    if list(names) == list(classes):
+        return counts
+    return pd.DataFrame(counts, names, names).reindex(index=classes, columns=classes, fill_value=0).to_numpy()
 
 
 def drawable(row: Configuration, phase: str | None = None) -> dict[str, pd.DataFrame]:
     """`confusions`, where they can be read and drawn; `class_notes` say why others cannot."""
-    return {} if not row.finished or _not_shown(row, phase) else confusions(row, phase)
+    return _drawable(row, phase)[0]
 
 
 def class_notes(rows: Sequence[Configuration], phase: str | None = None) -> list[str]:
     """The configurations of which something by class is not shown, and why."""
-    reasons = {row.label: _not_shown(row, phase) for row in rows if row.finished}
+    reasons = {row.label: _drawable(row, phase)[1] for row in rows}
     return [f"{label}: {reason}" for label, reason in reasons.items() if reason]
 
 
-def _not_shown(row: Configuration, phase: str | None) -> str:
+def _drawable(row: Configuration, phase: str | None) -> tuple[dict[str, pd.DataFrame], str]:
+    """What of `confusions` can be drawn, and if nothing, why."""
+    if not row.finished:
+        return {}, ""
     if not all(item.class_accuracy for item in _ends(row, phase)):
-        return "no accuracy by class and no confusion matrix: a seed was measured before these were recorded"
+        return {}, "no accuracy by class and no confusion matrix: a seed was measured before these were recorded"
     try:
         counts = confusions(row, phase)
     except ValueError as error:
-        return f"no confusion matrix: {plain(str(error))}"
+        return {}, f"no confusion matrix: {plain(str(error))}"
     if not counts:
-        return f"no confusion matrix: a job's folder lacks {confusion.FOLDER}/PHASE.csv"
+        return {}, f"no confusion matrix: a job's folder lacks {confusion.FOLDER}/PHASE.csv"
     classes = max(map(len, counts.values()))
-    return f"a confusion matrix of {classes} classes is not drawn; up to {MOST} can be read" if classes > MOST else ""
+    if classes > MOST:
+        return {}, f"a confusion matrix of {classes} classes is not drawn; up to {MOST} can be read"
+    return counts, ""
 
 
 def _networks(row: Configuration, phase: str | None) -> dict[str, str]:

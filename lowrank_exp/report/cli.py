@@ -10,9 +10,11 @@ import pandas as pd
 from rich.console import Console
 
 from lowrank_exp.command_line.config_path import CONF
-from lowrank_exp.files.results import FIGURELESS, RESULT, Result, digest, gather
+from lowrank_exp.files.gather import gather
+from lowrank_exp.files.results import FIGURELESS, RESULT, Result, digest
 from lowrank_exp.files.searches import searches_beside
 from lowrank_exp.files.whole import write_whole
+from lowrank_exp.machine.garbage import seldom_collecting
 from lowrank_exp.report import figure, render
 from lowrank_exp.report.classes import all_classes, class_notes, class_table, drawable, shown
 from lowrank_exp.report.compare import find
@@ -105,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 def _report(arguments: argparse.Namespace, conf: Path) -> int:
     if arguments.compare and arguments.wandb:
         raise ValueError("--compare only shows two rows, and logs nothing: leave --wandb out")
-    results, unread = gather(arguments.folders or _compared_folders(arguments.compare))
+    with seldom_collecting():
+        results, unread = gather(arguments.folders or _compared_folders(arguments.compare))
+        results = [with_plain_names(result) for result in results]
     unread = [f"cannot be read: {shortened(plain(line), LONGEST_LINE)}" for line in unread]
     if not results:
         where = ", ".join(map(str, arguments.folders))
@@ -113,7 +117,6 @@ def _report(arguments: argparse.Namespace, conf: Path) -> int:
     changed = _tell_changed(results)
     searches, lost = searches_beside(result.folder for result in results if result.folder is not None)
     unread += [f"cannot be read: {shortened(plain(line), LONGEST_LINE)}" for line in lost]
-    results = [with_plain_names(result) for result in results]
     rows, remarks = configurations(results), {}
     folders = _folders(conf, arguments.config_dir)
     tables = tables_of(list(dict.fromkeys(result.experiment for result in results)), folders)

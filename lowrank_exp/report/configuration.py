@@ -87,9 +87,12 @@ def configurations(results: Sequence[Result]) -> list[Configuration]:
     The same job found twice (equal fingerprint, experiment and row) counts once, the finished one first.
     """
     groups: dict[tuple, dict[str, Result]] = {}
+    configs: dict[str, Mapping] = {}
     for result in results:
         config = seedless(deciding(result.config))
-        group = groups.setdefault((result.experiment, result.row, digest(config)[:16]), {})
+        key = digest(config)[:16]
+        configs.setdefault(key, config)
+        group = groups.setdefault((result.experiment, result.row, key), {})
         known = group.get(result.fingerprint)
         if known is None or (result.complete and not known.complete):
             group[result.fingerprint] = result
@@ -98,8 +101,7 @@ def configurations(results: Sequence[Result]) -> list[Configuration]:
         jobs = sorted(group.values(), key=lambda job: job.seed)
         finished = tuple(job for job in jobs if job.complete)
         failed = tuple(job for job in jobs if not job.complete)
-        config = seedless(deciding(jobs[0].config))
-        rows.append(Configuration("", experiment, row, key, config, finished, failed))
+        rows.append(Configuration("", experiment, row, key, configs[key], finished, failed))
     return labelled(rows)
 
 

@@ -2,14 +2,16 @@
 
 import re
 
-LATEX = {
-    **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"},
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{character: f"\\{character}" for character in "&%$#_"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
-    **{character: f"{{{character}}}" for character in "[]*"},  # behind \\ or \item they would be arguments
-    **{"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "≈": r"$\approx$"},
-}
+LATEX = str.maketrans(
+    {
+        **{"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}"},
+        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{character: f"\\{character}" for character in "&%$#_"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+        **{character: f"{{{character}}}" for character in "[]*"},  # behind \\ or \item they would be arguments
+        **{"±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "≈": r"$\approx$"},
+    }
+)
 # Not an underscore within a word; of an address what would make a link of it.
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.")
 
@@ -20,8 +22,7 @@ def latex_escaped(text: str) -> str:
     >>> print(latex_escaped("svd_energy 50 % ± 1 -2"))
     svd\_energy 50 \% $\pm$ 1 $-$2
     """
-    signed = re.sub(r"(?<!\w)-(?=\d)", "−", text)
-    return "".join(LATEX.get(character, character) for character in signed)
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text).translate(LATEX)
 
 
 def markdown_escaped(text: str) -> str:

@@ -5,12 +5,13 @@ classes (`_target_`), is one part, its option or class; what lies inside it coun
 a setting that all spatial SVDs have and channel SVDs lack says nothing more.
 """
 
+import functools
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowrank_exp.command_line.used import GROUPS
+from lowrank_exp.command_line.groups import GROUPS
 from lowrank_exp.text.plain_text import shortened
 
 TARGET = "_target_"
@@ -160,6 +161,7 @@ def _text(key: str, shown: str, keys: Iterable[str]) -> str:
     return shown.rpartition(".")[2] if key.endswith(TARGET) else f"{short_key(key, keys)}={shown}"
 
 
+@functools.cache
 def _part(key: str) -> str:
     """The group or phase that a key is of, which a job has only if it uses it; "": a key that all jobs have."""
     group, *rest = key.split(".")

@@ -1,15 +1,14 @@
 """Results with names that can be shown anywhere, and a name of its own for every file."""
 
-import functools
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 from lowrank_exp.files.results import Result
 from lowrank_exp.text.plain_text import as_file_name, plain, plain_lines
 
 NUMBERS = ("spectrum",)  # most of a record; readers take numbers in it and nothing else
-AS_THEY_ARE = (int, float, bool, type(None))
+AS_THEY_ARE = {int, float, bool, type(None)}
 LONGEST_FILE_NAME = 80  # bytes, before the hash that then follows
 
 
@@ -32,21 +31,15 @@ def file_name(begin: str, text: str, hash: str, taken: Mapping[str, object], end
 
 
 def _shown(value: Any) -> Any:
-    if value is None or isinstance(value, int | float):
+    kind = type(value)
+    if kind is str:
+        return value if value.isprintable() else plain(value)
+    if kind in AS_THEY_ARE:
         return value
-    if isinstance(value, str):
-        return _plain(value)
     if isinstance(value, dict):
-        return {_shown(key): item if type(item) in AS_THEY_ARE else _shown(item) for key, item in value.items()}
+        return {_shown(key): _shown(item) for key, item in value.items()}
     if isinstance(value, list):
-        # Most of a record are spectra and curves, whose numbers need no look of their own.
-        return [item if type(item) in AS_THEY_ARE else _shown(item) for item in value]
+        return [*map(_shown, value)]
     if is_dataclass(value):
-        held = {one.name: getattr(value, one.name) for one in fields(value) if one.name not in NUMBERS}
-        return replace(value, **{name: _shown(one) for name, one in held.items() if type(one) not in AS_THEY_ARE})
+        return replace(value, **{name: _shown(item) for name, item in vars(value).items() if name not in NUMBERS})
     return value  # the folder, which must be found
-
-
-@functools.lru_cache(2**12)  # the same keys and layers stand in every record
-def _plain(text: str) -> str:
-    return plain(text)

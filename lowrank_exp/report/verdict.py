@@ -1,8 +1,9 @@
 """What should I take? The cheapest network that loses no more than so much, by measured time and by MACs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -55,8 +56,9 @@ def verdict(frame: pd.DataFrame) -> list[Pick]:
     at most so many points against it, in the mean over its seeds. Of candidates that cost the same the more accurate
     one is taken. Times are compared within one way of timing, the one that most rows have.
     """
+    records = frame.to_dict("records")
     answers = [
-        _pick(frame, cost, points, way)
+        _pick(records, cost, points, way)
         for points in WITHIN
         for cost, way in (("latency_ms", way_of_most(frame)), ("macs", ""))
     ]
@@ -89,9 +91,9 @@ def way_of_most(frame: pd.DataFrame) -> str:
     return max(dict.fromkeys(ways), key=ways.count, default="")
 
 
-def _pick(frame: pd.DataFrame, cost: str, points: float, way: str) -> Pick | None:
+def _pick(records: Sequence[Mapping[Hashable, Any]], cost: str, points: float, way: str) -> Pick | None:
     ratio, change = f"{cost}_ratio_mean", "accuracy_change_mean"
-    rows = [(place, row) for place, (_, row) in enumerate(frame.iterrows()) if row["n"] and not row["control"]]
+    rows = [(place, row) for place, row in enumerate(records) if row["n"] and not row["control"]]
     rows = [(place, row) for place, row in rows if not math.isnan(row[ratio]) and not math.isnan(row[change])]
     rows = [(place, row) for place, row in rows if cost == "macs" or row["timed_by"] == way]
     if not rows:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lowrank_exp.files.gather import gather
 from lowrank_exp.files.results import (
     EXCLUDED,
     LayerResult,
@@ -18,7 +19,6 @@ from lowrank_exp.files.results import (
     deciding,
     digest,
     fingerprint,
-    gather,
 )
 from support.cells import cells
 

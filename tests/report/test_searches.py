@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from lowrank_exp.command_line.tables import read_table
-from lowrank_exp.files.results import PhaseResult, Result, gather
+from lowrank_exp.files.gather import gather
+from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.files.searches import Search, Trial
 from lowrank_exp.report.cli import main
 from lowrank_exp.report.configuration import configurations

@@ -1,7 +1,7 @@
 """The table of the page: which columns it has, and the cells of every row, numbers as they are in files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -52,13 +52,13 @@ def other_columns(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [*searched, *numbers, *config]
 
 
-def cells_of(place: int, row: Configuration, frame: pd.DataFrame, times: Times, keys: Sequence[str]) -> list[Any]:
-    """The cells of a row of `frame`: of a number `[mean, std]` or null, of a word its text."""
-    record, timed = frame.iloc[place], _timed(row, times)
+def cells_of(row: Configuration, record: Mapping[Hashable, Any], times: Times, keys: Sequence[str]) -> list[Any]:
+    """The cells of a row, which `table` has a record of: of a number `[mean, std]` or null, of a word its text."""
+    timed = _timed(row, times)
     return [timed[key] if key in timed else _cell(record, key) for key in keys]
 
 
-def _cell(record: pd.Series, key: str) -> Any:
+def _cell(record: Mapping[Hashable, Any], key: str) -> Any:
     if f"{key}_mean" in record:
         return _pair(record[f"{key}_mean"], record[f"{key}_std"])
     value = record[key]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lowrank_exp.report.classes import CHANGE, COMPRESSED, DENSE, class_table, drawable
+from lowrank_exp.report.classes import CHANGE, COMPRESSED, DENSE, class_table, counts_of, drawable
 from lowrank_exp.report.configuration import Configuration
 from lowrank_exp.report.html.pool import Pool, short, shorts
 
@@ -21,8 +21,8 @@ def class_record(row: Configuration, pool: Pool, phase: str | None = None) -> di
     frame = class_table(row, phase)
     if frame.empty or f"{CHANGE}_mean" not in frame:
         return None
-    worst = frame.sort_values(f"{CHANGE}_mean", kind="stable").head(MOST_CLASSES).index
-    shown = frame if len(frame) <= MOST_CLASSES else frame.loc[worst]
+    worst = f"{CHANGE}_mean"
+    shown = frame if len(frame) <= MOST_CLASSES else frame.sort_values(worst, kind="stable").head(MOST_CLASSES)
     after = [name for name in shown if name.startswith("accuracy.") and name.endswith("_mean")]
     record = {
         "names": pool.place_of(list(map(str, shown.index))),
@@ -34,9 +34,7 @@ def class_record(row: Configuration, pool: Pool, phase: str | None = None) -> di
     counts = drawable(row, phase)
     if {DENSE, COMPRESSED} <= counts.keys():
         names = list(dict.fromkeys([*counts[DENSE].index, *counts[COMPRESSED].index]))
-        before, now = (
-            counts[of].reindex(index=names, columns=names, fill_value=0).to_numpy() for of in (DENSE, COMPRESSED)
-        )
+        before, now = (counts_of(names, counts[of].index, counts[of].to_numpy()) for of in (DENSE, COMPRESSED))
         record["confusion"] = _largest(now - before)
         record["confused"] = pool.place_of(list(map(str, names)))
         record["images"] = short(int(before.sum()))

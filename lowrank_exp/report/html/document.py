@@ -1,7 +1,7 @@
 """Everything that the page shows, as one plain record: what scripts of the page read, and anybody else may."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -53,12 +53,12 @@ def document(
     flat = _without_repeats([{key: show(value) for key, value in leaves(row.config or {}).items()} for row in rows])
     shared = _shared(flat)
     records = []
-    for place, row in enumerate(rows):
+    for place, (row, record) in enumerate(zip(rows, frame.to_dict("records"), strict=True)):
         own = {key: value for key, value in flat[place].items() if key not in shared}
         absent = [key for key in shared if key not in flat[place]]
         records.append(
-            _row_record(row, frame.iloc[place], pool, phase)
-            | {"cells": cells_of(place, row, frame, times, keys), "config": own, "absent": absent}
+            _row_record(row, record, pool, phase)
+            | {"cells": cells_of(row, record, times, keys), "config": own, "absent": absent}
         )
     costs = _costs(times, keys)
     return {
@@ -93,7 +93,7 @@ def _shared(flat: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
 
 
-def _row_record(row: Configuration, record: pd.Series, pool: Pool, phase: str | None) -> dict[str, Any]:
+def _row_record(row: Configuration, record: Mapping[Hashable, Any], pool: Pool, phase: str | None) -> dict[str, Any]:
     failed = [
         {"seed": job.seed, "status": job.status, "last": reason(job.error)}
         for job in row.failed

@@ -1,13 +1,14 @@
 """Records of single jobs: phases, layers, curves, where and by which command they ran."""
 
-import itertools
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from lowrank_exp.checks import all_finite
 from lowrank_exp.files.layer_words import LOST
 from lowrank_exp.files.results import LayerResult, PhaseResult, Result
 from lowrank_exp.report.command_of import command_of
-from lowrank_exp.report.html.pool import Pool, columns, is_finite, short, shorts
+from lowrank_exp.report.html.pool import Pool, columns, short, shorts
 from lowrank_exp.report.table import reason
 
 COSTS = ("macs", "weights", "parameters", "bytes", "latency_ms", "seconds")
@@ -75,10 +76,9 @@ def _costs_of_layers(layers: Sequence[LayerResult]) -> dict[str, Any]:
 def _as_spectrum(spectrum: list | None) -> list | None:
     """Curves of pairs of numbers; None for what is none."""
     for pairs in spectrum or ():
-        if not (isinstance(pairs, list) and pairs and all(isinstance(one, list) and len(one) == 2 for one in pairs)):
+        if not isinstance(pairs, list) or {*map(type, pairs)} != {list} or {*map(len, pairs)} != {2}:
             return None
-        numbers = list(itertools.chain.from_iterable(pairs))
-        if not set(map(type, numbers)) <= {int, float} or not all(map(is_finite, numbers)):
+        if not all_finite([*chain.from_iterable(pairs)]):
             return None
     return spectrum or None
 

@@ -1,11 +1,10 @@
 """Numbers as short as they are worth, and values that several records share, kept once."""
 
-import json
-import math
+import marshal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lowrank_exp.checks import is_number
+from lowrank_exp.checks import is_finite
 
 DIGITS = 5  # that a number of the page has
 
@@ -20,36 +19,24 @@ class Pool:
 
     def __init__(self) -> None:
         self.values: list[Any] = []
-        self._places: dict[str, int] = {}
+        self._places: dict[bytes, int] = {}
 
     def place_of(self, value: Any) -> int:
         """The place of a value of plain data among `values`."""
-        key = json.dumps(value, sort_keys=True)
+        key = marshal.dumps(value, 2)  # a version of the format in which equal values give equal bytes
         if key not in self._places:
             self._places[key] = len(self.values)
             self.values.append(value)
         return self._places[key]
 
 
-def is_finite(value: float) -> bool:
-    """Whether a number is one that can be drawn.
-
-    >>> is_finite(1), is_finite(float("inf")), is_finite(10**400)
-    (True, False, False)
-    """
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float holds
-        return False
-
-
 def short(value: Any) -> Any:
     """A number with five significant digits, whole ones in full; None for what is not a number.
 
-    >>> short(0.123456789), short(416520.0), short(float("nan")), short(None), short("x")
+    >>> short(0.123456789), short(416520.0), short(float("nan")), short(10**400), short("x")
     (0.12346, 416520, None, None, None)
     """
-    if not is_number(value) or not is_finite(value):
+    if not is_finite(value):
         return None
     if float(value).is_integer() and abs(value) < 2**53:
         return int(value)

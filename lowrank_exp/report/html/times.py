@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lowrank_exp.checks import is_number
+from lowrank_exp.checks import is_finite
 from lowrank_exp.files.results import PhaseResult, Result
 from lowrank_exp.files.runtime_words import runtime_in_words
 from lowrank_exp.report.quantities import dense_and_compressed
@@ -40,5 +40,5 @@ def _ways(result: Result, phase: PhaseResult) -> Iterable[tuple[str, float]]:
     sizes = phase.latency or [{"batch_size": "not recorded", "median_ms": phase.latency_ms}]
     for one in sizes:
         median = one.get("median_ms", phase.latency_ms if one is sizes[0] else None)
-        if is_number(median):
+        if is_finite(median):
             yield f"{runtime_in_words(runtime)}, batch {one.get('batch_size')}", float(median)

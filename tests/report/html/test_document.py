@@ -1,6 +1,7 @@
 """The data of the page: rows, cells, fronts, jobs."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lowrank_exp.files.results import Result
+from lowrank_exp.files.results import LayerResult, Result
 from lowrank_exp.report.cli import main
 from lowrank_exp.report.configuration import configurations
 from lowrank_exp.report.html.document import document
-from lowrank_exp.report.html.jobs import CURVES, MOST_EPOCHS, curve_of
+from lowrank_exp.report.html.jobs import CURVES, MOST_EPOCHS, curve_of, job_record
+from lowrank_exp.report.html.pool import Pool
 from lowrank_exp.report.html.times import times_of
 from lowrank_exp.report.html.write import page
 from lowrank_exp.report.render import Section
@@ -142,22 +144,42 @@ def test_results_without_dense_network_classes_or_curves_make_a_page(job: Callab
     assert [cost["relative"] for cost in data["costs"]] == [None] * 4
 
 
-def test_numbers_that_no_float_holds_are_left_out(conf: Path, tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "one" / "result.json"
-    whole_job("svd", "uniform", 0.5, 0.9, 3.0, 0).write(path)
-    record = json.loads(path.read_text())
-    del record["digest"]
-    record["layers"][0]["spectrum"] = [[[1, 10**400]]]
-    for epoch in record["phases"][-1]["history"]:
-        epoch["val_loss"] = 10**400
-    path.write_text(json.dumps(record))
-    assert (
-        main([str(tmp_path / "runs"), "--html", str(tmp_path / "r.html")], conf=conf) == 1
-    )  # of two rows one is missing
+NO_CURVES = (
+    [],
+    [[1, 1.0], [2]],
+    [[1, "0.5"]],
+    [[1, True]],
+    [[1, math.nan]],
+    [[1, math.inf]],
+    [[10**400, 1.0]],
+    [1, 0.5],
+    "ab",
+)
+
+
+@pytest.mark.parametrize("pairs", NO_CURVES)
+def test_a_spectrum_with_what_is_no_curve_is_left_out(job: Callable, pairs: object) -> None:
+    curve = [[1, 1.0], [2, 0.5]]
+    layers = [LayerResult("conv", spectrum=[curve]), LayerResult("fc", spectrum=[curve, pairs])]
+    pool = Pool()
+    record = job_record(replace(job(), layers=layers), pool)
+    assert pool.values[record["costs"]]["spectrum"] == [[curve], None]
+
+
+def test_numbers_that_no_float_holds_are_left_out(job: Callable, conf: Path, tmp_path: Path) -> None:
+    first, last = job().phases
+    timed = {
+        "latency_ms": 2.0,
+        "latency": [{"batch_size": 1, "median_ms": 10**400}, {"batch_size": 2, "median_ms": 3.5}],
+    }
+    last = replace(last, history=[{"train_loss": 10**400, "val_loss": 0.5}], **timed)
+    replace(job(), phases=[first, last]).write(tmp_path / "runs" / "result.json")
+    assert main([str(tmp_path / "runs"), "--html", str(tmp_path / "r.html")], conf=conf) == 0
     data = data_of(tmp_path / "r.html")
-    _, place = data["rows"][0]["jobs"][0]["curves"][-1]
-    assert "val_loss" not in data["pool"][place]
-    assert "train_loss" in data["pool"][place]
+    (run,) = data["rows"][0]["jobs"]
+    (_, place) = run["curves"][-1]
+    assert data["pool"][place] == {"epoch": [1], "val_loss": [0.5]}
+    assert [column["way"].rpartition(", ")[2] for column in data["columns"] if "way" in column] == ["batch 2"]
 
 
 def test_a_hundred_runs_of_a_deep_network_are_below_a_megabyte() -> None:
