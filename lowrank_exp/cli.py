@@ -42,7 +42,7 @@ from lowrank_exp.job.taking import HeldError
 from lowrank_exp.machine.allocator import keep_freed_memory
 from lowrank_exp.machine.cores import count_cores, openmp_threads
 from lowrank_exp.text.plain_text import plain_lines
-from lowrank_exp.text.printing import escape_what_cannot_be_shown
+from lowrank_exp.text.printing import print_safely
 
 MOST_THREADS = 1024
 HUB = "lowrank_exp.models.hub"
@@ -52,6 +52,7 @@ def main() -> None:
     """The console script. Exit status 0: every job ended well; 1: a mistake, a job that failed or missed a target;
     128 + n: signal n. `lowrank-exp store` has its own, see there.
     """
+    print_safely()
     if sys.argv[1:2] == ["store"]:
         from lowrank_exp.job.store_command import main as store
 
@@ -62,7 +63,6 @@ def main() -> None:
             return
     except ValueError as error:
         sys.exit(f"error: {plain_lines(str(error))}")
-    escape_what_cannot_be_shown()
     put_working_folder_last()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, to be said in full and without a traceback
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -87,7 +87,7 @@ def job(cfg: DictConfig) -> None:
     hydra_cfg = HydraConfig.get()
     if not raising():  # a process that a launcher has started
         end_with_the_parent()
-    escape_what_cannot_be_shown()
+    print_safely()
     try:
         with signals_raised():
             result = _job(cfg, hydra_cfg)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lowrank_exp.command_line.keys.kinds import Kind, Record
 from lowrank_exp.command_line.keys.root import ROOT
-from lowrank_exp.command_line.option_pages import Page, option_names, read_page
+from lowrank_exp.command_line.option_pages import Key, Page, option_names, read_page, root_keys
 from lowrank_exp.command_line.tables import FOLDER, read_table, table_names, table_path
 
 INTRODUCTION = """\
@@ -27,6 +27,7 @@ lowrank-exp: train a network, make it smaller, measure what that cost.
   lowrank-report outputs/digits_budgets                the table, beside the paper's where there is one
 
 help: lowrank-exp help rank             what the options of a group are
+      lowrank-exp help latency          what a key is and what it may be, rank.macs, or all keys below it
       lowrank-exp rank=knapsack --help  every key of the chosen options, what it is and what it may be
 
 flags, before any override: -m sweep | --cfg job the composed configuration | -p KEY a part of it | --config-dir FOLDER
@@ -38,7 +39,7 @@ def asked_help(arguments: Sequence[str], conf: Path, own: Sequence[Path] = ()) -
     """What `help [group [option]]` or `--help` beside overrides asks for; None where the arguments ask for no help.
 
     Raises:
-        ValueError: a group or an option that is not there.
+        ValueError: a group, an option or a key that is not there.
     """
     flags, rest = {"-h", "--help"} & set(arguments), [one for one in arguments if not one.startswith("-")]
     folders = (conf, *own)
@@ -47,7 +48,7 @@ def asked_help(arguments: Sequence[str], conf: Path, own: Sequence[Path] = ()) -
             return help_text(conf, own)
         group, *options = rest[1:]
         if not (names := option_names(folders, group)):
-            raise ValueError(f"there is no group {group!r}; groups: {', '.join(group_names(folders))}")
+            return "\n".join(line for key in rest[1:] for line in _key_lines(folders, key))
         if options:
             return "\n\n".join(page_text(_page(folders, group, option)) for option in options)
         pages = [_page(folders, group, name) for name in names]
@@ -61,13 +62,36 @@ def asked_help(arguments: Sequence[str], conf: Path, own: Sequence[Path] = ()) -
 
 def page_text(page: Page) -> str:
     """An option of a group: what it is, then every key with its value, what it is and what it may be."""
-    lines = [_wrapped(f"{page.group}={page.option}", page.what)]
-    for key in page.keys:
-        allowed = f" [{key.allowed}]" if key.allowed and key.allowed not in key.what else ""
-        lines.append(
-            _wrapped(f"  {key.name}={key.value}" if key.value else f"  {key.name}", f"{key.what}{allowed}".strip())
-        )
-    return "\n".join(lines)
+    return "\n".join([_wrapped(f"{page.group}={page.option}", page.what), *(_key_text(key, "  ") for key in page.keys)])
+
+
+def _key_text(key: Key, before: str = "") -> str:
+    allowed = f" [{key.allowed}]" if key.allowed and key.allowed not in key.what else ""
+    name = f"{key.name}={key.value}" if key.value else key.name
+    return _wrapped(f"{before}{name}", f"{key.what}{allowed}".strip())
+
+
+def _key_lines(folders: Sequence[Path], name: str) -> list[str]:
+    """A key, or all below it: of the root, or of the options of a group, those together that say the same of it.
+
+    Raises:
+        ValueError: there is neither such a key nor such a group.
+    """
+    root = root_keys(folders[0])
+    if found := [key for key in root if f"{key.name}.".startswith(f"{name}.")]:
+        return [_key_text(key) for key in found]
+    options_of: dict[str, list[str]] = {}
+    for group in group_names(folders):
+        if name.startswith(f"{group.replace('/', '.')}."):
+            for option in option_names(folders, group):
+                for key in _page(folders, group, option).keys:
+                    if f"{key.name}.".startswith(f"{name}."):
+                        options_of.setdefault(_key_text(key), []).append(f"{group}={option}")
+    if not options_of:
+        keys = ", ".join(dict.fromkeys(key.name.partition(".")[0] for key in root))
+        groups = ", ".join(group_names(folders))
+        raise ValueError(f"there is neither a group nor a key {name!r}; groups: {groups}; keys: {keys}")
+    return [f"{text}\n{_wrapped('', ', '.join(options))}" for text, options in options_of.items()]
 
 
 def group_names(folders: Sequence[Path]) -> list[str]:

@@ -54,6 +54,12 @@ def read_page(folder: Path, group: str, option: str) -> Page:
     return Page(group, option, " ".join(what), target, tuple(_keys(text[len(head) :], where, content)))
 
 
+def root_keys(folder: Path) -> tuple[Key, ...]:
+    """The keys of the root of a folder of configuration."""
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    return tuple(_keys(text, "", yaml.safe_load(text)))
+
+
 def option_names(folders: Sequence[Path], group: str) -> list[str]:
     """The options of a group in some folders of configuration, sorted."""
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})

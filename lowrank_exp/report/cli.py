@@ -33,6 +33,7 @@ from lowrank_exp.report.table import notes, table, with_differing
 from lowrank_exp.report.terminal import show_comparison, terminal
 from lowrank_exp.report.wandb_log import log_report
 from lowrank_exp.text.plain_text import as_cell, plain, plain_lines, shortened
+from lowrank_exp.text.printing import print_safely
 
 COMPLETE, INCOMPLETE, UNUSABLE, UNWRITABLE = 0, 1, 2, 3
 PLACES = "give a folder that can be written to, --out DIR, and a file, --html FILE"
@@ -49,9 +50,7 @@ def main(argv: list[str] | None = None, *, conf: Path = CONF) -> int:
     `argv` as on the command line (`lowrank-report --help`); `conf` is where tables are looked up first.
     """
     arguments = _parser().parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character gets its escape
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    print_safely()
     try:
         return _report(arguments, conf)
     except ValueError as error:

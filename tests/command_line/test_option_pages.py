@@ -1,5 +1,6 @@
 """Options of groups as their YAML files explain them, and the help made of them."""
 
+import re
 import textwrap
 
 import pytest
@@ -59,10 +60,30 @@ def test_help_of_what_is_chosen(monkeypatch):
     assert asked_help(["--help"], CONF) == asked_help(["help"], CONF) == asked_help(["seed=1", "--help"], CONF)
 
 
+def test_help_of_keys(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def helped(*names: str) -> str:
+        return " ".join(asked_help(["help", *names], CONF).split())
+
+    seed = helped("seed")
+    assert seed.startswith("seed=0 of weights, order of images")
+    assert seed.endswith(" [a whole number of at least 0, at most 4,294,967,295]")
+    names = re.findall(r"^(\S+)=", asked_help(["help", "latency"], CONF), re.M)
+    assert names == ["latency.batch_size", "latency.seconds", "latency.runtime", "latency.threads"]
+    assert helped("latency.seconds", "seed") == (
+        f"latency.seconds=0.2 how long to repeat it; 0 leaves latency out [a number in [0, 3600]] {seed}"
+    )
+    budgets = helped("rank.macs")
+    assert re.search(r"rank\.macs=0\.5 fraction of the dense MACs[^=]* rank=alds, .* rank=knapsack", budgets)
+    assert re.search(r"rank\.macs=null this policy takes no budget[^=]* rank=evbmf, rank=fixed ", budgets)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["help", "ranks"], "there is no group 'ranks'; groups: .*rank"),
+        (["help", "ranks"], "there is neither a group nor a key 'ranks'; groups: .*rank.*; keys: seed, .*latency"),
+        (["help", "rank.mac"], "there is neither a group nor a key 'rank.mac'; groups: "),
         (["help", "rank", "knapsak"], "there is no rank=knapsak; rank has: .*knapsack"),
         (["rank=knapsak", "--help"], "there is no rank=knapsak; rank has: .*knapsack"),
     ],
