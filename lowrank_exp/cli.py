@@ -35,7 +35,7 @@ from lowrank_exp.files.results import RESULT, Result, fingerprint
 from lowrank_exp.files.weights_path import check_there
 from lowrank_exp.job.class_count import count_classes_
 from lowrank_exp.job.ends import name_of_job
-from lowrank_exp.job.launching import launched
+from lowrank_exp.job.launching import jobs_side_by_side, launched
 from lowrank_exp.job.receipts import read_receipted
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
 from lowrank_exp.job.taking import HeldError
@@ -183,13 +183,6 @@ def stay_where_it_started(paths: DictConfig, start: Path) -> None:
 
 class MissedTargetError(Exception):
     """A job has ended with all of its phases, and a target was not met or a file not exported."""
-
-
-def jobs_side_by_side(hydra_cfg: DictConfig, launcher: DictConfig) -> int:
-    """How many jobs share the cores: those that Hydra's launcher, or the configuration's, runs at a time on them."""
-    sweep = str(hydra_cfg.mode) == "RunMode.MULTIRUN"
-    jobs = launcher.get("n_jobs", hydra_cfg.launcher.get("n_jobs", 1)) if sweep else 1
-    return count_cores() if jobs is not None and jobs < 0 else max(1, jobs or 1)
 
 
 def use_threads(threads: int | None, side_by_side: int, force: bool = False) -> None:

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from lowrank_exp.cli import jobs_side_by_side, use_threads
+from lowrank_exp.cli import use_threads
 from lowrank_exp.command_line.config_path import CONF
 from lowrank_exp.command_line.flags import checked, put_working_folder_last
 from lowrank_exp.command_line.help import help_text
+from lowrank_exp.job.launching import jobs_side_by_side
 from support.table_rows import TABLES
 
 HEAVY = ("torch", "pytorch_lightning", "torchvision", "sklearn", "pandas", "wandb")

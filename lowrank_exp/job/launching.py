@@ -15,6 +15,7 @@ from lowrank_exp.job.ends import names_of, tell_ends
 from lowrank_exp.job.report_line import report_line
 from lowrank_exp.job.taking import Taking
 from lowrank_exp.job.turns import Leaving, run_in_turn, run_side_by_side
+from lowrank_exp.machine.cores import count_cores
 from lowrank_exp.text.plain_text import plain
 from lowrank_exp.text.terminal import Terminal
 
@@ -47,7 +48,8 @@ def launched() -> Iterator[None]:
     ) -> Sequence[JobReturn]:
         configs.append(self.config)
         folder = Path(str(self.config.hydra.sweep.dir))
-        log.info(f"Launching {len(job_overrides)} jobs, {self.config.launcher.get('n_jobs', 1)} at a time")
+        at_a_time = jobs_side_by_side(self.config.hydra, self.config.launcher)
+        log.info(f"Launching {len(job_overrides)} jobs, {at_a_time} at a time")
         names = names_of(job_overrides, initial_job_idx)
         self.task_function = Leaving(self.task_function, Taking.from_now(folder, phases=False), names)
         ends = run_side_by_side(
@@ -62,6 +64,13 @@ def launched() -> Iterator[None]:
         basic.launch, joblib.launch = launch, launch_side_by_side
         if configs and (line := report_line(configs[0])):
             Terminal().print(plain(line), soft_wrap=True, markup=False, highlight=False)
+
+
+def jobs_side_by_side(hydra_cfg: DictConfig, launcher: DictConfig) -> int:
+    """How many jobs share the cores: those that Hydra's launcher, or the configuration's, runs at a time on them."""
+    sweep = str(hydra_cfg.mode) == "RunMode.MULTIRUN"
+    jobs = launcher.get("n_jobs", hydra_cfg.launcher.get("n_jobs", 1)) if sweep else 1
+    return count_cores() if jobs is not None and jobs < 0 else max(1, jobs or 1)
 
 
 def said(jobs: Sequence[Sequence[str]], first: int, ends: list[JobReturn]) -> list[JobReturn]:

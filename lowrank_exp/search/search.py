@@ -23,7 +23,7 @@ from lowrank_exp.command_line.mistakes import explained
 from lowrank_exp.files.exclusion import hold_lock, share
 from lowrank_exp.files.results import RESULT, Result, digest
 from lowrank_exp.files.searches import PRUNED, Search, costs_of
-from lowrank_exp.machine.cores import count_cores
+from lowrank_exp.job.launching import jobs_side_by_side
 from lowrank_exp.search.front import say, show_front, shown
 from lowrank_exp.search.space import Space, read_space
 from lowrank_exp.search.study import END, JOB, make_sampler, open_study, trials_of, unfinished
@@ -70,13 +70,7 @@ def check_options(config: DictConfig) -> SimpleNamespace:
             raise ValueError(f"{name}={config[name]} in a search: its jobs have no results to choose by. Leave it out")
     if "latency_ms" in options["objectives"] and not config.latency.seconds:
         raise ValueError("sweeper.objectives has latency_ms, and latency.seconds=0 leaves it out: give it some")
-    return SimpleNamespace(**options | {"batch": options["batch"] or side_by_side(config.launcher)})
-
-
-def side_by_side(launcher: DictConfig) -> int:
-    """How many jobs a launcher of this machine runs at a time."""
-    jobs = launcher.get("n_jobs", 1)
-    return count_cores() if jobs < 0 else jobs
+    return SimpleNamespace(**options | {"batch": options["batch"] or jobs_side_by_side(config.hydra, config.launcher)})
 
 
 class _Search:

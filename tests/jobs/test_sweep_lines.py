@@ -63,8 +63,11 @@ def test_a_job_alone_prints_a_line_where_that_is_asked_for(command, capfd):
 
 
 @pytest.mark.slow
-def test_jobs_side_by_side_have_the_names_of_their_overrides(command, capfd):
-    assert command("-m", *SMOKE, "method=train", "seed=1,0", "launcher=joblib", "launcher.n_jobs=2") == 0
+@pytest.mark.parametrize(
+    "launcher", [("launcher=joblib", "launcher.n_jobs=2"), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")]
+)
+def test_jobs_side_by_side_have_the_names_of_their_overrides(command, capfd, launcher):
+    assert command("-m", *SMOKE, "method=train", "seed=1,0", *launcher) == 0
     lines = lines_of(capfd)
     assert lines[0] == "[sweep] Launching 2 jobs, 2 at a time"
     assert sorted(line.partition(": ")[0] for line in lines if line.startswith("#")) == ["#0 seed=1", "#1 seed=0"]
