@@ -34,7 +34,7 @@ from lowrank_exp.files.data_folders import check_folder
 from lowrank_exp.files.results import RESULT, Result, fingerprint
 from lowrank_exp.files.weights_path import check_there
 from lowrank_exp.job.class_count import count_classes_
-from lowrank_exp.job.ends import name_of_job
+from lowrank_exp.job.ends import name_of_job, told_once
 from lowrank_exp.job.launching import jobs_side_by_side, launched
 from lowrank_exp.job.receipts import read_receipted
 from lowrank_exp.job.signals import Interrupted, end_with_the_parent, raising, signal_in, signals_raised
@@ -69,7 +69,7 @@ def main() -> None:
     try:
         sys.argv[1:] = checked(sys.argv[1:])
         offer_tables()
-        with signals_raised(), launched(), missing_part_told(sys.argv[1:]):
+        with signals_raised(), launched(), told_once(), missing_part_told(sys.argv[1:]):
             decorate(job)()
     except (Exception, Interrupted, KeyboardInterrupt) as error:
         if (signal := signal_in(error)) is not None:

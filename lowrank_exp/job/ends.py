@@ -79,6 +79,23 @@ def tell_result(result: Result) -> str:
     return "; ".join(words) or result.status
 
 
+@contextmanager
+def told_once() -> Iterator[None]:
+    """Within the block Hydra raises the error of a job without a line of its own: who catches it tells it."""
+    hydras = JobReturn.return_value
+
+    def raised(end: JobReturn) -> object:
+        if end.status == JobStatus.FAILED:
+            raise end._return_value
+        return hydras.__get__(end)
+
+    setattr(JobReturn, "return_value", property(raised, hydras.__set__))  # noqa: B010 - pyright takes no property
+    try:
+        yield
+    finally:
+        setattr(JobReturn, "return_value", hydras)  # noqa: B010
+
+
 def told(end: JobReturn) -> str:
     """How a job ended, in words: what it has reached, where its result can be read.
 

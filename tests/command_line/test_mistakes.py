@@ -54,6 +54,16 @@ def test_a_file_that_cannot_be_read_is_named():
     assert said == "/proc/x cannot be read or written: No such file or directory. Give a place where that is possible"
 
 
+def test_a_mistake_is_told_once(command, capsys):
+    assert command("rank.macs=1.5") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        "\nerror: rank.macs=1.5 is refused: allowed is a number in (0, 1], or null. Write for instance rank.macs=0.5\n"
+        "(debug=true shows the traceback)\n"
+    )
+
+
 def test_no_more_than_the_beginning_of_a_long_value_is_said():
     said = explained(ValueError(f"root={'x' * 100_000} is not there"))
     assert said.startswith("root=xxx")
