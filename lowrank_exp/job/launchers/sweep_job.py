@@ -4,7 +4,8 @@ import pickle
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,13 +52,14 @@ class SweepJob:
         except Interrupted as interrupted:
             told = str(interrupted)
             print(told, flush=True)
-            if callable(queue_again) and (interrupted.number == signal.SIGUSR2 or self.still_wanted()):
-                from submitit.core.utils import UncompletedJobError
+            with _signals_held_back():
+                if callable(queue_again) and (interrupted.number == signal.SIGUSR2 or self.still_wanted()):
+                    from submitit.core.utils import UncompletedJobError
 
-                try:
-                    queue_again(signal.SIGUSR2, None)
-                except UncompletedJobError as refused:
-                    return not_ended(f"{told} ({refused})")
+                    try:
+                        queue_again(signal.SIGUSR2, None)
+                    except UncompletedJobError as refused:
+                        return not_ended(f"{told} ({refused})")
             sys.exit(told)  # without a result: who has ended the job may queue it again
 
     def run(self) -> JobReturn:
@@ -82,6 +84,16 @@ class SweepJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """For this process and those that it starts: SLURM asks all processes of a job to end, those of `scontrol` too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def python_that_waits_for_signals() -> str:

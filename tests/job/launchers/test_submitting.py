@@ -3,6 +3,8 @@
 import logging
 import pickle
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +122,26 @@ def test_who_is_asked_to_end_is_queued_again_unless_nobody_wants_the_job(monkeyp
         signal.signal(signal.SIGUSR2, before)
     assert asked == [signal.SIGUSR2] * queued
     assert f"interrupted by {number.name}" in capsys.readouterr().out
+
+
+def test_programs_that_queue_a_job_again_are_not_ended_by_the_signals_that_all_its_processes_get(monkeypatch):
+    ended = []
+
+    def call_scontrol(*_):
+        asked = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGUSR2)"
+        ended.append(subprocess.run([sys.executable, "-c", asked]).returncode)
+        return True
+
+    before = signal.signal(signal.SIGUSR2, call_scontrol)
+    monkeypatch.setattr(sweep_job, "end_with_the_parent", lambda: None)
+    monkeypatch.setattr(SweepJob, "run", lambda self: (_ for _ in ()).throw(Interrupted(signal.SIGTERM)))
+    try:
+        with pytest.raises(SystemExit, match="interrupted by SIGTERM"):
+            SweepJob(0, [], None, None, None, 60.0, still_wanted=call_scontrol, singletons={})()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert ended == [0, 0]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {signal.SIGTERM, signal.SIGUSR2}
 
 
 def test_a_job_that_has_used_its_minutes_up_too_often_has_ended(monkeypatch):
