@@ -1,4 +1,4 @@
-"""`lowrank-exp`: one job, or a sweep with -m. This file and run.py are the only readers of a DictConfig.
+"""`lowrank-exp`: one job, or a sweep with -m. This file and job/ are the only readers of a DictConfig.
 
 Neither torch nor Lightning is imported here: `--help` and `--cfg job` need not wait for them.
 """

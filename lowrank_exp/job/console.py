@@ -40,7 +40,7 @@ class Console:
         line: what a line on the job begins with, which stands for its tables; None: the tables.
     """
 
-    def __init__(self, progress: bool, line: str | None = None) -> None:
+    def __init__(self, progress: bool | str, line: str | None = None) -> None:
         self.terminal = _make_terminal()
         if not self.terminal.is_terminal:
             self.terminal = _make_terminal(WIDTH)
@@ -57,8 +57,7 @@ class Console:
             if name is not None:
                 console.say(name)
             return console
-        cfg.progress = PASSING if cfg.progress and sys.stderr.isatty() else False
-        return cls(cfg.progress, name or "")
+        return cls(PASSING if cfg.progress and sys.stderr.isatty() else False, name or "")
 
     def say(self, text: str) -> None:
         """One line of news, or several."""

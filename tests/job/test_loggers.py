@@ -53,7 +53,7 @@ def test_left_over_of_a_killed_run_is_replaced_and_a_failed_run_is_closed(comman
         raise RuntimeError("broken on the way")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lowrank_exp.job.run.layer_results", broken)
+        patch.setattr("lowrank_exp.job.network_job.layer_results", broken)
         assert command(*RUN, "logger=wandb") == 1
     assert not left_over.exists()
     assert wandb_run(folder)["exits"] == [1]

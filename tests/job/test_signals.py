@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lowrank_exp.files.results import Result
-from lowrank_exp.job import run as job
+from lowrank_exp.job import network_job as job
 from lowrank_exp.job import signals
 from lowrank_exp.job.ends import told_apart
 from lowrank_exp.job.receipts import RECEIPT
@@ -43,7 +43,7 @@ def sent_after(epochs: int, monkeypatch: pytest.MonkeyPatch, number: int = signa
             if len(told) == epochs:
                 signal.raise_signal(number)
 
-    monkeypatch.setattr("lowrank_exp.job.run.Log", Log)
+    monkeypatch.setattr("lowrank_exp.job.network_job.Log", Log)
 
 
 def only_result(outputs: Path) -> Result:
@@ -98,7 +98,7 @@ def test_a_good_result_is_not_overwritten(command, tmp_path, monkeypatch):
         ("lowrank_exp.data.Digits._load", "before the first phase"),
         ("lowrank_exp.phases.factorize.factorize_", "in factorize"),
         ("lowrank_exp.job.scores.evaluate", "in train, after its last epoch"),
-        ("lowrank_exp.job.run.layer_results", "after the last phase"),
+        ("lowrank_exp.job.network_job.layer_results", "after the last phase"),
     ],
 )
 def test_signals_outside_of_training(command, tmp_path, monkeypatch, capfd, place, said):

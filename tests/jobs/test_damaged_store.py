@@ -172,7 +172,7 @@ def test_a_phase_with_a_damaged_checkpoint_is_told_and_starts_anew(command, tmp_
         raise RuntimeError("after training")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lowrank_exp.job.run.artifact.save", ended)
+        patch.setattr("lowrank_exp.job.network_job.artifact.save", ended)
         assert command(*job) == 1
     (path,) = (tmp_path / "outputs/store").glob("train-*/last.ckpt")
     path.write_bytes(DAMAGE[damage](path.read_bytes()))

@@ -74,7 +74,7 @@ def test_failed_job_records_its_traceback_and_a_good_result_is_kept(command, tmp
         raise ValueError("no layers")
 
     with monkeypatch.context() as patched:
-        patched.setattr("lowrank_exp.job.run.layer_results", broken)
+        patched.setattr("lowrank_exp.job.network_job.layer_results", broken)
         assert command(*SMOKE, "method=train") == 1
     (path,) = (tmp_path / "outputs/runs").glob("*/result.json")
     failed = Result.read(path)
