@@ -16,7 +16,7 @@ Solve = Callable[[Tensor], Tensor]
 RIDGE = 1e-8  # of the mean eigenvalue: what was never seen, or is never passed on, must not be divided by
 
 
-def inverse_near(A_ImK: Tensor, weight_omK: Tensor, B_oOK: Tensor, second_GDD: Tensor | HeldRows) -> Solve:
+def inverse_near(seen_cholesky: Tensor, B_oOK: Tensor) -> Solve:
     r"""A function from r to L^-1 r N^-1, `(o, m, k...)`: the solution itself where no factor after it has a kernel.
 
     .. math:: \sum_{a a'} B_a B_{a'}^T w N_{a a'} \approx L w N, \qquad L = \sum_a B_a B_a^T, \quad N = \sum_a N_{a a}
@@ -25,23 +25,32 @@ def inverse_near(A_ImK: Tensor, weight_omK: Tensor, B_oOK: Tensor, second_GDD: T
     preconditioner: two to four steps of conjugate gradients in the place of forty.
 
     Args:
+        seen_cholesky: of N, by `cholesky_of_seen`.
+        B_oOK: the map after the factor.
+    """
+    B_o = B_oOK.flatten(1)
+    L_cholesky = _cholesky(B_o @ B_o.mT)
+
+    def solve(r_omK: Tensor) -> Tensor:
+        half = torch.cholesky_solve(r_omK.flatten(1), L_cholesky)
+        return torch.cholesky_solve(half.mT, seen_cholesky).mT.reshape(r_omK.shape)
+
+    return solve
+
+
+def cholesky_of_seen(A_ImK: Tensor, weight_omK: Tensor, B_oOK: Tensor, second_GDD: Tensor | HeldRows) -> Tensor:
+    """The lower triangle of N, `(m k, m k)`, for `inverse_near`.
+
+    Args:
         A_ImK: the map before the factor; its kernel and the others' share no axis along which both are above 1.
         weight_omK: of the factor, for its shape.
-        B_oOK: the map after it.
+        B_oOK: the map after it, for its kernel.
         second_GDD: M of one group, `(1, D, D)`, or the rows that it is of.
     """
     kernels = [tuple(of.shape[2:]) for of in (A_ImK, weight_omK, B_oOK)]
-    B_o = B_oOK.flatten(1)
-    L_inverse = _cholesky(B_o @ B_o.mT)
     # A row for every in channel and place before; linear layers have one place.
     A_im = A_ImK.reshape(*A_ImK.shape[:2], -1).transpose(1, 2).flatten(0, 1)
-    N_inverse = _cholesky(_seen(A_im, kernels, len(A_ImK), second_GDD))
-
-    def solve(r_omK: Tensor) -> Tensor:
-        half = torch.cholesky_solve(r_omK.flatten(1), L_inverse)
-        return torch.cholesky_solve(half.mT, N_inverse).mT.reshape(r_omK.shape)
-
-    return solve
+    return _cholesky(_seen(A_im, kernels, len(A_ImK), second_GDD))
 
 
 def _seen(A_im: Tensor, kernels: list[tuple[int, ...]], channels: int, second: Tensor | HeldRows) -> Tensor:

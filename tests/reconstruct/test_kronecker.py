@@ -5,7 +5,7 @@ from torch import nn
 from lowrank_exp.decomposition import decomposition_named
 from lowrank_exp.reconstruct.alternating import alternating, dense_GOD, error
 from lowrank_exp.reconstruct.held_rows import HeldRows
-from lowrank_exp.reconstruct.kronecker import inverse_near
+from lowrank_exp.reconstruct.kronecker import cholesky_of_seen, inverse_near
 
 
 def drawn(*shape, seed=0):
@@ -42,7 +42,7 @@ def test_it_solves_the_normal_equations_where_nothing_after_has_a_kernel(own):
         return per_place
 
     for known in (second, held):
-        solve = inverse_near(A, w, B, known)
+        solve = inverse_near(cholesky_of_seen(A, w, B, known), B)
         torch.testing.assert_close(solve(normal(w)), w, rtol=1e-5, atol=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_places_after_count_together():
     N, L = seen.mT @ seen / len(x), torch.einsum("oqhw,nqhw->on", B, B)
     expected = torch.linalg.solve(L, w.flatten(1)) @ torch.linalg.inv(N)
     for known in moments(x.flatten(1)):
-        solved = inverse_near(A, w, B, known)(w)
+        solved = inverse_near(cholesky_of_seen(A, w, B, known), B)(w)
         torch.testing.assert_close(solved, expected.reshape(w.shape), rtol=1e-5, atol=1e-7)
 
 
@@ -61,8 +61,9 @@ def test_channels_that_are_never_seen_or_never_passed_on_do_not_matter():
     A, w, B, x = of_a_factor((1, 1), (3, 1), (1, 2))
     A[:, 2], B[4] = 0, 0
     for known in moments(x.flatten(1)):
-        assert inverse_near(A, w, B, known)(w).isfinite().all()
-    assert inverse_near(A, w, torch.zeros_like(B), moments(x.flatten(1))[0])(w * 0).abs().max() == 0
+        assert inverse_near(cholesky_of_seen(A, w, B, known), B)(w).isfinite().all()
+    none, second = torch.zeros_like(B), moments(x.flatten(1))[0]
+    assert inverse_near(cholesky_of_seen(A, w, none, second), none)(w * 0).abs().max() == 0
 
 
 @pytest.mark.parametrize("decomposition", ["spatial_svd", "tucker2", "tensor_train", "cp"])

@@ -218,7 +218,7 @@ def test_extrapolated_sweeps_go_further_and_never_back():
     """Against sweeps alone: coordinate descent on the same factors, each solved in turn from where it stands."""
     layer = filled(nn.Conv2d(6, 6, 3))
     W, M = weight_GOK(layer, torch.device("cpu")), seen(layer, 9)
-    chain = CP("merged", max_iterations=20).factorize(layer, 5)
+    chain = CP("merged", max_iterations=20).factorize(layer, 12)
     parts, start = list(chain), [factor.weight.detach() for factor in chain]
 
     def left(weights):
@@ -230,5 +230,5 @@ def test_extrapolated_sweeps_go_further_and_never_back():
     alone = start
     for _ in range(12):
         alone = alternating(parts, alone, W, M, sweeps=1, tolerance=0)
-    assert 0 < errors[-1] < 0.99 * left(alone)
+    assert 0 < errors[-1] < 0.96 * left(alone)
     assert left(alone) < 0.9 * errors[0]
