@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from lowrank_exp.job.launchers.sweep_job import SweepJob, python_that_waits_for_
 
 OVER = ["BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT"]
 FORGOTTEN = "SLURM has forgotten it"
+ASKED = 5  # times, of a controller that does not answer
 
 
 class Slurm(Submitting):
@@ -56,6 +58,8 @@ class Slurm(Submitting):
             "slurm_array_parallelism": width,
             # Since 22.05 the processes of a job do not learn how many processors it was given.
             "slurm_srun_args": [f"--cpus-per-task={cpus_per_task}"],
+            # A signal before Python holds it back would end the shell or srun, and SLURM call the job failed.
+            "slurm_setup": ["trap '' TERM USR2"],
             "slurm_additional_parameters": {"requeue": True, **(sbatch or {})},
         }
         self.parameters = {name: value for name, value in asked.items() if value is not None}
@@ -127,8 +131,11 @@ class Slurm(Submitting):
     def still_wanted() -> bool:
         """Whether this job is one that SLURM lets run: it is none that somebody has cancelled."""
         number = os.environ.get("SLURM_JOB_ID", "")
-        states = states_of([number]) if number else None
-        return states is not None and "RUNNING" in states.values()
+        for _ in range(ASKED if number else 0):
+            if (states := states_of([number])) is not None:
+                return "RUNNING" in states.values()
+            time.sleep(1)
+        return False
 
 
 def states_of(numbers: Sequence[str]) -> dict[str, str] | None:

@@ -58,6 +58,18 @@ def test_a_job_that_somebody_has_cancelled_is_not_wanted(commands, monkeypatch, 
     assert Slurm.still_wanted() is False
 
 
+def test_slurm_is_asked_again_where_it_does_not_answer(commands, monkeypatch, tmp_path):
+    asked = commands("squeue", f"[ $(wc -l < {tmp_path}/squeue.args) -eq 1 ] && exit 1; echo '7 RUNNING'")
+    waits = []
+    monkeypatch.setattr(slurm.time, "sleep", waits.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert Slurm.still_wanted() is True
+    assert len(asked.read_text().splitlines()) == 2
+    commands("squeue", "exit 1")
+    assert Slurm.still_wanted() is False
+    assert waits == [1] * (1 + slurm.ASKED)
+
+
 def test_keys_become_options_of_sbatch(commands, tmp_path):
     commands("srun", "")
     commands("sbatch", "echo Submitted batch job 7")
@@ -74,7 +86,9 @@ def test_keys_become_options_of_sbatch(commands, tmp_path):
     expected |= {"time": "90", "signal": "USR2@60", "qos": "low", "array": "0-1%2", "dependency": "afterany:5"}
     assert {name: flags[name] for name in expected} == expected
     assert "requeue" in flags
-    assert "--cpus-per-task=3" in next(line for line in lines if line.startswith("srun"))
+    (start,) = (line for line in lines if line.startswith("srun"))
+    assert "--cpus-per-task=3" in start
+    assert lines.index("trap '' TERM USR2") < lines.index(start)  # what starts a job outlives its signals
     assert launcher.patience == 30
     pickled = jobs[0].handle.submission()
     assert (pickled._timeout_min, pickled._timeout_countdown) == (90, 5)
